@@ -1,0 +1,316 @@
+"""Operating the retailer's storage: set up, list, check, maintain.
+
+Plain functions that return what they found or did; nothing here prints or asks. What they know of a storage
+root:
+
+    <storage>/Volumes/apparel_store/00_landing/streaming/<stream>   the landing zone
+    <storage>/tables/apparel_store/<schema>/<table>                 the pipeline's tables
+    <storage>/{_checkpoints,_auxiliary,system}                      the pipeline's state and event log
+    <storage>/_lock                                                 the process that runs an update
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from apparel.generator.landing import (
+    add_actions,
+    count_rows,
+    distinct_ids,
+    landing_error,
+    landing_folder,
+    open_delta,
+    reading,
+)
+from apparel.generator.model import DIMENSIONS, Ids, Stream
+from apparel.reset import lock_holder
+from lakelet.errors import SpecError
+
+CATALOG = "apparel_store"
+SCHEMAS = ("01_bronze", "02_silver", "03_gold")
+DEFAULT_RETENTION_HOURS = 168
+_SCAN_ROWS = 131_072
+
+
+# --- setup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A catalog, schema, volume or folder, and whether `setup` created it or found it."""
+
+    kind: str
+    name: str
+    path: Path
+    created: bool
+
+
+def setup(storage: Path) -> tuple[Place, ...]:
+    """Create catalog, schemas, volume and landing folders, as empty folders; what is there stays as it is.
+
+    Raises:
+        LakeletError: LANDING_PERMISSION_DENIED, LANDING_DISK_FULL, LANDING_WRITE_FAILED.
+    """
+    landing, tables = landing_folder(storage), storage / "tables" / CATALOG
+    wanted = [
+        ("catalog", CATALOG, tables),
+        ("schema", f"{CATALOG}.00_landing", landing.parent),
+        *(("schema", f"{CATALOG}.{schema}", tables / schema) for schema in SCHEMAS),
+        ("volume", f"{CATALOG}.00_landing.streaming", landing),
+        *(
+            ("folder", f"/Volumes/{CATALOG}/00_landing/streaming/{stream}", landing / stream)
+            for stream in Stream
+        ),
+    ]
+    places = []
+    for kind, name, path in wanted:
+        created = not path.is_dir()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise landing_error(error, path, "write") from error
+        places.append(Place(kind=kind, name=name, path=path, created=created))
+    return tuple(places)
+
+
+# --- list and health
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamListing:
+    """What the generator wrote to one stream.
+
+    Attributes:
+        versions: commits of the table, 0 if there is none.
+        first_at: earliest event or update time, to the millisecond; None while there is no row.
+        last_at: the latest one.
+    """
+
+    stream: str
+    rows: int
+    versions: int
+    files: int
+    size_bytes: int
+    first_at: datetime | None
+    last_at: datetime | None
+
+
+def list_written(storage: Path) -> tuple[StreamListing, ...]:
+    """List what the generator wrote, per stream; from the tables' logs, without reading data.
+
+    Raises:
+        LakeletError: LANDING_NOT_DELTA, LANDING_UNREADABLE.
+    """
+    return tuple(_listing(landing_folder(storage) / stream, stream) for stream in Stream)
+
+
+def _listing(folder: Path, stream: Stream) -> StreamListing:
+    table = open_delta(folder)
+    if table is None:
+        return StreamListing(
+            stream=stream, rows=0, versions=0, files=0, size_bytes=0, first_at=None, last_at=None
+        )
+    with reading(folder):
+        actions = add_actions(table)
+
+        def statistic(name: str) -> pa.ChunkedArray:
+            known = f"{name}.{stream.time}" in actions.column_names
+            return actions[f"{name}.{stream.time}"] if known else pa.chunked_array([pa.nulls(0, pa.int64())])
+
+        return StreamListing(
+            stream=stream,
+            rows=count_rows(table),
+            versions=table.version() + 1,
+            files=actions.num_rows,
+            size_bytes=pc.sum(actions["size_bytes"]).as_py() or 0,
+            first_at=pc.min(statistic("min")).as_py(),
+            last_at=pc.max(statistic("max")).as_py(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignKeyHealth:
+    """How one foreign key of sales fares.
+
+    Attributes:
+        orphans: sales whose value no dimension row has.
+        nulls: sales without a value; they reference nothing and are no orphans.
+    """
+
+    foreign_key: str
+    dimension: str
+    orphans: int
+    nulls: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Row count of each landing stream, and the foreign keys of sales."""
+
+    rows: dict[str, int]
+    foreign_keys: tuple[ForeignKeyHealth, ...]
+
+
+def health(storage: Path) -> Health:
+    """Count rows, and sales that reference an id which no dimension row has.
+
+    Reads the key columns only, batch by batch: memory is that of the distinct dimension ids.
+
+    Raises:
+        LakeletError: LANDING_NOT_DELTA, LANDING_UNREADABLE.
+    """
+    folder = landing_folder(storage)
+    tables = {stream: open_delta(folder / stream) for stream in Stream}
+    known: dict[str, Ids] = {}
+    rows: dict[str, int] = {}
+    for stream, table in tables.items():
+        with reading(folder / stream):
+            rows[stream] = 0 if table is None else count_rows(table)
+            if stream in DIMENSIONS:
+                ids: Ids = np.empty(0, np.int32)
+                known[stream.key] = ids if table is None else distinct_ids(table, stream.key)
+    orphans, nulls = dict.fromkeys(known, 0), dict.fromkeys(known, 0)
+    with reading(folder / Stream.SALES):
+        for batch in _scan(tables[Stream.SALES], list(known)):
+            for key, ids in known.items():
+                values = batch.column(key)
+                nulls[key] += values.null_count
+                orphans[key] += _count_missing(values.drop_null().to_numpy(zero_copy_only=False), ids)
+    return Health(
+        rows=rows,
+        foreign_keys=tuple(
+            ForeignKeyHealth(
+                foreign_key=stream.key, dimension=stream, orphans=orphans[stream.key], nulls=nulls[stream.key]
+            )
+            for stream in DIMENSIONS
+        ),
+    )
+
+
+def _scan(table: DeltaTable | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    if table is None:
+        return
+    dataset = table.to_pyarrow_dataset()
+    yield from dataset.scanner(
+        columns=columns, batch_size=_SCAN_ROWS, batch_readahead=2, fragment_readahead=2
+    ).to_batches()
+
+
+def _count_missing(values: Ids, known: Ids) -> int:
+    """Count values that a sorted array lacks."""
+    if len(known) == 0:
+        return len(values)
+    nearest = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return int(np.count_nonzero(known[nearest] != values))
+
+
+# --- maintenance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maintained:
+    """What maintenance did to one table.
+
+    Attributes:
+        table: its path relative to the storage root.
+        files_before: data files before compaction.
+        files_after: data files after it.
+        vacuumed_files: files deleted, or that would be deleted in a dry run.
+        skipped: why nothing was done, None if it was.
+    """
+
+    table: str
+    files_before: int
+    files_after: int
+    vacuumed_files: int
+    skipped: str | None = None
+
+
+def maintain(
+    storage: Path,
+    *,
+    retention_hours: int = DEFAULT_RETENTION_HOURS,
+    allow_short_retention: bool = False,
+    dry_run: bool = False,
+    still_needed: Callable[[Path], int | None] | None = None,
+) -> tuple[Maintained, ...]:
+    """Compact and vacuum the landing tables and the pipeline's tables.
+
+    Compaction commits say `dataChange = false`: a streaming reader sees no new row. Vacuum deletes what no
+    version of the last `retention_hours` refers to, the leftovers of killed writers among it. Safe beside a
+    running generator; the pipeline's own tables are skipped while an update runs, since its merges would
+    conflict.
+
+    Args:
+        storage: the storage root.
+        retention_hours: files that a table dropped more recently stay, for readers that have not got so far.
+        allow_short_retention: accept less than 168 hours; a reader that is further behind then fails.
+        dry_run: change nothing, count what vacuum would delete.
+        still_needed: the last version of a table that every reader has finished, or None if nobody reads
+            it; files
+            that a later version added stay, however old.
+
+    Raises:
+        SpecError: APPAREL_RETENTION_TOO_SHORT.
+        LakeletError: LANDING_NOT_DELTA, LANDING_UNREADABLE, LANDING_WRITE_FAILED.
+    """
+    if retention_hours < DEFAULT_RETENTION_HOURS and not allow_short_retention:
+        raise SpecError(
+            "APPAREL_RETENTION_TOO_SHORT",
+            f"a retention of {retention_hours} hours is below {DEFAULT_RETENTION_HOURS}",
+            cause="a pipeline that has not read as far as the compaction would miss the files it still needs",
+            hint="update every pipeline on this storage first, then pass --allow-short-retention",
+        )
+    landing = [landing_folder(storage) / stream for stream in Stream]
+    pipeline = sorted(log.parent for log in (storage / "tables" / CATALOG).glob("*/*/_delta_log"))
+    busy = lock_holder(storage) is not None
+    done = []
+    for folder in landing + pipeline:
+        name = str(folder.relative_to(storage))
+        table = open_delta(folder)
+        if table is None or (busy and folder in pipeline):
+            why = "no table" if table is None else "an update is running"
+            done.append(Maintained(table=name, files_before=0, files_after=0, vacuumed_files=0, skipped=why))
+            continue
+        finished = still_needed(folder) if still_needed else None
+        try:
+            before = add_actions(table).num_rows
+            if not dry_run and before > 1:
+                table.optimize.compact()
+            deleted = table.vacuum(
+                retention_hours=retention_hours,
+                dry_run=dry_run,
+                enforce_retention_duration=False,
+                full=True,
+                keep_versions=None if finished is None else _versions_before_removals(table, finished),
+            )
+        except (OSError, DeltaError) as error:
+            raise landing_error(error, folder, "maintain") from error
+        after = add_actions(table).num_rows
+        done.append(
+            Maintained(table=name, files_before=before, files_after=after, vacuumed_files=len(deleted))
+        )
+    return tuple(done)
+
+
+def _versions_before_removals(table: DeltaTable, finished: int) -> list[int]:
+    """Return versions that together refer to every file added after version `finished`.
+
+    A file is last referred to by the version before the commit that removed it. Appends remove nothing.
+    """
+    keep = []
+    for commit in table.history():
+        operation, mode = commit["operation"], str(commit.get("operationParameters", {}).get("mode"))
+        only_adds = operation in ("CREATE TABLE", "VACUUM START", "VACUUM END") or mode.lower() == "append"
+        if commit["version"] > finished and not only_adds:
+            keep.append(max(commit["version"] - 1, 0))
+    return sorted(keep)

@@ -1,0 +1,75 @@
+"""What lakelet asks of an engine: run ordinary batch relations. Streams are the runtime's business, never the engine's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql.connect import proto
+    from pyspark.sql.types import StructType
+
+    from lakelet.plan.relation import Relation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCapabilities:
+    """What an engine can do by itself; what it cannot, the runtime does around it. The contract suite checks each flag."""
+
+    file_metadata: bool
+    """`_metadata.*` and `input_file_name()` over files."""
+    join_key_by_frame: bool
+    """After two USING joins, the key of the first one through its DataFrame."""
+    batch_watermark: bool
+    """`withWatermark` on a batch relation is accepted (and does nothing)."""
+
+
+class Engine(Protocol):
+    """A Spark Connect endpoint that runs relations."""
+
+    @property
+    def capabilities(self) -> EngineCapabilities: ...
+
+    @property
+    def url(self) -> str:
+        """The endpoint, `sc://host:port`."""
+        ...
+
+    @property
+    def session_id(self) -> str: ...
+
+    @property
+    def version(self) -> str:
+        """Name and version of the engine; a view computed by another one is computed anew."""
+        ...
+
+    def schema(self, relation: Relation) -> StructType:
+        """Return the columns of a relation without running it.
+
+        Raises:
+            QueryError: the engine cannot resolve it.
+        """
+        ...
+
+    def collect(self, relation: Relation) -> pa.Table:
+        """Return all rows.
+
+        Raises:
+            QueryError: the query failed, was cancelled, or its result is incomplete.
+        """
+        ...
+
+    def stream(self, relation: Relation) -> pa.RecordBatchReader:
+        """Return the rows as a stream; reading it raises `QueryError` where `collect` would."""
+        ...
+
+    def command(self, command: proto.Command) -> None:
+        """Run a command that changes the session, for example the registration of a user's function."""
+        ...
+
+    def interrupt(self) -> None:
+        """Cancel what runs; the calls that wait for it raise `QueryError`."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,132 @@
+"""The embedded engine: Sail serves Spark Connect from inside this process.
+
+Two settings are not a matter of taste. Replies are not compressed: gzip makes a large result eight times slower on a
+loopback connection. Reattachable execution stays on: with it off, a cancelled query returns part of its rows as if
+they were all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from lakelet.engine.base import EngineCapabilities
+from lakelet.engine.failures import query_error
+
+if TYPE_CHECKING:
+    from pyspark.sql.connect import proto
+    from pyspark.sql.connect.client import SparkConnectClient
+    from pyspark.sql.types import StructType
+
+    from lakelet.plan.relation import Relation
+
+CHANNEL_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+]
+
+
+class SailEngine:
+    """Sail on a free port of the loopback interface; closed with the object."""
+
+    capabilities = EngineCapabilities(file_metadata=False, join_key_by_frame=False, batch_watermark=False)
+
+    def __init__(self, *, time_zone: str = "UTC") -> None:
+        os.environ.setdefault("RUST_LOG", "off")
+        os.environ.setdefault("SAIL_SPARK__SESSION_TIMEOUT_SECS", str(10 * 365 * 24 * 3600))
+        import importlib.metadata
+
+        from pysail.spark import SparkConnectServer
+
+        self.version = f"sail-{importlib.metadata.version('pysail')}"
+        self._server = SparkConnectServer("127.0.0.1", 0)
+        self._server.start(background=True)
+        host, port = self._server.listening_address
+        self.url = f"sc://{host}:{port}"
+        self.session_id = str(uuid.uuid4())
+        self._client = connect(self.url, self.session_id)
+        _set_config(self._client, "spark.sql.session.timeZone", time_zone)
+
+    def schema(self, relation: Relation) -> StructType:
+        with _translated():
+            return self._client.schema(_plan(relation))
+
+    def collect(self, relation: Relation) -> pa.Table:
+        with _translated():
+            table, _, _ = self._client.to_table(_plan(relation), {})
+            return table
+
+    def stream(self, relation: Relation) -> pa.RecordBatchReader:
+        from pyspark.sql.types import StructType
+
+        rows = self._client.to_table_as_iterator(_plan(relation), {})
+        with _translated():
+            schema: pa.Schema | None = None
+            first: pa.Table | None = None
+            for item in rows:
+                if not isinstance(item, StructType):
+                    schema, first = item.schema, item
+                    break
+        if schema is None:
+            from pyspark.sql.pandas.types import to_arrow_schema
+
+            schema = to_arrow_schema(self.schema(relation), timezone="UTC")
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            if first is not None:
+                yield from first.to_batches()
+            with _translated():
+                for item in rows:
+                    if not isinstance(item, StructType):
+                        yield from item.to_batches()
+
+        return pa.RecordBatchReader.from_batches(schema, batches())
+
+    def command(self, command: proto.Command) -> None:
+        with _translated():
+            self._client.execute_command(command)
+
+    def interrupt(self) -> None:
+        self._client.interrupt_all()
+
+    def close(self) -> None:
+        self._client.close()
+        self._server.stop()
+
+
+def connect(url: str, session_id: str) -> SparkConnectClient:
+    """Return a client of the endpoint that shares the session `session_id` with others."""
+    from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
+
+    return SparkConnectClient(DefaultChannelBuilder(f"{url}/;session_id={session_id}", channelOptions=CHANNEL_OPTIONS))
+
+
+def _set_config(client: SparkConnectClient, key: str, value: str) -> None:
+    from pyspark.sql.connect import proto
+
+    operation = proto.ConfigRequest.Operation()
+    pair = operation.set.pairs.add()
+    pair.key, pair.value = key, value
+    client.config(operation)
+
+
+def _plan(relation: Relation) -> Any:
+    from pyspark.sql.connect import proto
+
+    return proto.Plan(root=relation)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except PySparkException as error:
+        raise query_error(error) from error

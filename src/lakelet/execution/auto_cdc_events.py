@@ -1,0 +1,201 @@
+"""AUTO CDC, its input: change rows as events, checked before anything is written."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql.connect import proto
+from pyspark.sql.types import StructType
+
+from lakelet.errors import CdcError
+from lakelet.execution.auto_cdc_schema import (
+    APP_ID,
+    BATCH_ID,
+    DELETE,
+    KEPT,
+    SEQUENCE,
+    TRUNCATE,
+    null_keeping_names,
+    selected_fields,
+)
+from lakelet.execution.auto_cdc_sql import kept_paths
+from lakelet.names import quote
+from lakelet.plan import relation
+from lakelet.plan.relation import Relation
+from lakelet.storage.base import Receipt
+from lakelet.storage.schema import conform, nullable
+
+if TYPE_CHECKING:
+    from lakelet.graph.elements import AutoCdcFlow
+
+EXAMPLES = 5
+
+
+def event_relation(flow: AutoCdcFlow, source: StructType, changes: Relation, spelling: dict[str, str]) -> Relation:
+    """Return one event per change row, 1:1.
+
+    Columns: the sequence, whether it is a delete, whether it is a truncate and which NULLs keep a value (both only if
+    the flow has such), then the target's columns. Of a delete only the keys are left, of a truncate only the sequence,
+    so that two of them with the same sequence are equal. A NULL delete or truncate condition is an upsert.
+
+    Args:
+        spelling: folded column names to the spelling that the stored tables have.
+    """
+    conditions = {SEQUENCE: relation.expression_of(flow.sequence_by)}
+    conditions[DELETE] = relation.is_true(_expression_or_false(flow.apply_as_deletes))
+    conditions[TRUNCATE] = relation.is_true(_expression_or_false(flow.apply_as_truncates))
+    fields = selected_fields(flow, source)
+    keys = {key.lower() for key in flow.keys}
+    is_truncate, is_upsert = quote(TRUNCATE), f"NOT {quote(TRUNCATE)} AND NOT {quote(DELETE)}"
+    outputs = [quote(SEQUENCE), f"{quote(DELETE)} AND NOT {is_truncate} AS {quote(DELETE)}"]
+    if flow.apply_as_truncates is not None:
+        outputs.append(is_truncate)
+    keeping = null_keeping_names(flow, [field.name for field in fields])
+    if keeping:
+        paths = [path for field in fields if field.name in keeping for path in kept_paths(field.name, field.dataType)]
+        texts = ", ".join(f"CASE WHEN {value} IS NULL THEN {_text(path)} END" for path, value in paths)
+        outputs.append(f"CASE WHEN {is_upsert} THEN array_compact(array({texts})) END AS {quote(KEPT)}")
+    for field in fields:
+        name, alias = quote(field.name), quote(spelling.get(field.name.lower(), field.name))
+        condition = f"NOT {is_truncate}" if field.name.lower() in keys else is_upsert
+        outputs.append(f"CASE WHEN {condition} THEN {name} END AS {alias}")
+    return relation.sql(
+        f"SELECT {', '.join(outputs)} FROM changes", {"changes": relation.with_columns(changes, conditions)}
+    )
+
+
+def _expression_or_false(condition: Any) -> proto.Expression:
+    return relation.expression_of("false" if condition is None else condition)
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+class Events:
+    """The events of one micro-batch on their way to the auxiliary table; iterating reads, checks and conforms them.
+
+    Args:
+        schema: of the auxiliary table.
+        keys: as that schema spells them.
+    """
+
+    def __init__(
+        self,
+        reader: pa.RecordBatchReader,
+        *,
+        flow: AutoCdcFlow,
+        schema: pa.Schema,
+        keys: tuple[str, ...],
+        receipt: Receipt,
+    ) -> None:
+        self._reader = reader
+        self._flow = flow
+        self._schema = schema
+        self._keys = keys
+        self._receipt = receipt
+        self._head: list[pa.RecordBatch] = []
+        self._batches = self._checked()
+        self.rows = 0
+        self.has_truncates = False
+
+    def buffer(self, limit: int) -> pa.Table | None:
+        """Return all events if there are at most `limit`, else None; `reader` gives them all in both cases."""
+        for batch in self._batches:
+            self._head.append(batch)
+            if self.rows > limit:
+                return None
+        return pa.Table.from_batches(self._head, schema=self._schema)
+
+    def reader(self) -> pa.RecordBatchReader:
+        """Return every event, as a stream."""
+        return pa.RecordBatchReader.from_batches(self._schema, itertools.chain(self._head, self._batches))
+
+    def _checked(self) -> Iterator[pa.RecordBatch]:
+        """Yield the events; after the first invalid one nothing more, and at the end the error.
+
+        Raises:
+            CdcError: `AUTOCDC_MICROBATCH_VALIDATION.NULL_KEY` or `.NULL_SEQUENCE`.
+        """
+        null_keys, null_sequences = _Invalid(), _Invalid()
+        for batch in self._reader:
+            if not batch.num_rows:
+                continue
+            self.rows += batch.num_rows
+            null_sequences.find(batch, _is_null(batch.column(SEQUENCE)))
+            key_is_null = _any_null(batch, self._keys)
+            if TRUNCATE in batch.schema.names:
+                is_truncate = batch.column(TRUNCATE)
+                self.has_truncates = self.has_truncates or bool(pc.any(is_truncate).as_py())
+                key_is_null = pc.and_(key_is_null, pc.invert(is_truncate))
+            null_keys.find(batch, key_is_null)
+            if not null_keys.count and not null_sequences.count:
+                yield self._stamped(batch)
+        if null_keys.count:
+            names = ", ".join(f"`{key}`" for key in self._keys)
+            raise self._error("NULL_KEY", f"a NULL in the key {names}", null_keys)
+        if null_sequences.count:
+            raise self._error("NULL_SEQUENCE", "a NULL as `sequence_by`", null_sequences)
+
+    def _stamped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        receipt = (pa.scalar(self._receipt.app_id), pa.scalar(self._receipt.batch_id))
+        stamped = [*batch.columns, *(pa.repeat(value, batch.num_rows) for value in receipt)]
+        names = [*batch.schema.names, APP_ID, BATCH_ID]
+        return conform(pa.RecordBatch.from_arrays(stamped, names=names), self._schema)
+
+    def _error(self, kind: str, what: str, invalid: _Invalid) -> CdcError:
+        rows = "\n".join(invalid.examples)
+        return CdcError(
+            f"AUTOCDC_MICROBATCH_VALIDATION.{kind}",
+            f"{invalid.count} change rows of flow `{self._flow.name}` have {what}; nothing of the batch was written",
+            origin=self._flow.origin,
+            cause=f"without it a change belongs to no row and has no place in its history\nfor example:\n{rows}",
+            hint=f"drop such rows before the flow, for example with `expect_or_drop` on `{self._flow.source}`",
+        )
+
+
+class _Invalid:
+    """How many rows are invalid, and the first few of them as text."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.examples: list[str] = []
+
+    def find(self, batch: pa.RecordBatch, mask: pa.Array) -> None:
+        found = pc.sum(mask).as_py() or 0
+        self.count += found
+        if found and len(self.examples) < EXAMPLES:
+            rows = batch.filter(mask).slice(0, EXAMPLES - len(self.examples)).to_pylist()
+            hidden = (DELETE, TRUNCATE, KEPT)
+            for row in rows:
+                shown = {("sequence" if name == SEQUENCE else name): value for name, value in row.items()}
+                self.examples.append(str({name: value for name, value in shown.items() if name not in hidden})[:300])
+
+
+def _any_null(batch: pa.RecordBatch, names: tuple[str, ...]) -> pa.Array:
+    mask = pc.is_null(batch.column(names[0]))
+    for name in names[1:]:
+        mask = pc.or_(mask, pc.is_null(batch.column(name)))
+    return mask
+
+
+def _is_null(sequence: pa.Array) -> pa.Array:
+    """Return where a sequence is NULL; a struct is when all its fields are."""
+    mask = pc.is_null(sequence)
+    if pa.types.is_struct(sequence.type):
+        fields = [_is_null(sequence.field(index)) for index in range(sequence.type.num_fields)]
+        every = fields[0]
+        for field in fields[1:]:
+            every = pc.and_(every, field)
+        mask = pc.or_(mask, every)
+    return mask
+
+
+def auxiliary_schema(events: pa.Schema) -> pa.Schema:
+    """Return the auxiliary table's columns: those of the events after what places them, so that files are skipped by it."""
+    stamps = [pa.field(APP_ID, pa.string()), pa.field(BATCH_ID, pa.int64())]
+    return nullable(pa.schema([*events, *stamps]))

@@ -1,0 +1,194 @@
+"""One micro-batch as an ordinary query: streaming leaves become their slice, tables a pinned version, views their tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from lakelet.errors import Origin
+from lakelet.execution.resolution import Resolver, Source, file_read, named_leaf
+from lakelet.execution.slices import file_rows
+from lakelet.graph.elements import Action, Dataset, DatasetKind, Expectation
+from lakelet.plan import relation as plan
+from lakelet.plan.normalize import reads_metadata, with_clock, without_watermarks
+from lakelet.plan.relation import Relation
+from lakelet.plan.sources import Leaf, leaf_of, leaves
+from lakelet.storage.delta_log import snapshot_files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewRows:
+    """The output of a view with rules, before any row is dropped: where its rules are counted."""
+
+    view: Dataset
+    rows: Relation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundQuery:
+    """A query that an engine can run, and the views with rules that it reads."""
+
+    rows: Relation
+    views: tuple[ViewRows, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamInput:
+    """One streaming leaf of a flow, seen through its views.
+
+    Attributes:
+        metadata: whether the tree around the leaf reads `_metadata`.
+    """
+
+    id: str
+    source: Source
+    metadata: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Everything that a flow reads, seen through its views.
+
+    Attributes:
+        streams: by source id.
+        locations: Delta tables read as tables: location to label.
+        files: reads of plain files.
+    """
+
+    streams: Mapping[str, StreamInput]
+    locations: Mapping[str, str]
+    files: tuple[Leaf, ...] = ()
+
+
+class Binder:
+    """Turns trees into engine queries."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    def inputs(self, relation: Relation, origin: Origin) -> Inputs:
+        """Return what a tree reads, views followed down to their sources."""
+        streams: dict[str, StreamInput] = {}
+        locations: dict[str, str] = {}
+        files: list[Leaf] = []
+        metadata = reads_metadata(relation)
+        for leaf in leaves(relation):
+            source = self._resolver.source(leaf, origin)
+            if source.dataset is not None and source.dataset.kind is DatasetKind.TEMPORARY_VIEW:
+                inner = self.inputs(self._view_tree(source.dataset), source.dataset.origin)
+                streams.update(inner.streams)
+                locations.update(inner.locations)
+                files.extend(inner.files)
+            elif leaf.streaming:
+                name = self.stream_id(leaf, source)
+                known = streams.get(name)
+                streams[name] = StreamInput(
+                    id=name, source=source, metadata=metadata or (known is not None and known.metadata)
+                )
+            elif source.files is not None:
+                files.append(source.files)
+            else:
+                location = self.location(source)
+                if location is not None:
+                    locations[location] = leaf.label
+        return Inputs(streams=streams, locations=locations, files=tuple(files))
+
+    def view_trees(self, relation: Relation, origin: Origin) -> list[tuple[Relation, tuple[Expectation, ...]]]:
+        """Return the trees of all views that a tree reads, directly or through others, with their rules."""
+        result: list[tuple[Relation, tuple[Expectation, ...]]] = []
+        for leaf in leaves(relation):
+            view = self._resolver.source(leaf, origin).dataset
+            if view is not None and view.kind is DatasetKind.TEMPORARY_VIEW:
+                tree = self._view_tree(view)
+                result += [(tree, view.expectations), *self.view_trees(tree, view.origin)]
+        return result
+
+    def location(self, source: Source) -> str | None:
+        """Return the folder of the Delta table that a leaf reads, None for other sources."""
+        if source.dataset is not None:
+            return self._resolver.catalog.location(source.dataset.name)
+        return source.location
+
+    def stream_id(self, leaf: Leaf, source: Source) -> str:
+        """Return the name under which a checkpoint keeps the offsets of this leaf."""
+        if source.dataset is None:
+            return leaf.source_id
+        bare = leaf.source_id.removeprefix(leaf.label)
+        return self._resolver.names.display(source.dataset.name) + bare
+
+    def bind(
+        self, relation: Relation, origin: Origin, *, slices: Mapping[str, Relation], versions: Mapping[str, int], at: datetime
+    ) -> BoundQuery:
+        """Return the query of one batch.
+
+        Args:
+            slices: per source id, the rows of this batch; with the hidden metadata column where the input asks for it.
+            versions: per location, the version at which tables are read.
+            at: the batch's clock.
+        """
+        views: dict[str, ViewRows] = {}
+        rows = self._bind(relation, origin, slices, versions, views)
+        return BoundQuery(
+            rows=with_clock(rows, at),
+            views=tuple(ViewRows(view=item.view, rows=with_clock(item.rows, at)) for item in views.values()),
+        )
+
+    def _bind(
+        self,
+        relation: Relation,
+        origin: Origin,
+        slices: Mapping[str, Relation],
+        versions: Mapping[str, int],
+        views: dict[str, ViewRows],
+    ) -> Relation:
+        metadata = reads_metadata(relation)
+
+        def replacement(node: Relation) -> Relation | None:
+            leaf = leaf_of(node)
+            if leaf is None:
+                return None
+            source = self._resolver.source(leaf, origin)
+            if source.dataset is not None and source.dataset.kind is DatasetKind.TEMPORARY_VIEW:
+                rows = self._view(source.dataset, slices, versions, views)
+            elif leaf.streaming:
+                rows = slices[self.stream_id(leaf, source)]
+            elif source.files is not None:
+                rows = file_read(source.files)
+            else:
+                location = self.location(source)
+                assert location is not None
+                rows = self._table(location, leaf, versions, metadata)
+            return named_leaf(leaf, rows)
+
+        return without_watermarks(plan.substitute(relation, replacement))
+
+    def _table(self, location: str, leaf: Leaf, versions: Mapping[str, int], metadata: bool) -> Relation:
+        if metadata:
+            table = self._resolver.store.open(location)
+            assert table is not None
+            files = snapshot_files(location, versions[location])
+            return file_rows(files, table.schema, partition_cols=table.partition_cols, metadata=True)
+        result = plan.delta(location, versions[location])
+        for option in ("versionasof", "timestampasof"):
+            if option in leaf.options:
+                del result.read.data_source.options["versionAsOf"]
+                result.read.data_source.options["versionAsOf" if option == "versionasof" else "timestampAsOf"] = leaf.options[option]
+        return result
+
+    def _view(
+        self, view: Dataset, slices: Mapping[str, Relation], versions: Mapping[str, int], views: dict[str, ViewRows]
+    ) -> Relation:
+        """Return a view's rows after its drop rules; a view that stands twice in a tree gets plan ids of its own each time."""
+        tree = self._bind(self._view_tree(view), view.origin, slices, versions, views)
+        if view.expectations:
+            views.setdefault(str(view.name), ViewRows(view=view, rows=tree))
+        for rule in view.expectations:
+            if rule.action is Action.DROP:
+                tree = plan.filtered(tree, plan.is_true(plan.expression_of(rule.condition)))
+        return plan.with_fresh_plan_ids(tree)
+
+    def _view_tree(self, view: Dataset) -> Relation:
+        return self._resolver.relation(self._resolver.flows[view.name.key][0])
+
+

@@ -1,0 +1,43 @@
+"""Named points at which a test may end the process, to show that the next run repairs what was cut off."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+POINTS = (
+    "flow.intent_written",
+    "flow.rows_committed",
+    "flow.commit_noted",
+    "cdc.auxiliary_committed",
+    "cdc.target_committed",
+    "view.planned",
+    "view.swapped",
+    "view.noted",
+)
+"""Every point, in the order in which an update passes them."""
+
+_hook: Callable[[str], None] | None = None
+
+
+def reach(point: str) -> None:
+    """Tell the hook, if there is one, that `point` is reached.
+
+    Outside of tests the hook is set by `LAKELET_CRASH_AT=<point>`: the process ends there as if it were killed.
+    """
+    if _hook is not None:
+        _hook(point)
+    elif os.environ.get("LAKELET_CRASH_AT") == point:
+        os._exit(137)
+
+
+@contextmanager
+def installed(hook: Callable[[str], None]) -> Iterator[None]:
+    """Call `hook` at every point while the context is open."""
+    global _hook
+    previous, _hook = _hook, hook
+    try:
+        yield
+    finally:
+        _hook = previous

@@ -1,0 +1,310 @@
+"""The core loop: every available micro-batch of one flow, each exactly once.
+
+A batch first writes its intent, then commits rows and receipt in one table commit, then notes that it is done. A crash
+anywhere is repaired by the next run: an intent without a note is replayed as it was recorded, and a receipt found in the
+table means that only the note is missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from lakelet.errors import SourceError, StorageError
+from lakelet.events import kinds
+from lakelet.events.model import FlowMetrics, FlowStatus
+from lakelet.execution.auto_cdc import AutoCdc
+from lakelet.execution.binding import BoundQuery, ViewRows
+from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_generations
+from lakelet.execution.context import UpdateContext
+from lakelet.execution.expectations import Quality, check_view, enforce, marked
+from lakelet.execution.faults import reach
+from lakelet.execution.resolution import plan_leaf
+from lakelet.execution.sources import Slice, missing_table
+from lakelet.graph.dataflow_graph import ResolvedFlow
+from lakelet.graph.elements import Action, AutoCdcFlow, Dataset
+from lakelet.plan import relation as plan
+from lakelet.plan.relation import Relation
+from lakelet.storage.base import Receipt, Table
+from lakelet.storage.delta_log import latest_version
+from lakelet.storage.schema import compare, conform, nullable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What one batch did to the table."""
+
+    output_rows: int | None = None
+    upserted_rows: int | None = None
+    deleted_rows: int | None = None
+
+
+def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> int:
+    """Process every available micro-batch of a flow; returns how many there were.
+
+    Raises:
+        FlowError: the batch that failed is not in the table and is tried again by the next update.
+    """
+    generation = context.generation(dataset)
+    folder = context.catalog.checkpoint(dataset.name)
+    checkpoint = Checkpoint(folder, flow.name, generation)
+    batches = 0
+    if flow.flow.once and checkpoint.committed_id >= 0:
+        return 0
+    while not context.stop.is_set():
+        batch = checkpoint.unfinished()
+        is_replay = batch is not None
+        if batch is None:
+            batch = plan_batch(context, flow, checkpoint)
+            if batch is None:
+                break
+            checkpoint.write_offsets(batch)
+        reach("flow.intent_written")
+        run_batch(context, flow, dataset, checkpoint, batch, is_replay=is_replay)
+        batches += 1
+        if flow.flow.once:
+            break
+    if batches and generation:
+        drop_old_generations(folder, generation)
+    return batches
+
+
+def run_batch(
+    context: UpdateContext,
+    flow: ResolvedFlow,
+    dataset: Dataset,
+    checkpoint: Checkpoint,
+    batch: Batch,
+    *,
+    is_replay: bool,
+) -> None:
+    """Bring one batch into the table, unless it is there already, and note that it is done."""
+    started = time.perf_counter()
+    table = context.table(dataset)
+    app_id = context.app_id(flow, checkpoint.generation)
+    _check_table(context, flow, table, app_id, checkpoint)
+    receipt = Receipt(app_id=app_id, batch_id=batch.id)
+    present = table.batch_id(app_id) >= batch.id
+    bound = bind_batch(context, flow, batch)
+    quality = Quality()
+    for view in bound.views:
+        check_view(view, context.display(view.view.name), context.engine, quality)
+    if isinstance(flow.flow, AutoCdcFlow):
+        written = _apply_changes(context, flow, dataset, table, bound, receipt, quality)
+    else:
+        written = _append(context, flow, dataset, table, bound.rows, receipt, quality, present=present)
+    reach("flow.rows_committed")
+    checkpoint.write_commit(batch)
+    reach("flow.commit_noted")
+    kinds.flow_progress(
+        context.events,
+        flow=flow.name,
+        dataset=context.display(dataset.name),
+        status=FlowStatus.RUNNING,
+        batch_id=batch.id,
+        metrics=FlowMetrics(
+            num_input_rows=quality.num_rows,
+            num_output_rows=written.output_rows,
+            num_upserted_rows=written.upserted_rows,
+            num_deleted_rows=written.deleted_rows,
+            duration_ms=round((time.perf_counter() - started) * 1000, 1),
+        ),
+        quality=quality.result,
+    )
+
+
+def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint) -> Batch | None:
+    """Return the next batch of a flow, or None if nothing is new.
+
+    The first batch after a full refresh is planned even without input: it empties the table.
+    """
+    committed = checkpoint.committed()
+    inputs = context.inputs(flow)
+    slices: dict[str, Slice] = {}
+    for item in inputs.streams.values():
+        after = committed.sources.get(item.id, {}).get("end") if committed else None
+        slices[item.id] = context.source(flow, item).plan(after, context.head(flow, item))
+    is_first = committed is None
+    nothing_new = all(piece.is_empty for piece in slices.values())
+    starts_generation = is_first and checkpoint.generation > 0
+    if not flow.flow.once and nothing_new and not starts_generation:
+        return None
+    for name, piece in slices.items():
+        if piece.skipped_commits:
+            kinds.warning(
+                context.events,
+                f"Flow '{flow.name}' left out commits {list(piece.skipped_commits)} of `{name}`, which change rows",
+                flow=flow.name,
+                dataset=context.display(flow.target),
+            )
+    return Batch(
+        id=checkpoint.next_id,
+        at=context.clock(),
+        sources={name: {"start": piece.start, "end": piece.end} for name, piece in slices.items()},
+        versions=pinned_versions(context, inputs.locations),
+    )
+
+
+def pinned_versions(context: UpdateContext, locations: Mapping[str, str]) -> dict[str, int]:
+    """Return the version at which each table beside the stream is read.
+
+    Raises:
+        SourceError: `DELTA_TABLE_NOT_FOUND`.
+    """
+    versions: dict[str, int] = {}
+    for location, label in locations.items():
+        version = latest_version(location)
+        if version is None:
+            raise missing_table(label, location)
+        versions[location] = version
+    return versions
+
+
+def bind_batch(context: UpdateContext, flow: ResolvedFlow, batch: Batch) -> BoundQuery:
+    """Return the query of a batch over exactly the input that its intent records."""
+    slices: dict[str, Relation] = {}
+    for item in context.inputs(flow).streams.values():
+        recorded = batch.sources.get(item.id)
+        source = context.source(flow, item)
+        if recorded is None:
+            if batch.sources and not flow.flow.once:
+                raise SourceError(
+                    "CHECKPOINT_SOURCE_MISSING",
+                    f"the flow `{flow.name}` reads `{item.id}`, which its unfinished batch does not know",
+                    origin=context.origin(flow),
+                    hint=f"run once with the query as it was, or `lakelet run --full-refresh {context.display(flow.target)}`",
+                )
+            continue
+        slices[item.id] = source.rows(recorded["start"], recorded["end"], metadata=item.metadata)
+    return context.binder.bind(
+        flow.relation, context.origin(flow), slices=slices, versions=batch.versions, at=batch.at
+    )
+
+
+def _append(
+    context: UpdateContext,
+    flow: ResolvedFlow,
+    dataset: Dataset,
+    table: Table,
+    rows: Relation,
+    receipt: Receipt,
+    quality: Quality,
+    *,
+    present: bool,
+) -> Written:
+    display = context.display(dataset.name)
+    reader = enforce(context.engine.stream(marked(rows, dataset.expectations)), dataset, display, quality)
+    if present:
+        return Written(output_rows=sum(batch.num_rows for batch in reader))
+    change = compare(table.schema, reader.schema)
+    if change.conflicts or (change.evolves and dataset.schema is not None):
+        raise _schema_mismatch(context, flow, dataset, change.conflicts, change.added)
+    if starts_generation(context, flow, dataset, table, receipt):
+        return Written(output_rows=table.replace(_ordered(reader, context, dataset), receipt=receipt))
+    return Written(output_rows=table.append(reader, receipt=receipt, evolve=change.evolves))
+
+
+def _ordered(reader: pa.RecordBatchReader, context: UpdateContext, dataset: Dataset) -> pa.RecordBatchReader:
+    """Return the rows with all columns of the dataset, for a swap that must not lose those of its other flows."""
+    schema = nullable(to_arrow_schema(context.resolver.schema(dataset.name), timezone="UTC"))
+    return pa.RecordBatchReader.from_batches(schema, (conform(batch, schema) for batch in reader))
+
+
+def starts_generation(
+    context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, table: Table, receipt: Receipt
+) -> bool:
+    """Return whether no flow of the dataset has written in this generation: then the old rows go with this commit."""
+    generation = int(receipt.app_id.rpartition("/")[2])
+    if generation == 0:
+        return False
+    flows = context.graph.flows_to(dataset.name)
+    return all(table.batch_id(context.app_id(other, generation)) < 0 for other in flows)
+
+
+def _apply_changes(
+    context: UpdateContext,
+    flow: ResolvedFlow,
+    dataset: Dataset,
+    table: Table,
+    bound: BoundQuery,
+    receipt: Receipt,
+    quality: Quality,
+) -> Written:
+    assert isinstance(flow.flow, AutoCdcFlow)
+    changes = bound.rows
+    display = context.display(dataset.name)
+    if dataset.expectations:
+        check_view(ViewRows(view=dataset, rows=changes), display, context.engine, quality)
+        for rule in dataset.expectations:
+            if rule.action is Action.DROP:
+                changes = plan.filtered(changes, plan.is_true(plan.expression_of(rule.condition)))
+    columns = context.resolver.leaf_schema(plan_leaf(flow.relation), context.origin(flow))
+    applier = AutoCdc(
+        flow.flow,
+        source_schema=columns,
+        sequence_type=context.resolver.sequence_type(flow.flow, columns),
+        engine=context.engine,
+        store=context.store,
+        target=context.location(dataset),
+        auxiliary=context.catalog.auxiliary(dataset.name),
+    )
+    restart = starts_generation(context, flow, dataset, table, receipt)
+    result = applier.apply(changes, receipt, restart=restart)
+    quality.num_rows = result.num_input_rows
+    if result.num_ties:
+        examples = "; ".join(f"{dict(tie.key)} at {tie.sequence}" for tie in result.ties)
+        kinds.warning(
+            context.events,
+            f"Flow '{flow.name}': {result.num_ties} key(s) have different events with one sequence value: {examples}",
+            flow=flow.name,
+            dataset=display,
+        )
+    return Written(upserted_rows=result.num_upserted_rows, deleted_rows=result.num_deleted_rows)
+
+
+def _check_table(
+    context: UpdateContext, flow: ResolvedFlow, table: Table, app_id: str, checkpoint: Checkpoint
+) -> None:
+    """Refuse a table that does not hold what the checkpoint says was committed to it."""
+    if isinstance(flow.flow, AutoCdcFlow):
+        return
+    if table.batch_id(app_id) < checkpoint.committed_id:
+        display = context.display(flow.target)
+        raise StorageError(
+            "TABLE_BEHIND_CHECKPOINT",
+            f"the table of `{display}` lacks batches that the flow `{flow.name}` has committed",
+            origin=context.origin(flow),
+            cause=f"the checkpoint is at batch {checkpoint.committed_id}, the table at {table.batch_id(app_id)}: the table was "
+            "deleted, restored or replaced by somebody else",
+            hint=f"restore the table, or rebuild it with `lakelet run --full-refresh {display}`",
+        )
+
+
+def _schema_mismatch(
+    context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, conflicts: tuple[str, ...], added: tuple[str, ...]
+) -> StorageError:
+    display = context.display(dataset.name)
+    causes = [*conflicts]
+    if dataset.schema is not None:
+        causes += [f"`{name}` is not in the declared schema" for name in added]
+    return StorageError(
+        "DATASET_SCHEMA_MISMATCH",
+        f"the columns of the query do not fit the table `{display}`",
+        origin=context.origin(flow),
+        cause="\n".join(causes),
+        hint=f"cast the columns in the query, or rebuild the table with `lakelet run --full-refresh {display}`",
+    )
+
+
+def relaxed(dataset: Dataset) -> Dataset:
+    """Return the dataset with its fail rules turned into drop rules: how `repair` steps over poison rows."""
+    rules = tuple(
+        replace(rule, action=Action.DROP) if rule.action is Action.FAIL else rule for rule in dataset.expectations
+    )
+    return replace(dataset, expectations=rules)
+
+

@@ -1,0 +1,53 @@
+"""Reading a pipeline's tables from outside of an update."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from lakelet.errors import DefinitionError, Origin
+from lakelet.execution.binding import Binder
+from lakelet.execution.resolution import Resolver
+from lakelet.execution.sources import missing_table
+from lakelet.plan import relation as plan
+from lakelet.plan.normalize import normalize
+from lakelet.storage.base import TableStore
+from lakelet.storage.delta_log import latest_version
+
+
+def run_query(resolver: Resolver, sql: str, *, event_log: str) -> pa.Table:
+    """Return the result of a read-only query over the newest committed versions.
+
+    Raises:
+        DefinitionError: `NOT_A_QUERY` for anything that is not a SELECT.
+    """
+    from lakelet.plan.sql import is_query
+
+    if not is_query(sql):
+        raise DefinitionError("NOT_A_QUERY", "only queries can be run here", cause=sql.strip()[:200], hint="write a SELECT")
+    resolver.external = {**resolver.external, resolver.names.resolve("event_log").key: event_log}
+    binder = Binder(resolver)
+    relation = normalize(plan.sql(sql))
+    inputs = binder.inputs(relation, Origin())
+    versions = {}
+    for location, label in inputs.locations.items():
+        version = latest_version(location)
+        if version is None:
+            raise missing_table(label, location)
+        versions[location] = version
+    if inputs.streams:
+        streams = ", ".join(f"`{name}`" for name in inputs.streams)
+        raise DefinitionError(
+            "QUERY_OVER_STREAM", f"the query reads a stream of {streams}", hint="read a stored table instead of a streaming view"
+        )
+    bound = binder.bind(relation, Origin(), slices={}, versions=versions, at=datetime.now(UTC))
+    return resolver.engine.collect(bound.rows)
+
+
+def read_table(store: TableStore, location: str, label: str) -> pa.Table:
+    """Return all rows of a stored table."""
+    table = store.open(location)
+    if table is None:
+        raise missing_table(label, location)
+    return table.rows()

@@ -1,0 +1,133 @@
+"""Materialized views: the stored rows equal the batch query over the tables that it reads, at every update.
+
+A view is left alone (NO_OP) when neither the query nor a version that it reads has changed; otherwise it is computed anew and
+swapped in one commit, so a refresh that fails leaves the old rows readable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+from lakelet.events import kinds
+from lakelet.events.model import FlowMetrics, FlowStatus
+from lakelet.execution.checkpoint import FORMAT, read_json, write_json
+from lakelet.execution.context import UpdateContext
+from lakelet.execution.expectations import Quality, check_view, enforce, marked
+from lakelet.execution.faults import reach
+from lakelet.execution.flows import pinned_versions
+from lakelet.graph.dataflow_graph import ResolvedFlow
+from lakelet.graph.elements import Dataset, Expectation
+from lakelet.plan.normalize import fingerprint, is_volatile
+from lakelet.plan.relation import Relation
+from lakelet.plan.sources import Leaf
+from lakelet.storage.base import Receipt
+
+
+def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> bool:
+    """Bring a materialized view up to date; returns whether its table was written.
+
+    Raises:
+        FlowError: the table still has its old rows.
+    """
+    started = time.perf_counter()
+    display = context.display(dataset.name)
+    inputs = context.inputs(flow)
+    versions = pinned_versions(context, inputs.locations)
+    state: dict[str, Any] = {
+        "format": FORMAT,
+        "generation": context.generation(dataset),
+        "fingerprint": _fingerprint(context, flow, dataset),
+        "inputs": {_label(context, location): version for location, version in versions.items()},
+        "files": [_listing(leaf) for leaf in inputs.files],
+    }
+    path = context.catalog.checkpoint(dataset.name) / "view.json"
+    recorded = read_json(path) if path.exists() else {}
+    table = context.table(dataset)
+    reasons = _reasons(state, recorded, table.version, volatile=_is_volatile(context, flow))
+    technique = "COMPLETE_RECOMPUTE" if reasons else "NO_OP"
+    kinds.planning_information(context.events, flow=flow.name, dataset=display, technique=technique, reasons=reasons)
+    if not reasons:
+        return False
+    reach("view.planned")
+    bound = context.binder.bind(
+        flow.relation, context.origin(flow), slices={}, versions=versions, at=context.clock()
+    )
+    quality = Quality()
+    for view in bound.views:
+        check_view(view, context.display(view.view.name), context.engine, quality)
+    reader = enforce(context.engine.stream(marked(bound.rows, dataset.expectations)), dataset, display, quality)
+    written = table.replace(
+        reader, receipt=Receipt(app_id=context.app_id(flow, state["generation"]), batch_id=table.version + 1)
+    )
+    reach("view.swapped")
+    write_json(path, {**state, "table_version": table.version})
+    reach("view.noted")
+    kinds.flow_progress(
+        context.events,
+        flow=flow.name,
+        dataset=display,
+        status=FlowStatus.RUNNING,
+        metrics=FlowMetrics(
+            num_input_rows=None,
+            num_output_rows=written,
+            duration_ms=round((time.perf_counter() - started) * 1000, 1),
+        ),
+        quality=quality.result,
+    )
+    return True
+
+
+def _reasons(state: dict[str, Any], recorded: dict[str, Any], table_version: int, *, volatile: bool) -> list[str]:
+    """Return why a view must be computed, in Databricks' words; nothing if its rows are current."""
+    if not recorded:
+        return ["FIRST_REFRESH"]
+    reasons = []
+    if recorded.get("generation") != state["generation"]:
+        reasons.append("FULL_REFRESH")
+    if recorded.get("fingerprint") != state["fingerprint"]:
+        reasons.append("QUERY_FINGERPRINT_CHANGED")
+    if recorded.get("inputs") != state["inputs"] or recorded.get("files") != state["files"]:
+        reasons.append("DATA_HAS_CHANGED")
+    if recorded.get("table_version") != table_version:
+        reasons.append("TABLE_CHANGED_BY_OTHERS")
+    if volatile:
+        reasons.append("PLAN_NOT_DETERMINISTIC")
+    return reasons
+
+
+def _trees(context: UpdateContext, flow: ResolvedFlow) -> list[tuple[Relation, tuple[Expectation, ...]]]:
+    """Return the flow's tree and those of the views it reads, with the rules of each view."""
+    return [(flow.relation, ()), *context.binder.view_trees(flow.relation, context.origin(flow))]
+
+
+def _fingerprint(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> str:
+    digest = hashlib.sha256()
+    for tree, rules in _trees(context, flow):
+        digest.update(fingerprint(tree).encode())
+        digest.update(repr([(rule.name, rule.text, rule.action.value) for rule in rules]).encode())
+    digest.update(repr([(rule.name, rule.text, rule.action.value) for rule in dataset.expectations]).encode())
+    digest.update(f"{context.engine.version}/{context.time_zone}/{dataset.schema}".encode())
+    return digest.hexdigest()
+
+
+def _is_volatile(context: UpdateContext, flow: ResolvedFlow) -> bool:
+    return any(is_volatile(tree) for tree, _ in _trees(context, flow))
+
+
+def _label(context: UpdateContext, location: str) -> str:
+    """Return a location without the storage folder, so that moving the folder recomputes nothing."""
+    storage = str(context.catalog.storage)
+    return location.removeprefix(storage)
+
+
+def _listing(leaf: Leaf) -> list[list[Any]]:
+    """Return what lies at the paths of a file read: names, sizes and times."""
+    found: list[list[Any]] = []
+    for text in leaf.paths:
+        root = Path(text)
+        files = sorted(root.rglob("*")) if root.is_dir() else sorted(root.parent.glob(root.name))
+        found += [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+    return found

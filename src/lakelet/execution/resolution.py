@@ -1,0 +1,492 @@
+"""From definitions to a graph: query functions are called, their trees read, names and columns resolved.
+
+Nothing here reads a row. Columns come from analysis: every read is replaced by an empty relation of the right columns, and
+the engine says what the query makes of them. The same answers serve `df.columns` and `df.schema` in a query function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql.connect import proto
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import DataType, StructType
+
+from lakelet.engine.base import Engine
+from lakelet.errors import DefinitionError, DefinitionErrors, GraphError, LakeletError, Origin, QueryError, did_you_mean
+from lakelet.execution.auto_cdc_schema import sequence_type_of, target_schema
+from lakelet.execution.slices import METADATA_TYPE
+from lakelet.execution.sources import RATE_SCHEMA, missing_table
+from lakelet.graph.dataflow_graph import DataflowGraph, Input, ResolvedFlow
+from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Definitions, Flow, SqlQuery
+from lakelet.names import NameContext, TableName, split_name
+from lakelet.pipelines.session import relation_of
+from lakelet.plan import relation as plan
+from lakelet.plan.normalize import METADATA, normalize, reads_metadata, without_watermarks
+from lakelet.plan.relation import Relation
+from lakelet.plan.sources import Leaf, LeafKind, is_streaming, leaf_of, leaves
+from lakelet.storage.base import TableStore
+from lakelet.storage.catalog import Catalog
+
+Key = tuple[str, str, str]
+FILE_FORMATS = {"json", "csv", "parquet", "text", "binaryfile", "avro", "orc"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a leaf stands for: exactly one of the three is set, or none for a generated stream.
+
+    Attributes:
+        dataset: a dataset of the pipeline.
+        location: folder of a Delta table outside of the pipeline.
+        files: a leaf that reads files, paths mapped to local ones.
+    """
+
+    leaf: Leaf
+    dataset: Dataset | None = None
+    location: str | None = None
+    files: Leaf | None = None
+
+
+@dataclass(slots=True)
+class Resolver:
+    """Answers what names, reads and trees mean in one pipeline.
+
+    It is also what user code asks through its session: `schema_of`, `is_streaming`, `execute`, `command`.
+    """
+
+    names: NameContext
+    catalog: Catalog
+    engine: Engine
+    store: TableStore
+    external: Mapping[Key, str] = field(default_factory=dict)
+    datasets: dict[Key, Dataset] = field(default_factory=dict)
+    flows: dict[Key, list[AnyFlow]] = field(default_factory=dict)
+    _relations: dict[str, Relation] = field(default_factory=dict)
+    _schemas: dict[Key, StructType] = field(default_factory=dict)
+    _flow_schemas: dict[str, StructType] = field(default_factory=dict)
+    _table_schemas: dict[str, StructType] = field(default_factory=dict)
+    _sequence_types: dict[str, DataType] = field(default_factory=dict)
+    _resolving: list[TableName] = field(default_factory=list)
+
+    # -- reads ----------------------------------------------------------------------------------------------------
+
+    def source(self, leaf: Leaf, origin: Origin) -> Source:
+        """Return what `leaf` reads.
+
+        Raises:
+            GraphError: `TABLE_OR_VIEW_NOT_FOUND`, `UNSUPPORTED_SOURCE`.
+        """
+        place = _place(leaf, origin)
+        if leaf.kind is LeafKind.TABLE:
+            parts = split_name(leaf.name, origin=place)
+            if len(parts) == 2 and parts[0].lower() == "delta" and "/" in parts[1]:
+                return Source(leaf=leaf, location=self.catalog.path(parts[1]))
+            name = self.names.resolve(leaf.name, origin=place)
+            dataset = self.datasets.get(name.key)
+            if dataset is not None:
+                return Source(leaf=leaf, dataset=dataset)
+            location = self.external.get(name.key) or self.catalog.location(name)
+            if name.key in self.external or self.store.open(location) is not None:
+                return Source(leaf=leaf, location=location)
+            known = [self.names.display(d.name) for d in self.datasets.values()]
+            near = did_you_mean(leaf.name, known)
+            raise GraphError(
+                "TABLE_OR_VIEW_NOT_FOUND",
+                f"there is no dataset or table `{leaf.name}`",
+                origin=place,
+                hint=f"did you mean `{near}`?" if near else
+                f"declare it in the pipeline, or map an external table: `lakelet.tables.{leaf.name}: <path>` under "
+                "`configuration` in the project file",
+            )  # fmt: skip
+        if leaf.format == "delta":
+            if len(leaf.paths) != 1:
+                raise GraphError("UNSUPPORTED_SOURCE", "a Delta read needs exactly one path", origin=place, hint="call `.load(path)`")
+            return Source(leaf=leaf, location=self.catalog.path(leaf.paths[0]))
+        if leaf.format == "rate" and leaf.streaming:
+            return Source(leaf=leaf)
+        if leaf.format in FILE_FORMATS and not leaf.streaming:
+            return Source(leaf=leaf, files=replace(leaf, paths=tuple(self.catalog.path(path) for path in leaf.paths)))
+        raise GraphError(
+            "UNSUPPORTED_SOURCE",
+            f"{'a stream' if leaf.streaming else 'a table'} of format `{leaf.format}` cannot be read",
+            origin=place,
+            cause="streams are read from Delta tables, datasets of the pipeline and `rate` in this release"
+            if leaf.streaming
+            else f"known formats are delta, {', '.join(sorted(FILE_FORMATS))}",
+            hint="write the data to a Delta table first, or read the files in a materialized view (`spark.read`)"
+            if leaf.streaming
+            else "check the format's name",
+        )
+
+    def leaf_schema(self, leaf: Leaf, origin: Origin) -> StructType:
+        """Return the columns of what `leaf` reads."""
+        source = self.source(leaf, origin)
+        if source.dataset is not None:
+            return self.schema(source.dataset.name)
+        if source.location is not None:
+            return self.table_schema(leaf.label, source.location, _place(leaf, origin))
+        if source.files is not None:
+            return self.engine.schema(file_read(source.files))
+        return from_arrow_schema(RATE_SCHEMA)
+
+    def table_schema(self, label: str, location: str, origin: Origin) -> StructType:
+        if location not in self._table_schemas:
+            table = self.store.open(location)
+            if table is None:
+                error = missing_table(label, location)
+                error.at(origin)
+                raise error
+            self._table_schemas[location] = from_arrow_schema(table.schema)
+        return self._table_schemas[location]
+
+    # -- trees ----------------------------------------------------------------------------------------------------
+
+    def relation(self, flow: AnyFlow) -> Relation:
+        """Return the normalised tree of a flow; its query function is called once."""
+        if flow.name not in self._relations:
+            if isinstance(flow, AutoCdcFlow):
+                self._relations[flow.name] = plan.named(flow.source, streaming=True)
+            elif isinstance(flow.query, SqlQuery):
+                self._relations[flow.name] = normalize(plan.sql(flow.query.text))
+            else:
+                self._relations[flow.name] = normalize(_called(flow))
+        return self._relations[flow.name]
+
+    def schema(self, name: TableName) -> StructType:
+        """Return the columns of a dataset.
+
+        Raises:
+            GraphError: `PIPELINE_GRAPH_NOT_TOPOLOGICALLY_SORTED` if its columns depend on themselves.
+        """
+        if name.key in self._schemas:
+            return self._schemas[name.key]
+        dataset = self.datasets[name.key]
+        if any(name.key == other.key for other in self._resolving):
+            start = next(i for i, other in enumerate(self._resolving) if other.key == name.key)
+            cycle = " → ".join(self.names.display(step) for step in (*self._resolving[start:], name))
+            raise GraphError(
+                "PIPELINE_GRAPH_NOT_TOPOLOGICALLY_SORTED",
+                f"the datasets read each other in a circle: {cycle}",
+                origin=dataset.origin,
+                hint="break the circle: read the source of one of them instead",
+            )
+        self._resolving.append(name)
+        try:
+            result = self._dataset_schema(dataset)
+        finally:
+            self._resolving.pop()
+        self._schemas[name.key] = result
+        return result
+
+    def _dataset_schema(self, dataset: Dataset) -> StructType:
+        if dataset.schema is not None:
+            return self._declared_schema(dataset)
+        flows = self.flows.get(dataset.name.key, [])
+        if not flows:
+            raise without_flow(dataset, self.names)
+        result = StructType()
+        seen: set[str] = set()
+        for flow in flows:
+            for column in self.output_schema(flow).fields:
+                if column.name.lower() not in seen:
+                    seen.add(column.name.lower())
+                    result.add(column.name, column.dataType, True)
+        return result
+
+    def _declared_schema(self, dataset: Dataset) -> StructType:
+        if isinstance(dataset.schema, StructType):
+            return dataset.schema
+        from lakelet.plan.ddl import parse_columns
+
+        try:
+            return parse_columns(str(dataset.schema), self.engine)
+        except QueryError as error:
+            raise DefinitionError(
+                "INVALID_SCHEMA",
+                f"the schema of `{self.names.display(dataset.name)}` cannot be read",
+                origin=dataset.origin,
+                cause=error.cause,
+                hint='write columns as "id INT, name STRING"',
+            ) from error
+
+    def output_schema(self, flow: AnyFlow) -> StructType:
+        """Return the columns that a flow gives to its target."""
+        if flow.name not in self._flow_schemas:
+            if isinstance(flow, AutoCdcFlow):
+                source = self.source(plan_leaf(self.relation(flow)), flow.origin)
+                columns = self.leaf_schema(source.leaf, flow.origin)
+                self._flow_schemas[flow.name] = target_schema(flow, columns, self.sequence_type(flow, columns))
+            else:
+                self._flow_schemas[flow.name] = self.analyze(self.relation(flow), flow.origin)
+        return self._flow_schemas[flow.name]
+
+    def sequence_type(self, flow: AutoCdcFlow, columns: StructType) -> DataType:
+        """Return the type of a flow's `sequence_by`."""
+        if flow.name not in self._sequence_types:
+            self._sequence_types[flow.name] = sequence_type_of(flow, columns, self.engine)
+        return self._sequence_types[flow.name]
+
+    def analyze(self, relation: Relation, origin: Origin) -> StructType:
+        """Return the columns of a normalised tree, without reading a row."""
+        metadata = reads_metadata(relation)
+
+        def empty(node: Relation) -> Relation | None:
+            leaf = leaf_of(node)
+            if leaf is None:
+                return None
+            columns = self.leaf_schema(leaf, origin)
+            if metadata:
+                columns = StructType([*columns.fields, *from_arrow_schema(pa.schema([(METADATA, METADATA_TYPE)])).fields])
+            return named_leaf(leaf, plan.empty(columns))
+
+        with located(origin, relation):
+            return self.engine.schema(without_watermarks(plan.substitute(relation, empty)))
+
+    # -- user code asks -------------------------------------------------------------------------------------------
+
+    def schema_of(self, relation: Relation) -> StructType:
+        return self.analyze(normalize(relation), Origin())
+
+    def is_streaming(self, relation: Relation) -> bool:
+        return is_streaming(normalize(relation)) or any(
+            source.dataset is not None and source.dataset.kind is DatasetKind.TEMPORARY_VIEW and self._streams(source.dataset)
+            for source in (self.source(leaf, Origin()) for leaf in leaves(normalize(relation)))
+        )
+
+    def execute(self, relation: Relation) -> pa.Table:
+        """Return the rows of tables outside of the pipeline, while a file loads."""
+        normal = normalize(relation)
+
+        def rows(node: Relation) -> Relation | None:
+            leaf = leaf_of(node)
+            if leaf is None:
+                return None
+            source = self.source(leaf, Origin())
+            if source.files is not None:
+                return named_leaf(leaf, file_read(source.files))
+            table = self.store.open(source.location) if source.location else None
+            if table is None:
+                raise missing_table(leaf.label, source.location or leaf.label)
+            return named_leaf(leaf, plan.delta(table.location, table.version))
+
+        return self.engine.collect(without_watermarks(plan.substitute(normal, rows)))
+
+    def command(self, command: proto.Command) -> None:
+        self.engine.command(command)
+
+    def _streams(self, view: Dataset) -> bool:
+        return any(is_streaming(self.relation(flow)) for flow in self.flows.get(view.name.key, []))
+
+    # -- the graph ------------------------------------------------------------------------------------------------
+
+    def resolve(self, definitions: Definitions) -> DataflowGraph:
+        """Return the graph, every flow analysed.
+
+        Raises:
+            DefinitionErrors: everything that is wrong, root causes first.
+        """
+        from lakelet.graph.validation import check_definitions, check_graph
+
+        check_definitions(definitions, self.names)
+        self.datasets = {dataset.name.key: dataset for dataset in definitions.datasets}
+        self.flows = {}
+        for flow in definitions.flows:
+            self.flows.setdefault(flow.target.key, []).append(flow)
+        errors: list[LakeletError] = []
+        broken: set[Key] = set()
+        resolved: dict[str, ResolvedFlow] = {}
+        for flow in definitions.flows:
+            try:
+                resolved[flow.name] = self._resolve_flow(flow)
+            except LakeletError as error:
+                errors.append(self._at_flow(error, flow))
+                broken.add(flow.target.key)
+        for key, dataset in self.datasets.items():
+            if dataset.kind is DatasetKind.TABLE and key not in broken:
+                streams = any(r.streaming for r in resolved.values() if r.target.key == key)
+                kind = DatasetKind.STREAMING_TABLE if streams else DatasetKind.MATERIALIZED_VIEW
+                self.datasets[key] = replace(dataset, kind=kind)
+        raise_all(errors)
+        graph = DataflowGraph(names=self.names, datasets=dict(self.datasets), flows=tuple(resolved.values()))
+        graph.order()
+        raise_all(check_graph(graph))
+        for name in graph.order():
+            for flow in graph.flows_to(name):
+                if {item.dataset.key for item in flow.inputs if item.dataset is not None} & broken:
+                    broken.add(name.key)
+                    continue
+                try:
+                    resolved[flow.name] = replace(flow, schema=self.output_schema(flow.flow))
+                    self._check_expectations(self.datasets[name.key], flow.flow)
+                except LakeletError as error:
+                    errors.append(self._at_flow(error, flow.flow))
+                    broken.add(name.key)
+        raise_all(errors)
+        return replace(graph, flows=tuple(resolved.values()))
+
+    def _resolve_flow(self, flow: AnyFlow) -> ResolvedFlow:
+        relation = self.relation(flow)
+        inputs: dict[tuple[Any, bool], Input] = {}
+        streaming = False
+        for leaf in leaves(relation):
+            source = self.source(leaf, flow.origin)
+            dataset = source.dataset.name if source.dataset else None
+            label = self.names.display(dataset) if dataset else leaf.label
+            streaming |= leaf.streaming
+            inputs.setdefault(
+                (label, leaf.streaming),
+                Input(dataset=dataset, label=label, streaming=leaf.streaming, origin=leaf.origin),
+            )
+        return ResolvedFlow(flow=flow, relation=relation, inputs=tuple(inputs.values()), streaming=streaming)
+
+    def _check_expectations(self, dataset: Dataset, flow: AnyFlow) -> None:
+        """Analyse every rule over the columns of the query, so that a wrong one is found before anything runs."""
+        if not dataset.expectations:
+            return
+        if isinstance(flow, AutoCdcFlow):
+            columns = self.leaf_schema(plan_leaf(self.relation(flow)), flow.origin)
+        else:
+            columns = self.output_schema(flow)
+        everything = {
+            f"rule{number}": plan.expression_of(rule.condition) for number, rule in enumerate(dataset.expectations)
+        }
+        with contextlib.suppress(QueryError):
+            kinds = self.engine.schema(plan.with_columns(plan.empty(columns), everything))
+            if all(kinds[name].dataType.typeName() in ("boolean", "void") for name in everything):
+                return
+        for rule in dataset.expectations:
+            self._check_expectation(dataset, columns, rule)
+
+    def _check_expectation(self, dataset: Dataset, columns: StructType, rule: Any) -> None:
+        display = self.names.display(dataset.name)
+        origin = replace(rule.origin, dataset=display)
+        condition = plan.expression_of(rule.condition)
+        try:
+            kind = self.engine.schema(plan.with_columns(plan.empty(columns), {"rule": condition}))["rule"].dataType.typeName()
+        except QueryError as error:
+            near = did_you_mean(error.message.split("`")[1], columns.names) if "`" in error.message else None
+            raise GraphError(
+                "INVALID_EXPECTATION",
+                f"the expectation `{rule.name}` of `{display}` cannot be evaluated: {rule.text}",
+                origin=origin,
+                cause=error.message if error.condition == "UNRESOLVED_COLUMN" else error.cause,
+                hint=f"did you mean `{near}`?" if near else f"the query's columns are {', '.join(columns.names)}",
+            ) from error
+        if kind not in ("boolean", "void"):
+            raise GraphError(
+                "INVALID_EXPECTATION",
+                f"the expectation `{rule.name}` of `{display}` is {kind}, not boolean: {rule.text}",
+                origin=origin,
+                hint="write a condition, for example `amount > 0`",
+            )
+
+    def _at_flow(self, error: LakeletError, flow: AnyFlow) -> LakeletError:
+        return error.at(replace(flow.origin, dataset=self.names.display(flow.target), flow=flow.name))
+
+
+def _called(flow: Flow) -> Relation:
+    """Call a query function and return the tree of its DataFrame.
+
+    Raises:
+        DefinitionError: `QUERY_FUNCTION_RETURNED_NO_DATAFRAME`.
+    """
+    from pyspark.sql.connect.dataframe import DataFrame
+
+    assert not isinstance(flow.query, SqlQuery)
+    frame = flow.query()
+    if isinstance(frame, DataFrame):
+        return relation_of(frame)
+    kind = type(frame)
+    raise DefinitionError(
+        "QUERY_FUNCTION_RETURNED_NO_DATAFRAME",
+        f"the query function of `{flow.name}` returned {'nothing' if frame is None else f'a {kind.__module__}.{kind.__name__}'}",
+        origin=flow.origin,
+        hint="return a Spark DataFrame: does a `return` lack?"
+        if frame is None
+        else "return the Spark DataFrame itself; `spark.createDataFrame(...)` makes one of local rows",
+    )
+
+
+def plan_leaf(relation: Relation) -> Leaf:
+    """Return the leaf that a bare read is."""
+    leaf = leaf_of(relation)
+    assert leaf is not None
+    return leaf
+
+
+def named_leaf(leaf: Leaf, rows: Relation) -> Relation:
+    """Return `rows` in the place of `leaf`: under its table name, with the id that column references address."""
+    if leaf.kind is LeafKind.TABLE:
+        *qualifier, name = split_name(leaf.name)
+        if not any("/" in part for part in (*qualifier, name)):
+            return plan.alias(rows, name, tuple(part for part in qualifier if part.lower() != "live"), plan_id=leaf.plan_id)
+    result = Relation()
+    result.CopyFrom(rows)
+    if leaf.plan_id is not None:
+        result.common.plan_id = leaf.plan_id
+    return result
+
+
+def file_read(leaf: Leaf) -> Relation:
+    """Return the engine's own read of files.
+
+    Raises:
+        GraphError: `PATH_NOT_FOUND` where nothing is: the engine itself would read no rows without a word.
+    """
+    result = plan.new()
+    source = result.read.data_source
+    source.format, source.schema = leaf.format, leaf.schema
+    for key, value in leaf.options.items():
+        source.options[key] = value
+    for path in leaf.paths:
+        found = sorted(glob.glob(path, recursive=True)) if any(char in path for char in "*?[") else [path]
+        found = [item for item in found if Path(item).exists()]
+        if not found:
+            raise GraphError(
+                "PATH_NOT_FOUND", f"there is nothing at `{path}`", origin=leaf.origin, hint="check the path and the storage folder"
+            )
+        source.paths.extend(found)
+    return result
+
+
+def without_flow(dataset: Dataset, names: NameContext) -> GraphError:
+    display = names.display(dataset.name)
+    return GraphError(
+        "PIPELINE_DATASET_WITHOUT_FLOW",
+        f"{dataset.kind.label} `{display}` has no flow writing to it",
+        origin=replace(dataset.origin, dataset=display),
+        cause="declared without a query, and no flow has it as target",
+        hint=f'add `@dp.append_flow(target="{display}")`, or remove the table',
+    )
+
+
+def raise_all(errors: list[LakeletError]) -> None:
+    """Raise the error, or all of them as one."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DefinitionErrors(errors)
+
+
+@contextlib.contextmanager
+def located(origin: Origin, relation: Relation) -> Iterator[None]:
+    """Give errors of the engine the user's line."""
+    try:
+        yield
+    except LakeletError as error:
+        error.at(plan.call_site(relation) or origin)
+        error.at(origin)
+        raise
+
+
+def _place(leaf: Leaf, origin: Origin) -> Origin:
+    if leaf.origin is None or leaf.origin.file is None:
+        return origin
+    return replace(origin, file=leaf.origin.file, line=leaf.origin.line)

@@ -1,0 +1,172 @@
+"""Data files of a table as one relation: the rows of a micro-batch, checked to be all there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from lakelet.errors import SourceError
+from lakelet.plan import relation as plan
+from lakelet.plan.normalize import METADATA
+from lakelet.plan.relation import Relation
+from lakelet.storage.delta_log import DataFile
+
+INLINE_BYTES = 4 * 2**20
+"""Up to this size on disk a slice travels inside the plan; above it the engine reads the files."""
+MAX_FILES_BY_ENGINE = 64
+"""How many files above that size one slice may have: with file metadata each is a scan of its own."""
+
+METADATA_TYPE = pa.struct(
+    [
+        ("file_path", pa.string()),
+        ("file_name", pa.string()),
+        ("file_size", pa.int64()),
+        ("file_block_start", pa.int64()),
+        ("file_block_length", pa.int64()),
+        ("file_modification_time", pa.timestamp("us", "UTC")),
+    ]
+)
+"""Columns of `_metadata`; source: https://docs.databricks.com/aws/ingestion/file-metadata-column"""
+
+
+def file_rows(
+    files: Sequence[DataFile], schema: pa.Schema, *, partition_cols: Sequence[str] = (), metadata: bool = False
+) -> Relation:
+    """Return the rows of `files` with the columns of `schema`, and the hidden metadata column if asked for.
+
+    Raises:
+        SourceError: `DATA_FILE_MISSING`, `DATA_FILE_INCOMPLETE` where the rows are not those that the log promises.
+    """
+    if not files:
+        return plan.local(_with_metadata(schema.empty_table(), None) if metadata else schema.empty_table())
+    if sum(file.size_bytes for file in files) <= INLINE_BYTES:
+        return plan.local(pa.concat_tables([_read(file, schema, partition_cols, metadata) for file in files]))
+    for file in files:
+        _check_rows(file, _footer(file).num_rows)
+    groups: dict[tuple[tuple[str, str | None], ...] | str, list[DataFile]] = {}
+    for file in files:
+        key = file.path if metadata else tuple(sorted(file.partition_values.items()))
+        groups.setdefault(key, []).append(file)
+    stored = pa.schema([field for field in schema if field.name not in partition_cols])
+    scans = [_scan(group, schema, stored, metadata) for group in groups.values()]
+    while len(scans) > 1:
+        scans = [plan.union(scans[i : i + 2]) for i in range(0, len(scans), 2)]
+    return scans[0]
+
+
+def _scan(files: list[DataFile], schema: pa.Schema, stored: pa.Schema, metadata: bool) -> Relation:
+    scan = plan.parquet([file.path for file in files], from_arrow_schema(stored))
+    expressions = []
+    for field in schema:
+        if field.name in stored.names:
+            expressions.append(_column(field.name))
+        else:
+            value = files[0].partition_values.get(field.name)
+            expressions.append(_literal(field, value))
+    if metadata:
+        expressions.append(_metadata_literal(files[0]))
+    result = plan.new()
+    result.project.input.CopyFrom(scan)
+    result.project.expressions.extend(expressions)
+    return result
+
+
+def _column(name: str) -> plan.proto.Expression:
+    result = plan.proto.Expression()
+    result.unresolved_attribute.unparsed_identifier = "`" + name.replace("`", "``") + "`"
+    return result
+
+
+def _literal(field: pa.Field, value: str | None) -> plan.proto.Expression:
+    text = "NULL" if value is None else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    kind = from_arrow_schema(pa.schema([field])).fields[0].dataType.simpleString()
+    return _named(plan.expression(f"CAST({text} AS {kind})"), field.name)
+
+
+def _metadata_literal(file: DataFile) -> plan.proto.Expression:
+    values = _metadata_of(file)
+    text = ", ".join(
+        f"'{name}', " + (f"'{_escaped(value)}'" if isinstance(value, str) else
+                         f"CAST({value} AS BIGINT)" if name != "file_modification_time" else f"timestamp_micros({value})")
+        for name, value in values.items()
+    )  # fmt: skip
+    return _named(plan.expression(f"named_struct({text})"), METADATA)
+
+
+def _named(value: plan.proto.Expression, name: str) -> plan.proto.Expression:
+    result = plan.proto.Expression()
+    result.alias.expr.CopyFrom(value)
+    result.alias.name.append(name)
+    return result
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _metadata_of(file: DataFile) -> dict[str, str | int]:
+    return {
+        "file_path": "file://" + quote(file.path, safe="/=:@,+"),
+        "file_name": Path(file.path).name,
+        "file_size": file.size_bytes,
+        "file_block_start": 0,
+        "file_block_length": file.size_bytes,
+        "file_modification_time": file.modified_at_ms * 1000,
+    }
+
+
+def _with_metadata(table: pa.Table, file: DataFile | None) -> pa.Table:
+    value = None if file is None else pa.scalar(_metadata_of(file), METADATA_TYPE)
+    column = pa.repeat(value, table.num_rows) if value is not None else pa.nulls(table.num_rows, METADATA_TYPE)
+    return table.append_column(METADATA, column)
+
+
+def _read(file: DataFile, schema: pa.Schema, partition_cols: Sequence[str], metadata: bool) -> pa.Table:
+    try:
+        table = pq.ParquetFile(file.path).read()
+    except FileNotFoundError as error:
+        raise _missing(file) from error
+    _check_rows(file, table.num_rows)
+    columns: list[pa.ChunkedArray | pa.Array] = []
+    for field in schema:
+        if field.name in partition_cols:
+            value = file.partition_values.get(field.name)
+            columns.append(pa.repeat(pa.scalar(value, pa.string()), table.num_rows).cast(field.type))
+        elif field.name in table.column_names:
+            column = table.column(field.name)
+            columns.append(column if column.type.equals(field.type) else pc.cast(column, field.type))
+        else:
+            columns.append(pa.nulls(table.num_rows, field.type))
+    result = pa.table(columns, schema=schema)
+    return _with_metadata(result, file) if metadata else result
+
+
+def _footer(file: DataFile) -> pq.FileMetaData:
+    try:
+        return pq.read_metadata(file.path)
+    except FileNotFoundError as error:
+        raise _missing(file) from error
+
+
+def _missing(file: DataFile) -> SourceError:
+    return SourceError(
+        "DATA_FILE_MISSING",
+        f"the data file `{file.path}` is gone",
+        cause="the table's log names it, so somebody vacuumed or deleted it before this flow had read it",
+        hint="restore the file, or start the flow anew with `lakelet run --full-refresh <dataset>`",
+    )
+
+
+def _check_rows(file: DataFile, num_rows: int) -> None:
+    if file.num_records is not None and num_rows != file.num_records:
+        raise SourceError(
+            "DATA_FILE_INCOMPLETE",
+            f"`{file.path}` has {num_rows} rows where the table's log says {file.num_records}",
+            hint="restore the file; nothing of this batch was written",
+        )

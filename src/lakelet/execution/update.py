@@ -1,0 +1,367 @@
+"""One update of a pipeline, from the resolved graph to its result. A newcomer reads this file first.
+
+    select   which datasets, which of them from the start
+    set up   every table exists before a flow reads or writes one
+    run      each dataset after those it reads; one failure does not stop the datasets that do not depend on it
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from lakelet.errors import FlowError, GraphError, LakeletError, SpecError
+from lakelet.events import kinds
+from lakelet.events.model import FlowStatus, UpdateState
+from lakelet.execution.checkpoint import start_generation
+from lakelet.execution.context import UpdateContext
+from lakelet.execution.flows import run_flow
+from lakelet.execution.refresh import refresh_view
+from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
+from lakelet.graph.elements import Dataset, DatasetKind
+from lakelet.storage.base import TableDefinition
+
+Key = tuple[str, str, str]
+MAX_WORKERS = 4
+MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshSelection:
+    """What an update works on; nothing selected means every dataset, incrementally.
+
+    Attributes:
+        refresh: datasets to bring up to date, and no others.
+        full_refresh: datasets to rebuild from the start of their sources.
+    """
+
+    refresh: tuple[str, ...] = ()
+    full_refresh: tuple[str, ...] = ()
+    full_refresh_all: bool = False
+
+    def __post_init__(self) -> None:
+        if self.full_refresh_all and (self.refresh or self.full_refresh):
+            raise SpecError(
+                "CONFLICTING_PIPELINE_REFRESH_OPTIONS",
+                "`--full-refresh-all` was given together with a list of datasets",
+                hint="give either the list or `--full-refresh-all`",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowOutcome:
+    """How one flow of an update ended.
+
+    Attributes:
+        batches: micro-batches committed; of a materialized view, 1 if it was written.
+    """
+
+    name: str
+    dataset: str
+    status: FlowStatus
+    error: LakeletError | None = None
+    batches: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateResult:
+    """How an update ended."""
+
+    update_id: str
+    state: UpdateState
+    flows: tuple[FlowOutcome, ...] = ()
+    error: LakeletError | None = None
+
+    @property
+    def errors(self) -> tuple[LakeletError, ...]:
+        own = (self.error,) if self.error else ()
+        return (*own, *(flow.error for flow in self.flows if flow.error is not None and flow.status is FlowStatus.FAILED))
+
+    @property
+    def exit_code(self) -> int:
+        if self.error is not None:
+            return self.error.exit_code
+        return {UpdateState.COMPLETED: 0, UpdateState.CANCELED: 130}.get(self.state, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdatePlan:
+    """What an update will do: the datasets to run in order, and which of them start anew."""
+
+    datasets: tuple[Dataset, ...]
+    excluded: tuple[Dataset, ...] = ()
+    restarted: frozenset[Key] = frozenset()
+
+
+def plan_update(graph: DataflowGraph, selection: RefreshSelection) -> UpdatePlan:
+    """Return what a selection means for a graph.
+
+    Raises:
+        GraphError: `UNKNOWN_DATASET`, `FULL_REFRESH_NOT_ALLOWED`.
+    """
+    stored = graph.stored()
+    listed = {_stored(graph, name).name.key for name in selection.refresh}
+    full = {_stored(graph, name).name.key for name in selection.full_refresh}
+    for dataset in stored:
+        if dataset.name.key in full and not _reset_allowed(dataset):
+            raise GraphError(
+                "FULL_REFRESH_NOT_ALLOWED",
+                f"`{graph.display(dataset.name)}` must not be refreshed from the start",
+                origin=dataset.origin,
+                cause="its table property `pipelines.reset.allowed` is false",
+                hint="remove the property first, or leave the dataset out of `--full-refresh`",
+            )
+    if selection.full_refresh_all:
+        full = {dataset.name.key for dataset in stored if _reset_allowed(dataset)}
+    chosen = listed | full if (listed or selection.full_refresh) else {dataset.name.key for dataset in stored}
+    return UpdatePlan(
+        datasets=tuple(dataset for dataset in stored if dataset.name.key in chosen),
+        excluded=tuple(dataset for dataset in stored if dataset.name.key not in chosen),
+        restarted=frozenset(full),
+    )
+
+
+def _stored(graph: DataflowGraph, name: str) -> Dataset:
+    dataset = graph.find(name)
+    if not dataset.is_stored:
+        raise GraphError(
+            "DATASET_NOT_STORED",
+            f"`{name}` is a {dataset.kind.label} and has no table to refresh",
+            hint="name a table that reads it",
+        )
+    return dataset
+
+
+def _reset_allowed(dataset: Dataset) -> bool:
+    return str(dataset.table_properties.get("pipelines.reset.allowed", "true")).lower() != "false"
+
+
+class Update:
+    """Runs a plan; in continuous mode the same plan round by round."""
+
+    def __init__(self, context: UpdateContext, plan: UpdatePlan) -> None:
+        self._context = context
+        self._plan = plan
+        self._outcomes: dict[str, FlowOutcome] = {}
+
+    def set_up(self) -> None:
+        """Begin the generations of a full refresh, and create the tables that do not exist.
+
+        Raises:
+            StorageError: a table cannot be created.
+        """
+        context = self._context
+        if self._plan.restarted:
+            kinds.update_progress(context.events, UpdateState.RESETTING)
+        for dataset in self._plan.datasets:
+            if dataset.name.key in self._plan.restarted:
+                start_generation(context.catalog.checkpoint(dataset.name))
+        kinds.update_progress(context.events, UpdateState.SETTING_UP_TABLES)
+        for dataset in self._plan.datasets:
+            self._set_up_table(dataset)
+
+    def _set_up_table(self, dataset: Dataset) -> None:
+        context = self._context
+        location = context.location(dataset)
+        if context.store.open(location) is not None:
+            return
+        properties = {key: str(value) for key, value in dataset.table_properties.items()}
+        if dataset.cluster_by or dataset.cluster_by_auto:
+            kinds.warning(
+                context.events,
+                f"`{context.display(dataset.name)}`: this writer cannot cluster; `cluster_by` is kept as a table property only",
+                dataset=context.display(dataset.name),
+            )
+            properties["lakelet.clusterBy"] = ",".join(dataset.cluster_by) or "auto"
+        columns = context.resolver.schema(dataset.name)
+        missing = [name for name in dataset.partition_cols if name not in columns.names]
+        if missing:
+            raise GraphError(
+                "PARTITION_COLUMN_NOT_FOUND",
+                f"`{context.display(dataset.name)}` is partitioned by `{missing[0]}`, which it does not have",
+                origin=dataset.origin,
+                hint=f"its columns are {', '.join(columns.names)}",
+            )
+        context.store.create(
+            location,
+            TableDefinition(
+                schema=to_arrow_schema(columns, timezone="UTC"),
+                comment=dataset.comment,
+                partition_cols=dataset.partition_cols,
+                properties=properties,
+            ),
+        )
+
+    def run_round(self, *, announce: bool = True) -> tuple[FlowOutcome, ...]:
+        """Run every dataset of the plan once, each after those it reads; returns how each flow ended.
+
+        Args:
+            announce: publish the states of flows that had nothing to do, too.
+        """
+        context = self._context
+        context.pin_heads({flow.name: flow for d in self._plan.datasets for flow in context.graph.flows_to(d.name)})
+        if announce:
+            for dataset in self._plan.excluded:
+                self._finish_all(dataset, FlowStatus.EXCLUDED)
+            for dataset in self._plan.datasets:
+                self._announce(dataset, FlowStatus.QUEUED)
+        waiting = {dataset.name.key: dataset for dataset in self._plan.datasets}
+        needs = {key: context.graph.stored_upstream(d.name) & set(waiting) for key, d in waiting.items()}
+        failed: set[Key] = set()
+        with concurrent.futures.ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="flow") as pool:
+            running: dict[concurrent.futures.Future[bool], Key] = {}
+            done: set[Key] = set()
+            while waiting or running:
+                for key in [key for key in waiting if needs[key] <= done]:
+                    dataset = waiting.pop(key)
+                    broken = needs[key] & failed
+                    if broken:
+                        self._skip(dataset, broken)
+                        failed.add(key)
+                        done.add(key)
+                    elif context.stop.is_set():
+                        self._finish_all(dataset, FlowStatus.STOPPED)
+                        done.add(key)
+                    else:
+                        running[pool.submit(self._run_dataset, dataset)] = key
+                if not running:
+                    continue
+                finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in finished:
+                    key = running.pop(future)
+                    done.add(key)
+                    if not future.result():
+                        failed.add(key)
+        return tuple(self._outcomes.values())
+
+    def _run_dataset(self, dataset: Dataset) -> bool:
+        """Run the flows of one dataset, one after the other; returns whether all succeeded."""
+        succeeded = True
+        for flow in self._context.graph.flows_to(dataset.name):
+            self._progress(flow, dataset, FlowStatus.STARTING)
+            try:
+                batches = self._attempt(flow, dataset)
+            except LakeletError as error:
+                error.at(self._context.origin(flow))
+                self._finish(flow, dataset, FlowStatus.FAILED, error=error)
+                succeeded = False
+            else:
+                status = FlowStatus.IDLE if flow.flow.once and not batches else FlowStatus.COMPLETED
+                if self._context.stop.is_set():
+                    status = FlowStatus.STOPPED
+                self._finish(flow, dataset, status, batches=batches)
+        return succeeded
+
+    def _attempt(self, flow: ResolvedFlow, dataset: Dataset) -> int:
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                if dataset.kind is DatasetKind.MATERIALIZED_VIEW:
+                    return int(refresh_view(self._context, flow, dataset))
+                return run_flow(self._context, flow, dataset)
+            except FlowError as error:
+                if not error.retryable or attempt == MAX_ATTEMPTS or self._context.stop.is_set():
+                    raise
+                kinds.warning(
+                    self._context.events,
+                    f"Flow '{flow.name}' failed ({error.condition}) and is tried again, attempt {attempt + 1}",
+                    flow=flow.name,
+                    dataset=self._context.display(dataset.name),
+                )
+                time.sleep(0.2 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _skip(self, dataset: Dataset, broken: set[Key]) -> None:
+        names = ", ".join(f"`{self._context.display(self._context.graph.datasets[key].name)}`" for key in sorted(broken))
+        error = FlowError(
+            "UPSTREAM_FAILED",
+            f"`{self._context.display(dataset.name)}` was skipped, because {names} did not succeed",
+            hint="mend the failed flow and run the update again",
+        )
+        self._finish_all(dataset, FlowStatus.SKIPPED, error=error)
+
+    def _finish_all(self, dataset: Dataset, status: FlowStatus, *, error: LakeletError | None = None) -> None:
+        for flow in self._context.graph.flows_to(dataset.name):
+            self._finish(flow, dataset, status, error=error)
+
+    def _finish(
+        self,
+        flow: ResolvedFlow,
+        dataset: Dataset,
+        status: FlowStatus,
+        *,
+        error: LakeletError | None = None,
+        batches: int = 0,
+    ) -> None:
+        self._outcomes[flow.name] = FlowOutcome(
+            name=flow.name, dataset=self._context.display(dataset.name), status=status, error=error, batches=batches
+        )
+        self._progress(flow, dataset, status, error=error)
+
+    def _announce(self, dataset: Dataset, status: FlowStatus) -> None:
+        for flow in self._context.graph.flows_to(dataset.name):
+            self._progress(flow, dataset, status)
+
+    def _progress(
+        self, flow: ResolvedFlow, dataset: Dataset, status: FlowStatus, *, error: LakeletError | None = None
+    ) -> None:
+        kinds.flow_progress(
+            self._context.events,
+            flow=flow.name,
+            dataset=self._context.display(dataset.name),
+            status=status,
+            error=error,
+        )
+
+
+def describe(context: UpdateContext, datasets: Sequence[Dataset]) -> None:
+    """Publish what the update consists of: one event a dataset and one a flow."""
+    graph = context.graph
+    for dataset in datasets:
+        display = graph.display(dataset.name)
+        kinds.dataset_definition(
+            context.events,
+            dataset=display,
+            dataset_type=dataset.kind.value,
+            num_flows=len(graph.flows_to(dataset.name)),
+            expectations=[(rule.name, rule.text, rule.action.value) for rule in dataset.expectations],
+        )
+        for flow in graph.flows_to(dataset.name):
+            columns = flow.schema.fields if flow.schema else []
+            kinds.flow_definition(
+                context.events,
+                flow=flow.name,
+                output_dataset=display,
+                input_datasets=[item.label for item in flow.inputs],
+                flow_type=_flow_type(flow, dataset),
+                schema=[(column.name, column.dataType.simpleString()) for column in columns],
+                comment=dataset.comment,
+            )
+
+
+def _flow_type(flow: ResolvedFlow, dataset: Dataset) -> kinds.FlowType:
+    if flow.is_cdc:
+        return kinds.FlowType.CHANGE
+    match dataset.kind:
+        case DatasetKind.MATERIALIZED_VIEW:
+            return kinds.FlowType.MATERIALIZED_VIEW
+        case DatasetKind.TEMPORARY_VIEW:
+            return kinds.FlowType.VIEW
+        case _:
+            return kinds.FlowType.APPEND
+
+
+def has_new_input(context: UpdateContext, plan: UpdatePlan) -> bool:
+    """Return whether an external source of the plan has moved since its heads were pinned."""
+    for dataset in plan.datasets:
+        for flow in context.graph.flows_to(dataset.name):
+            for item in context.inputs(flow).streams.values():
+                key = (flow.name, item.id)
+                if key in context.heads and context.source(flow, item).head() != context.heads[key]:
+                    return True
+    return False
+
+

@@ -1,0 +1,159 @@
+"""What a pipeline file declares: datasets, flows, expectations. Frozen data; nothing here runs anything."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lakelet.errors import Origin
+from lakelet.names import TableName
+
+
+class DatasetKind(enum.Enum):
+    """What a dataset is; the values are Databricks' names in the event log."""
+
+    STREAMING_TABLE = "STREAMING_TABLE"
+    MATERIALIZED_VIEW = "MATERIALIZED_VIEW"
+    TEMPORARY_VIEW = "VIEW"
+    SINK = "SINK"
+    TABLE = "TABLE"
+    """Declared by `@table`: the DataFrame that its function returns decides between the first two."""
+
+    @property
+    def label(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+class Action(enum.Enum):
+    """What happens to a row that violates an expectation."""
+
+    WARN = "ALLOW"
+    DROP = "DROP"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """A rule over the output rows of a dataset's query. A row passes where the condition is true; NULL fails.
+
+    Attributes:
+        condition: SQL text, or a pyspark Column.
+    """
+
+    name: str
+    condition: Any
+    action: Action
+    origin: Origin = Origin()
+
+    @property
+    def text(self) -> str:
+        return self.condition if isinstance(self.condition, str) else str(self.condition)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """One declared dataset.
+
+    Attributes:
+        schema: explicit schema as a DDL string or a pyspark StructType, None where the query decides.
+        cluster_by: clustering columns.
+        path: storage location given by the user, None for the managed one.
+        private: not listed for other readers; lives in the same storage.
+        refresh_policy: materialized views: auto, incremental, incremental_strict or full.
+        sink_format, sink_options: of a sink.
+    """
+
+    name: TableName
+    kind: DatasetKind
+    origin: Origin = Origin()
+    comment: str | None = None
+    schema: Any = None
+    table_properties: Mapping[str, str] = field(default_factory=dict)
+    partition_cols: tuple[str, ...] = ()
+    cluster_by: tuple[str, ...] = ()
+    cluster_by_auto: bool = False
+    path: str | None = None
+    private: bool = False
+    spark_conf: Mapping[str, str] = field(default_factory=dict)
+    expectations: tuple[Expectation, ...] = ()
+    refresh_policy: str = "auto"
+    sink_format: str | None = None
+    sink_options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_stored(self) -> bool:
+        return self.kind not in (DatasetKind.TEMPORARY_VIEW, DatasetKind.SINK)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlQuery:
+    """The query of a flow that a .sql file declares; `line` is the file's line on which `text` starts."""
+
+    text: str
+    origin: Origin = Origin()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """One flow: a query whose rows go to a target.
+
+    Attributes:
+        query: a function without arguments that returns a DataFrame, or SQL text.
+        once: runs a single time, with a batch query.
+        implicit: declared by the dataset's own decorator, so it has the dataset's name.
+    """
+
+    name: str
+    target: TableName
+    query: Callable[[], Any] | SqlQuery
+    origin: Origin = Origin()
+    once: bool = False
+    implicit: bool = True
+    comment: str | None = None
+    spark_conf: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoCdcFlow:
+    """One AUTO CDC flow: change rows of `source` applied to `target` in the order of `sequence_by`.
+
+    Attributes:
+        sequence_by, apply_as_deletes, apply_as_truncates: SQL text or a pyspark Column.
+        scd_type: 1 or 2.
+        column_list, except_column_list: which source columns the target has; at most one is set.
+        track_history_column_list, track_history_except_column_list: SCD 2: which changes open a new version.
+        ignore_null_updates: a NULL of an upsert keeps the value; restricted by the two lists that follow it.
+    """
+
+    name: str
+    target: TableName
+    source: str
+    keys: tuple[str, ...]
+    sequence_by: Any
+    origin: Origin = Origin()
+    scd_type: int = 1
+    apply_as_deletes: Any = None
+    apply_as_truncates: Any = None
+    column_list: tuple[str, ...] | None = None
+    except_column_list: tuple[str, ...] | None = None
+    track_history_column_list: tuple[str, ...] | None = None
+    track_history_except_column_list: tuple[str, ...] | None = None
+    ignore_null_updates: bool = False
+    ignore_null_updates_column_list: tuple[str, ...] | None = None
+    ignore_null_updates_except_column_list: tuple[str, ...] | None = None
+    once: bool = False
+    comment: str | None = None
+    spark_conf: Mapping[str, str] = field(default_factory=dict)
+
+
+AnyFlow = Flow | AutoCdcFlow
+
+
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """Everything that the files of a project declare, in the order of declaration."""
+
+    datasets: tuple[Dataset, ...]
+    flows: tuple[AnyFlow, ...]

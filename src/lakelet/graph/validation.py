@@ -1,0 +1,273 @@
+"""Pure checks of definitions and of the resolved graph; each returns the errors that it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from lakelet.errors import DefinitionErrors, GraphError, LakeletError, Origin, did_you_mean
+from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
+from lakelet.graph.elements import AutoCdcFlow, DatasetKind, Definitions
+from lakelet.names import NameContext, TableName
+
+
+def check_definitions(definitions: Definitions, names: NameContext) -> None:
+    """Check what needs no query: duplicates, targets.
+
+    Raises:
+        DefinitionErrors: all that is wrong.
+    """
+    errors = [
+        *duplicate_datasets(definitions, names),
+        *duplicate_flows(definitions, names),
+        *unknown_targets(definitions, names),
+        *tables_without_flow(definitions, names),
+    ]
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DefinitionErrors(errors)
+
+
+def duplicate_datasets(definitions: Definitions, names: NameContext) -> list[LakeletError]:
+    first: dict[tuple[str, str, str], Origin] = {}
+    errors: list[LakeletError] = []
+    for dataset in definitions.datasets:
+        if dataset.name.key in first:
+            errors.append(
+                GraphError(
+                    "PIPELINE_DUPLICATE_IDENTIFIERS.OUTPUT",
+                    f"the dataset `{names.display(dataset.name)}` is declared twice",
+                    origin=dataset.origin,
+                    cause=f"it is declared first at {first[dataset.name.key]}",
+                    hint="rename one of the two, or add the second query to the first as an `append_flow`",
+                )
+            )
+        first.setdefault(dataset.name.key, dataset.origin)
+    return errors
+
+
+def duplicate_flows(definitions: Definitions, names: NameContext) -> list[LakeletError]:
+    first: dict[str, Origin] = {}
+    duplicates = {d.name.key for d in definitions.datasets if sum(o.name.key == d.name.key for o in definitions.datasets) > 1}
+    errors: list[LakeletError] = []
+    for flow in definitions.flows:
+        if flow.name in first and flow.target.key not in duplicates:
+            errors.append(
+                GraphError(
+                    "PIPELINE_DUPLICATE_IDENTIFIERS.FLOW",
+                    f"the flow `{flow.name}` is declared twice",
+                    origin=flow.origin,
+                    cause=f"it is declared first at {first[flow.name]}",
+                    hint="give each flow a name of its own with `name=`",
+                )
+            )
+        first.setdefault(flow.name, flow.origin)
+    return errors
+
+
+def unknown_targets(definitions: Definitions, names: NameContext) -> list[LakeletError]:
+    known = {dataset.name.key for dataset in definitions.datasets}
+    displayed = [names.display(dataset.name) for dataset in definitions.datasets]
+    errors: list[LakeletError] = []
+    for flow in definitions.flows:
+        if flow.target.key not in known:
+            text = names.display(flow.target)
+            near = did_you_mean(text, displayed)
+            errors.append(
+                GraphError(
+                    "PIPELINE_FLOW_TARGET_NOT_FOUND",
+                    f"the flow `{flow.name}` writes to `{text}`, which is not declared",
+                    origin=flow.origin,
+                    hint=f"did you mean `{near}`?" if near else f'declare it: `dp.create_streaming_table("{text}")`',
+                )
+            )
+    return errors
+
+
+def tables_without_flow(definitions: Definitions, names: NameContext) -> list[LakeletError]:
+    targets = {flow.target.key for flow in definitions.flows}
+    return [
+        GraphError(
+            "PIPELINE_DATASET_WITHOUT_FLOW",
+            f"{dataset.kind.label} `{names.display(dataset.name)}` has no flow writing to it",
+            origin=replace(dataset.origin, dataset=names.display(dataset.name)),
+            cause="declared by `create_streaming_table`, and no flow has it as target",
+            hint=f'add `@dp.append_flow(target="{names.display(dataset.name)}")`, or remove the table',
+        )
+        for dataset in definitions.datasets
+        if dataset.name.key not in targets and dataset.kind is not DatasetKind.SINK
+    ]
+
+
+def check_graph(graph: DataflowGraph) -> list[LakeletError]:
+    """Return what is wrong with a resolved graph."""
+    return [error for check in _CHECKS for error in check(graph)]
+
+
+def something_to_store(graph: DataflowGraph) -> list[LakeletError]:
+    if any(dataset.is_stored for dataset in graph.datasets.values()):
+        return []
+    return [
+        GraphError(
+            "RUN_EMPTY_PIPELINE",
+            "the pipeline has no table",
+            cause="it declares temporary views only, and nothing reads them" if graph.datasets else "no file declares a dataset",
+            hint="declare a table with `@dp.table` or `@dp.materialized_view`",
+        )
+    ]
+
+
+def queries_fit_their_targets(graph: DataflowGraph) -> list[LakeletError]:
+    """A streaming table takes streams (a batch only once), a materialized view takes a batch."""
+    errors: list[LakeletError] = []
+    for flow in graph.flows:
+        target = graph.dataset(flow.target)
+        display = graph.display(flow.target)
+        origin = replace(flow.flow.origin, dataset=display, flow=flow.name)
+        if flow.flow.once and flow.streaming and not flow.is_cdc:
+            errors.append(
+                GraphError(
+                    "INVALID_FLOW_QUERY_TYPE.STREAMING_RELATION_FOR_ONCE_FLOW",
+                    f"the once flow `{flow.name}` reads a stream",
+                    origin=origin,
+                    hint="read the source as a table: `spark.read` instead of `spark.readStream`",
+                )
+            )
+        elif target.kind is DatasetKind.STREAMING_TABLE and not flow.streaming and not flow.flow.once:
+            errors.append(
+                GraphError(
+                    "INVALID_FLOW_QUERY_TYPE.BATCH_RELATION_FOR_STREAMING_TABLE",
+                    f"the flow `{flow.name}` into the streaming table `{display}` reads no stream",
+                    origin=origin,
+                    hint="read the source with `spark.readStream`, make the flow `once=True`, or declare a materialized view",
+                )
+            )
+        elif target.kind is DatasetKind.MATERIALIZED_VIEW and flow.streaming:
+            errors.append(
+                GraphError(
+                    "INVALID_FLOW_QUERY_TYPE.STREAMING_RELATION_FOR_MATERIALIZED_VIEW",
+                    f"the materialized view `{display}` reads a stream",
+                    origin=origin,
+                    hint="declare a streaming table (`@dp.table`), or read the source with `spark.read`",
+                )
+            )
+    return errors
+
+
+def one_query_per_view(graph: DataflowGraph) -> list[LakeletError]:
+    return [
+        GraphError(
+            "MULTIPLE_QUERIES_FOR_TABLE",
+            f"the {dataset.kind.label} `{graph.display(dataset.name)}` has {len(graph.flows_to(dataset.name))} queries",
+            origin=dataset.origin,
+            hint="give it one query; only streaming tables take several flows",
+        )
+        for dataset in graph.datasets.values()
+        if dataset.kind in (DatasetKind.MATERIALIZED_VIEW, DatasetKind.TEMPORARY_VIEW)
+        and len(graph.flows_to(dataset.name)) > 1
+    ]
+
+
+def cdc_targets_are_only_cdc(graph: DataflowGraph) -> list[LakeletError]:
+    errors: list[LakeletError] = []
+    for dataset in graph.datasets.values():
+        flows = graph.flows_to(dataset.name)
+        cdc = [flow for flow in flows if flow.is_cdc]
+        if not cdc:
+            continue
+        display = graph.display(dataset.name)
+        errors += [
+            GraphError(
+                "AUTOCDC_TARGET_HAS_OTHER_FLOWS",
+                f"`{display}` is a target of AUTO CDC, and the flow `{flow.name}` appends to it",
+                origin=flow.flow.origin,
+                hint="let AUTO CDC flows alone write the table",
+            )
+            for flow in flows
+            if not flow.is_cdc
+        ]
+        shapes = {(f.flow.keys, f.flow.scd_type) for f in cdc if isinstance(f.flow, AutoCdcFlow)}
+        if len(shapes) > 1:
+            errors.append(
+                GraphError(
+                    "AUTOCDC_FLOWS_DIFFER",
+                    f"the AUTO CDC flows into `{display}` differ in keys or SCD type",
+                    origin=dataset.origin,
+                    hint="give all flows of one target the same keys and the same SCD type",
+                )
+            )
+    return errors
+
+
+def streams_read_append_only_tables(graph: DataflowGraph) -> list[LakeletError]:
+    """A stream of a table whose rows change would lose or repeat rows; refused before it starts."""
+    errors: list[LakeletError] = []
+    for flow in graph.flows:
+        for item in flow.inputs:
+            if item.dataset is None:
+                continue
+            read = graph.dataset(item.dataset)
+            error = _stream_error(graph, flow, read.name, read.kind, streaming=item.streaming)
+            if error is not None:
+                error.origin = item.origin
+                errors.append(error.at(replace(flow.flow.origin, dataset=graph.display(flow.target), flow=flow.name)))
+    return errors
+
+
+def _stream_error(
+    graph: DataflowGraph, flow: ResolvedFlow, read: TableName, kind: DatasetKind, *, streaming: bool
+) -> LakeletError | None:
+    display = graph.display(read)
+    if kind is DatasetKind.SINK:
+        return GraphError(
+            "SINK_NOT_READABLE", f"`{display}` is a sink and cannot be read", hint="read the dataset that feeds the sink"
+        )
+    if kind is DatasetKind.TEMPORARY_VIEW:
+        is_stream = any(f.streaming for f in graph.flows_to(read))
+        if streaming and not is_stream:
+            return GraphError(
+                "INCOMPATIBLE_STREAMING_VIEW_READ",
+                f"the view `{display}` is a batch query, and `{flow.name}` reads it as a stream",
+                hint=f'read it with `spark.read.table("{display}")`',
+            )
+        if is_stream and not streaming:
+            return GraphError(
+                "INCOMPATIBLE_BATCH_VIEW_READ",
+                f"the view `{display}` is a stream, and `{flow.name}` reads it as a table",
+                hint=f'read it with `spark.readStream.table("{display}")`',
+            )
+        return None
+    changes = kind is DatasetKind.MATERIALIZED_VIEW or any(f.is_cdc for f in graph.flows_to(read))
+    if streaming and changes:
+        what = "a materialized view" if kind is DatasetKind.MATERIALIZED_VIEW else "an AUTO CDC target"
+        return GraphError(
+            "STREAMING_READ_OF_CHANGING_TABLE",
+            f"`{flow.name}` reads `{display}` as a stream, which is {what}",
+            cause="its rows change from update to update, and a stream handles every row once",
+            hint=f'read it as a table (`spark.read.table("{display}")`), or stream what it is made from',
+        )
+    return None
+
+
+def columns_exist_for_layout(graph: DataflowGraph) -> list[LakeletError]:
+    return [
+        GraphError(
+            "PARTITION_AND_CLUSTER",
+            f"`{graph.display(dataset.name)}` has both `partition_cols` and `cluster_by`",
+            origin=dataset.origin,
+            hint="choose one of the two",
+        )
+        for dataset in graph.datasets.values()
+        if dataset.partition_cols and dataset.cluster_by
+    ]
+
+
+_CHECKS: tuple[Callable[[DataflowGraph], list[LakeletError]], ...] = (
+    something_to_store,
+    one_query_per_view,
+    queries_fit_their_targets,
+    cdc_targets_are_only_cdc,
+    streams_read_append_only_tables,
+    columns_exist_for_layout,
+)

@@ -1,0 +1,313 @@
+"""A pipeline project as one object: load it, check it, run it, read its tables.
+
+    with Pipeline("spark-pipeline.yml") as pipeline:
+        pipeline.run()
+        print(pipeline.query("SELECT * FROM silver.orders"))
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from lakelet.errors import LakeletError, Origin
+from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
+from lakelet.execution.update import FlowOutcome, RefreshSelection, UpdateResult
+from lakelet.names import NameContext
+from lakelet.spec import PipelineSpec, check_setting, load_spec
+from lakelet.storage.catalog import Catalog
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lakelet.engine.base import Engine
+    from lakelet.execution.context import UpdateContext
+    from lakelet.execution.resolution import Resolver
+    from lakelet.graph.dataflow_graph import DataflowGraph
+    from lakelet.storage.delta_rs import DeltaRsStore
+
+__all__ = ["FlowOutcome", "Pipeline", "RefreshSelection", "UpdateResult"]
+
+DEFAULT_MAX_BYTES = 64 * 2**20
+"""Size on disk of a micro-batch, where neither the read nor the project file sets one."""
+
+Subscriber = Callable[[PipelineEvent], None]
+
+
+class Pipeline:
+    """One pipeline project.
+
+    Args:
+        spec: the project file or its folder; by default the one in this folder or the nearest above.
+        storage: where tables and checkpoints lie, instead of what the project file says.
+        configuration: overrides of the project file's `configuration`.
+
+    Raises:
+        SpecError: the project file is missing or wrong.
+    """
+
+    def __init__(
+        self,
+        spec: str | Path | None = None,
+        *,
+        storage: str | Path | None = None,
+        configuration: Mapping[str, str] | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.spec: PipelineSpec = _overridden(load_spec(spec, storage=storage), configuration or {})
+        self.names = NameContext(self.spec.catalog, self.spec.database)
+        self._clock = clock
+        self._engine: Engine | None = None
+        self._store: DeltaRsStore | None = None
+        self._resolver: Resolver | None = None
+        self._graph: DataflowGraph | None = None
+
+    # -- definition -----------------------------------------------------------------------------------------------
+
+    def graph(self) -> DataflowGraph:
+        """Load the files, call every query function, and check everything; reads no data, writes nothing.
+
+        Raises:
+            LakeletError: what is wrong; `DefinitionErrors` if there is more than one.
+        """
+        if self._graph is None:
+            from lakelet.pipelines.registry import Registry
+            from lakelet.pipelines.session import user_session
+            from lakelet.project import load_project
+
+            resolver = self._new_resolver()
+            session = user_session(
+                self.engine.url, self.engine.session_id, resolver, self.spec.configuration, names=self.names
+            )
+            definitions = load_project(self.spec, Registry(self.names), session)
+            paths = {d.name.key: self.catalog.path(d.path) for d in definitions.datasets if d.path}
+            resolver.catalog = replace(self.catalog, tables={**self.catalog.tables, **paths})
+            self._graph = resolver.resolve(definitions)
+            self._resolver = resolver
+        return self._graph
+
+    def reload(self) -> None:
+        """Forget the loaded files, so that the next call reads them again."""
+        self._graph = self._resolver = None
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            from lakelet.engine.sail import SailEngine
+
+            self._engine = SailEngine(time_zone=self.spec.setting("lakelet.timezone"))
+        return self._engine
+
+    @property
+    def store(self) -> DeltaRsStore:
+        if self._store is None:
+            from lakelet.storage.delta_rs import DeltaRsStore
+
+            self._store = DeltaRsStore()
+        return self._store
+
+    @property
+    def catalog(self) -> Catalog:
+        return Catalog(storage=self.spec.storage, root=self.spec.root)
+
+    def _new_resolver(self) -> Resolver:
+        from lakelet.execution.resolution import Resolver
+
+        external = {
+            self.names.resolve(name).key: self.catalog.path(path) for name, path in self.spec.external_tables.items()
+        }
+        return Resolver(
+            names=self.names, catalog=self.catalog, engine=self.engine, store=self.store, external=external
+        )
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        *,
+        selection: RefreshSelection | None = None,
+        continuous: bool = False,
+        subscribers: Sequence[Subscriber] = (),
+        stop: threading.Event | None = None,
+    ) -> UpdateResult:
+        """Run one update: every available row through every dataset.
+
+        Args:
+            selection: which datasets; default all, incrementally.
+            continuous: keep running as data arrives, until `stop` is set.
+            subscribers: called with every event.
+            stop: set it to end the update after the micro-batches that are under way.
+
+        Returns:
+            How the update and each flow ended. Errors of flows are in the result; an error of the definition or the
+            project file is in `error`, and nothing was run then.
+        """
+        from lakelet.events import kinds
+        from lakelet.events.log import EventBus, JsonLinesWriter
+        from lakelet.events.table import DeltaEventLog
+        from lakelet.execution.lock import pipeline_lock
+
+        selection = selection or RefreshSelection()
+        update_id = str(uuid.uuid4())
+        system = self.catalog.system
+        with pipeline_lock(self.catalog.lock, pipeline=self.spec.name):
+            log = DeltaEventLog(system / "events", updates=system / "updates", update_id=update_id)
+            log.recover()
+            bus = EventBus(self._pipeline_id(), self.spec.name, update_id, clock=self._clock)
+            writer = JsonLinesWriter(system / "updates" / f"{update_id}.jsonl")
+            for subscriber in (writer, log, *subscribers):
+                bus.subscribe(subscriber)
+            try:
+                kinds.create_update(
+                    bus,
+                    configuration=self._described(),
+                    continuous=continuous,
+                    full_refresh=selection.full_refresh_all,
+                    refresh_selection=selection.refresh,
+                    full_refresh_selection=selection.full_refresh,
+                )
+                result = self._run(bus, update_id, selection, continuous, stop or threading.Event(), log.flush)
+            finally:
+                writer.close()
+                log.close()
+        return result
+
+    def _run(
+        self,
+        bus: Any,
+        update_id: str,
+        selection: RefreshSelection,
+        continuous: bool,
+        stop: threading.Event,
+        flush: Callable[[], None],
+    ) -> UpdateResult:
+        from lakelet.events import kinds
+        from lakelet.execution.update import Update, describe, plan_update
+
+        outcomes: tuple[FlowOutcome, ...] = ()
+        try:
+            kinds.update_progress(bus, UpdateState.INITIALIZING)
+            graph = self.graph()
+            plan = plan_update(graph, selection)
+            context = self._context(graph, bus, stop)
+            describe(context, [graph.dataset(name) for name in graph.order()])
+            update = Update(context, plan)
+            update.set_up()
+            kinds.update_progress(bus, UpdateState.RUNNING)
+            outcomes = update.run_round()
+            if continuous:
+                outcomes = self._run_rounds(update, context, plan, outcomes, flush)
+        except LakeletError as error:
+            error.at(Origin(file=self.spec.file.name))
+            kinds.update_progress(bus, UpdateState.FAILED, error=error)
+            return UpdateResult(update_id=update_id, state=UpdateState.FAILED, flows=outcomes, error=error)
+        state = UpdateState.COMPLETED
+        if any(outcome.status in (FlowStatus.FAILED, FlowStatus.SKIPPED) for outcome in outcomes):
+            state = UpdateState.FAILED
+        elif stop.is_set():
+            state = UpdateState.CANCELED
+        kinds.update_progress(bus, state)
+        return UpdateResult(update_id=update_id, state=state, flows=outcomes)
+
+    def _run_rounds(
+        self, update: Any, context: UpdateContext, plan: Any, outcomes: tuple[FlowOutcome, ...], flush: Callable[[], None]
+    ) -> tuple[FlowOutcome, ...]:
+        from lakelet.execution.update import has_new_input
+
+        interval = float(self.spec.setting("lakelet.trigger.interval"))
+        flushed_at = time.monotonic()
+        while not context.stop.wait(interval):
+            if has_new_input(context, plan):
+                outcomes = update.run_round(announce=False)
+            if time.monotonic() - flushed_at > 10:
+                flush()
+                flushed_at = time.monotonic()
+        return outcomes
+
+    def _context(self, graph: DataflowGraph, bus: Any, stop: threading.Event) -> UpdateContext:
+        from lakelet.execution.binding import Binder
+        from lakelet.execution.context import UpdateContext
+
+        assert self._resolver is not None
+        return UpdateContext(
+            pipeline=self.spec.name,
+            graph=graph,
+            resolver=self._resolver,
+            binder=Binder(self._resolver),
+            engine=self.engine,
+            store=self.store,
+            catalog=self._resolver.catalog,
+            events=bus,
+            stop=stop,
+            max_bytes=self.spec.setting("lakelet.maxBytesPerTrigger") or DEFAULT_MAX_BYTES,
+            time_zone=str(self.spec.setting("lakelet.timezone")),
+            cdc_ties=str(self.spec.setting("lakelet.cdc.ties")),
+            clock=self._clock,
+        )
+
+    def _pipeline_id(self) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"lakelet:{self.spec.name}:{self.spec.storage}"))
+
+    def _described(self) -> dict[str, Any]:
+        return {
+            "name": self.spec.name,
+            "catalog": self.spec.catalog,
+            "schema": self.spec.database,
+            "configuration": dict(self.spec.configuration),
+        }
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def query(self, sql: str) -> pa.Table:
+        """Run a SQL query over the pipeline's tables, its views and `event_log`.
+
+        Raises:
+            LakeletError: the query is wrong, or a table does not exist yet.
+        """
+        from lakelet.execution.reading import run_query
+
+        self.graph()
+        assert self._resolver is not None
+        return run_query(self._resolver, sql, event_log=str(self.catalog.system / "events"))
+
+    def table(self, name: str) -> pa.Table:
+        """Return the rows of a dataset."""
+        dataset = self.graph().find(name)
+        parts = (dataset.name.catalog, dataset.name.schema, dataset.name.name)
+        return self.query("SELECT * FROM " + ".".join(f"`{part}`" for part in parts))
+
+    def events(self) -> pa.Table:
+        """Return the event log, oldest first."""
+        from lakelet.execution.reading import read_table
+
+        return read_table(self.store, str(self.catalog.system / "events"), "event_log")
+
+    def close(self) -> None:
+        """Stop the engine."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _overridden(spec: PipelineSpec, configuration: Mapping[str, str]) -> PipelineSpec:
+    """Return the project file with some of its `configuration` replaced."""
+    own = {key: value for key, value in configuration.items() if key.startswith("lakelet.")}
+    for key, value in own.items():
+        check_setting(key, value)
+    plain = {key: value for key, value in configuration.items() if key not in own}
+    return replace(spec, settings={**spec.settings, **own}, configuration={**spec.configuration, **plain})

@@ -1,0 +1,58 @@
+"""Declarative pipelines, current names: what `from pyspark import pipelines as dp` gives there."""
+
+from __future__ import annotations
+
+from lakelet.pipelines.auto_cdc import create_auto_cdc_flow, create_auto_cdc_from_snapshot_flow
+from lakelet.pipelines.decorators import (
+    append_flow,
+    create_streaming_table,
+    expect,
+    expect_all,
+    expect_all_or_drop,
+    expect_all_or_fail,
+    expect_or_drop,
+    expect_or_fail,
+    materialized_view,
+    table,
+    temporary_view,
+)
+from lakelet.pipelines.reads import read, read_stream
+from lakelet.pipelines.unsupported import (
+    create_sink,
+    foreach_batch_sink,
+    on_event_hook,
+    replace_flow,
+    update_flow,
+)
+
+view = temporary_view
+apply_changes = create_auto_cdc_flow
+apply_changes_from_snapshot = create_auto_cdc_from_snapshot_flow
+readStream = read_stream
+
+__all__ = [
+    "append_flow",
+    "apply_changes",
+    "apply_changes_from_snapshot",
+    "create_auto_cdc_flow",
+    "create_auto_cdc_from_snapshot_flow",
+    "create_sink",
+    "create_streaming_table",
+    "expect",
+    "expect_all",
+    "expect_all_or_drop",
+    "expect_all_or_fail",
+    "expect_or_drop",
+    "expect_or_fail",
+    "foreach_batch_sink",
+    "materialized_view",
+    "on_event_hook",
+    "read",
+    "readStream",
+    "read_stream",
+    "replace_flow",
+    "table",
+    "temporary_view",
+    "update_flow",
+    "view",
+]

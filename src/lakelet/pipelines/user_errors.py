@@ -1,0 +1,116 @@
+"""Errors that user code raised, as definition errors with the user's line and only the user's frames."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from lakelet.errors import DefinitionError, LakeletError, Origin
+from lakelet.pipelines.call_site import display_path, is_internal
+
+
+def file_failed(error: BaseException, *, file: str, root: Path | None) -> LakeletError:
+    """Return the definition error for what a pipeline file raised while it loaded."""
+    message = f"`{display_path(file, root=root)}` failed to load: {_one_line(error)}"
+    return user_code_failed("PIPELINE_FILE_FAILED", message, error, root=root, file=file)
+
+
+def query_function_failed(
+    error: BaseException, *, name: str, origin: Origin, root: Path | None
+) -> LakeletError:
+    """Return the definition error for what a query function raised while it built its query."""
+    message = f"the query function `{name}` failed: {_one_line(error)}"
+    return user_code_failed("QUERY_FUNCTION_FAILED", message, error, root=root, origin=origin)
+
+
+def syntax_error(error: SyntaxError, *, file: str, root: Path | None) -> DefinitionError:
+    """Return the definition error for a file that is not Python."""
+    line = (error.text or "").rstrip("\n")
+    marker = "\n" + " " * (error.offset - 1) + "^" if line and error.offset and error.offset > 0 else ""
+    return DefinitionError(
+        "PIPELINE_FILE_SYNTAX_ERROR",
+        f"`{display_path(error.filename or file, root=root)}` is not valid Python: {error.msg}",
+        origin=Origin(file=display_path(error.filename or file, root=root), line=error.lineno),
+        cause=line + marker if line else None,
+        hint="mend the line",
+    )
+
+
+def user_code_failed(
+    condition: str,
+    message: str,
+    error: BaseException,
+    *,
+    root: Path | None,
+    file: str | None = None,
+    origin: Origin | None = None,
+) -> LakeletError:
+    """Return an error that wraps what user code raised; one of ours stays itself and learns its line.
+
+    The line is the innermost one below `root`, else the innermost of user code. The cause holds the user
+    frames of the traceback; `__cause__` is the user's exception, whose traceback begins in the user's code.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_internal(frame.filename)]
+    place = origin or Origin()
+    inner = _innermost(frames, root=root)
+    if inner is not None:
+        shown = display_path(inner.filename, root=root)
+        place = Origin(file=shown, line=inner.lineno, dataset=place.dataset, flow=place.flow)
+    elif place.file is None and file is not None:
+        place = Origin(file=display_path(file, root=root), dataset=place.dataset, flow=place.flow)
+    if isinstance(error, LakeletError):
+        return _at_relative(error, place, root=root)
+    wrapped = DefinitionError(
+        condition,
+        message,
+        origin=place,
+        cause=_text(error, frames, root=root),
+        hint="mend the line, or guard the call",
+    )
+    wrapped.__cause__ = error.with_traceback(_from_user_code(error.__traceback__))
+    return wrapped
+
+
+def _at_relative(error: LakeletError, place: Origin, *, root: Path | None) -> LakeletError:
+    """Complete one of our errors, and show its file as all others are shown."""
+    if error.origin is not None and error.origin.file is not None:
+        error.origin = Origin(
+            file=display_path(error.origin.file, root=root),
+            line=error.origin.line,
+            dataset=error.origin.dataset,
+            flow=error.origin.flow,
+        )
+    return error.at(place)
+
+
+def _innermost(
+    frames: Sequence[traceback.FrameSummary], *, root: Path | None
+) -> traceback.FrameSummary | None:
+    own = [frame for frame in frames if root is not None and Path(frame.filename).is_relative_to(root)]
+    found = own or list(frames)
+    return found[-1] if found else None
+
+
+def _text(error: BaseException, frames: Sequence[traceback.FrameSummary], *, root: Path | None) -> str:
+    lines = [
+        f"{display_path(frame.filename, root=root)}:{frame.lineno} in {frame.name}"
+        + (f": {frame.line}" if frame.line else "")
+        for frame in frames
+    ]
+    lines += [line.rstrip() for line in traceback.format_exception_only(error)]
+    return "\n".join(lines)
+
+
+def _from_user_code(trace: TracebackType | None) -> TracebackType | None:
+    """Drop the frames above the first one of user code."""
+    while trace is not None and is_internal(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    return trace
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    name = type(error).__name__
+    return f"{name}: {text[0]}" if text else name

@@ -1,0 +1,64 @@
+"""Which operators a stream may pass through: row by row, or refused with the user's line."""
+
+from __future__ import annotations
+
+from lakelet.errors import GraphError, Origin
+from lakelet.plan.relation import Relation, call_site, children, own_messages
+from lakelet.plan.sources import is_streaming
+
+_STATEFUL = {
+    "aggregate": ("a streaming aggregation", "aggregate in a materialized view over the streaming table"),
+    "deduplicate": ("`dropDuplicates` over a stream", "deduplicate in a materialized view, or use AUTO CDC with SCD type 1"),
+    "sort": ("sorting a stream", "sort where the table is read"),
+    "limit": ("`limit` over a stream", "limit where the table is read"),
+    "offset": ("`offset` over a stream", "use it where the table is read"),
+    "tail": ("`tail` over a stream", "use it where the table is read"),
+    "group_map": ("`applyInPandas` over groups of a stream", "use it in a materialized view"),
+    "co_group_map": ("`applyInPandas` over co-grouped streams", "use it in a materialized view"),
+    "apply_in_pandas_with_state": ("arbitrary state over a stream", "use AUTO CDC, or a materialized view"),
+    "sample": ("sampling a stream", "sample where the table is read"),
+}
+
+
+def refuse_stateful(relation: Relation, origin: Origin) -> None:
+    """Raise for an operator that needs rows of earlier micro-batches.
+
+    Raises:
+        GraphError: `UNSUPPORTED_STREAMING_OPERATOR`, at the user's line.
+    """
+    kind = relation.WhichOneof("rel_type") or ""
+    if not is_streaming(relation):
+        return
+    inputs = list(children(relation))
+    if kind in _STATEFUL and any(is_streaming(item) for item in inputs):
+        what, instead = _STATEFUL[kind]
+        raise _refused(what, instead, relation, origin)
+    if kind == "join":
+        join = relation.join
+        left, right = is_streaming(join.left), is_streaming(join.right)
+        if left and right:
+            raise _refused("a join of two streams", "read one side as a table (`spark.read.table`)", relation, origin)
+        preserved = {"JOIN_TYPE_FULL_OUTER": True, "JOIN_TYPE_RIGHT_OUTER": left, "JOIN_TYPE_LEFT_OUTER": right,
+                     "JOIN_TYPE_LEFT_SEMI": right, "JOIN_TYPE_LEFT_ANTI": right}  # fmt: skip
+        if preserved.get(type(join).JoinType.Name(join.join_type), False):
+            raise _refused("an outer join that keeps the rows of the table beside a stream",
+                           "keep the stream's side: put the stream on the left of a left join", relation, origin)  # fmt: skip
+    if kind == "set_op" and not (relation.set_op.set_op_type == 2 and relation.set_op.is_all):
+        raise _refused("a set operation other than UNION ALL over a stream", "use `union`", relation, origin)
+    if any(message.DESCRIPTOR.full_name == "spark.connect.Expression.Window" for message in own_messages(relation)):
+        raise _refused("a window function over a stream", "use it in a materialized view", relation, origin)
+    for item in inputs:
+        refuse_stateful(item, origin)
+
+
+def _refused(what: str, instead: str, relation: Relation, origin: Origin) -> GraphError:
+    place = call_site(relation)
+    error = GraphError(
+        "UNSUPPORTED_STREAMING_OPERATOR",
+        f"{what} is not supported",
+        origin=place,
+        cause="it needs the rows of earlier micro-batches, and this release keeps no state for it",
+        hint=instead,
+    )
+    error.at(origin)
+    return error

@@ -1,0 +1,485 @@
+"""The project file `spark-pipeline.yml`: Apache's fields, and our settings as `lakelet.*` configuration keys.
+
+Source of the fields: https://spark.apache.org/docs/latest/declarative-pipelines-programming-guide.html
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from lakelet.errors import Origin, SpecError, did_you_mean
+
+SPEC_FILE_NAMES = ("spark-pipeline.yml", "spark-pipeline.yaml")
+FIELDS = ("name", "storage", "catalog", "database", "schema", "configuration", "libraries")
+STORAGE_VARIABLE = "LAKELET_STORAGE"
+TABLES_PREFIX = "lakelet.tables."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One `lakelet.*` key.
+
+    Attributes:
+        default: its value when it is not set, None where not setting it means something of its own.
+        doc: one sentence for the reference page.
+        parse: raises ValueError, with what is allowed as its text, for a wrong value.
+    """
+
+    key: str
+    default: str | None
+    doc: str
+    parse: Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSpec:
+    """A project file, read and checked.
+
+    Attributes:
+        storage: absolute folder of the tables, checkpoints and the event log.
+        configuration: what `spark.conf.get` sees; without our own settings.
+        settings: the `lakelet.*` keys that are set.
+        libraries: file paths or `<folder>/**`, relative to `root`.
+        root: the folder of the project file.
+    """
+
+    name: str
+    storage: Path
+    catalog: str
+    database: str
+    configuration: Mapping[str, str]
+    settings: Mapping[str, str]
+    libraries: tuple[str, ...]
+    root: Path
+    file: Path
+
+    def setting(self, key: str) -> Any:
+        """Return the parsed value of a `lakelet.*` setting, or of its default; None where it has none."""
+        declared = SETTINGS[key]
+        text = self.settings.get(key, declared.default)
+        return None if text is None else declared.parse(text)
+
+    @property
+    def external_tables(self) -> Mapping[str, str]:
+        """Tables outside of the pipeline: name as the pipeline's files write it → path."""
+        return {
+            key.removeprefix(TABLES_PREFIX): path
+            for key, path in self.settings.items()
+            if key.startswith(TABLES_PREFIX)
+        }
+
+    @property
+    def source_folders(self) -> tuple[Path, ...]:
+        """Extra folders whose modules the pipeline's files may import."""
+        return tuple(self.root / folder for folder in self.setting("lakelet.source.folders"))
+
+
+def find_spec(path: str | Path | None = None) -> Path:
+    """Return the project file: `path`, or the nearest one in the working directory and its ancestors.
+
+    Args:
+        path: a file, or a folder that has one.
+
+    Raises:
+        SpecError: `PIPELINE_SPEC_FILE_DOES_NOT_EXIST`, `PIPELINE_SPEC_FILE_NOT_FOUND` or
+            `MULTIPLE_PIPELINE_SPEC_FILES_FOUND`.
+    """
+    if path is not None:
+        given = Path(path).expanduser().absolute()
+        if given.is_file():
+            return given
+        if not given.is_dir():
+            raise SpecError(
+                "PIPELINE_SPEC_FILE_DOES_NOT_EXIST",
+                f"the project file `{path}` does not exist",
+                hint="check `--spec`, or write a project with `lakelet init`",
+            )
+        found = _spec_in(given)
+        if found is None:
+            raise _spec_not_found(given)
+        return found
+    start = Path.cwd()
+    for folder in (start, *start.parents):
+        found = _spec_in(folder)
+        if found is not None:
+            return found
+    raise _spec_not_found(start)
+
+
+def load_spec(path: str | Path | None = None, *, storage: str | Path | None = None) -> PipelineSpec:
+    """Read and check a project file.
+
+    Args:
+        path: as in `find_spec`.
+        storage: wins over the variable `LAKELET_STORAGE`, which wins over the file; relative to the working
+            directory, while a relative path in the file is relative to the file's folder.
+
+    Raises:
+        SpecError: Spark's condition where it has one, else `PIPELINE_SPEC_INVALID_YAML`,
+            `PIPELINE_SPEC_DUPLICATE_KEY`, `PIPELINE_SPEC_FIELD_NOT_STRING`, `PIPELINE_SETTING_UNKNOWN` or
+            `PIPELINE_SETTING_INVALID`.
+    """
+    file = find_spec(path)
+    document = _Document.read(file)
+    fields = document.fields
+    for required in ("name", "storage"):
+        if fields.get(required) is None:
+            raise SpecError(
+                "PIPELINE_SPEC_MISSING_REQUIRED_FIELD",
+                f"the project file has no `{required}`",
+                origin=document.origin(),
+                hint="add `name: my_pipeline`" if required == "name" else "add `storage: pipeline-storage`",
+            )
+    root = file.parent
+    own_storage = _local_path(document.text("storage"), base=root, origin=document.origin("storage"))
+    override = storage if storage is not None else os.environ.get(STORAGE_VARIABLE) or None
+    configuration, settings = _settings(document)
+    return PipelineSpec(
+        name=document.text("name"),
+        storage=_local_path(str(override), base=Path.cwd(), origin=None)
+        if override is not None
+        else own_storage,
+        catalog=document.text("catalog", default="spark_catalog"),
+        database=document.text(
+            "database" if fields.get("database") is not None else "schema", default="default"
+        ),
+        configuration=MappingProxyType(configuration),
+        settings=MappingProxyType(settings),
+        libraries=_libraries(document),
+        root=root,
+        file=file,
+    )
+
+
+def _spec_in(folder: Path) -> Path | None:
+    found = [folder / name for name in SPEC_FILE_NAMES if (folder / name).is_file()]
+    if len(found) > 1:
+        raise SpecError(
+            "MULTIPLE_PIPELINE_SPEC_FILES_FOUND",
+            f"the folder `{folder}` has two project files",
+            cause=" and ".join(f"`{file.name}`" for file in found),
+            hint="remove one, or name the one to use with `--spec`",
+        )
+    return found[0] if found else None
+
+
+def _spec_not_found(folder: Path) -> SpecError:
+    return SpecError(
+        "PIPELINE_SPEC_FILE_NOT_FOUND",
+        f"no `{SPEC_FILE_NAMES[0]}` in `{folder}` or a folder above it",
+        hint="change to the pipeline's folder, give `--spec PATH`, or write one with `lakelet init`",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """A YAML mapping with the line of each of its keys (and of the keys of `configuration`)."""
+
+    file: Path
+    fields: Mapping[str, Any]
+    lines: Mapping[str, int]
+
+    @classmethod
+    def read(cls, file: Path) -> _Document:
+        import yaml
+
+        try:
+            content = file.read_text(encoding="utf-8")
+            fields = yaml.safe_load(content)
+            node = yaml.compose(content, Loader=yaml.SafeLoader)
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            mark = getattr(error, "problem_mark", None)
+            raise SpecError(
+                "PIPELINE_SPEC_INVALID_YAML",
+                f"`{file.name}` cannot be read",
+                origin=Origin(file=file.name, line=mark.line + 1 if mark else None),
+                cause=getattr(error, "problem", None) or str(error),
+            ) from error
+        if not isinstance(fields, dict):
+            raise SpecError(
+                "PIPELINE_SPEC_FIELD_NOT_DICT",
+                f"`{file.name}` is not a mapping of fields",
+                origin=Origin(file=file.name, line=1),
+                hint="start with `name: my_pipeline` and `storage: pipeline-storage`",
+            )
+        lines: dict[str, int] = {}
+        _note_lines(node, lines, file=file, prefix="")
+        document = cls(file, fields, lines)
+        for key in fields:
+            if key not in FIELDS:
+                near = did_you_mean(str(key), FIELDS)
+                raise SpecError(
+                    "PIPELINE_SPEC_UNEXPECTED_FIELD",
+                    f"the project file has no field `{key}`",
+                    origin=document.origin(str(key)),
+                    hint=f"did you mean `{near}`?" if near else "the fields are " + ", ".join(FIELDS),
+                )
+        return document
+
+    def origin(self, key: str = "") -> Origin:
+        return Origin(file=self.file.name, line=self.lines.get(key, 1))
+
+    def text(self, key: str, *, default: str | None = None) -> str:
+        value = self.fields.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str) or not value.strip():
+            raise SpecError(
+                "PIPELINE_SPEC_FIELD_NOT_STRING",
+                f"`{key}` must be text, got {type(value).__name__} {value!r}",
+                origin=self.origin(key),
+                hint=f'put it in quotes: `{key}: "{value}"`' if value else f"give `{key}` a value",
+            )
+        return value
+
+
+def _note_lines(node: Any, lines: dict[str, int], *, file: Path, prefix: str) -> None:
+    """Remember where each key is, and refuse a key that is there twice: YAML would let the last one win."""
+    for key_node, value_node in node.value:
+        key, line = prefix + str(key_node.value), key_node.start_mark.line + 1
+        if key in lines:
+            raise SpecError(
+                "PIPELINE_SPEC_DUPLICATE_KEY",
+                f"`{key_node.value}` is there twice",
+                origin=Origin(file=file.name, line=line),
+                cause=f"first on line {lines[key]}",
+                hint="remove one of them",
+            )
+        lines[key] = line
+        if key == "configuration" and value_node.id == "mapping":
+            _note_lines(value_node, lines, file=file, prefix="configuration.")
+
+
+def _settings(document: _Document) -> tuple[dict[str, str], dict[str, str]]:
+    """Split `configuration` into what the pipeline's files see and our own settings."""
+    given = document.fields.get("configuration")
+    if given is None:
+        return {}, {}
+    if not isinstance(given, dict):
+        raise SpecError(
+            "PIPELINE_SPEC_FIELD_NOT_DICT",
+            f"`configuration` must be a mapping, got {type(given).__name__}",
+            origin=document.origin("configuration"),
+            hint='write one `key: "value"` a line below it',
+        )
+    configuration: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    for key, value in given.items():
+        origin = document.origin(f"configuration.{key}")
+        if not isinstance(key, str):
+            raise SpecError(
+                "PIPELINE_SPEC_DICT_KEY_NOT_STRING",
+                f"the key `{key}` of `configuration` must be text",
+                origin=origin,
+                hint=f'put it in quotes: `"{key}":`',
+            )
+        if not isinstance(value, str):
+            shown = str(value).lower() if isinstance(value, bool) else value
+            raise SpecError(
+                "PIPELINE_SPEC_DICT_VALUE_NOT_STRING",
+                f"the value of `{key}` in `configuration` must be text, got {type(value).__name__}",
+                origin=origin,
+                hint=f'put it in quotes: `{key}: "{shown}"`',
+            )
+        if key.startswith("lakelet."):
+            check_setting(key, value, origin=origin)
+            settings[key] = value
+        else:
+            configuration[key] = value
+    return configuration, settings
+
+
+def check_setting(key: str, value: str, *, origin: Origin | None = None) -> None:
+    """Check one `lakelet.*` setting.
+
+    Raises:
+        SpecError: `PIPELINE_SETTING_UNKNOWN` or `PIPELINE_SETTING_INVALID`.
+    """
+    declared = SETTINGS.get(TABLES_PREFIX + "<name>" if key.startswith(TABLES_PREFIX) else key)
+    if declared is None:
+        near = did_you_mean(key, SETTINGS)
+        raise SpecError(
+            "PIPELINE_SETTING_UNKNOWN",
+            f"there is no setting `{key}`",
+            origin=origin,
+            hint=f"did you mean `{near}`?" if near else "the settings are " + ", ".join(SETTINGS),
+        )
+    try:
+        declared.parse(value)
+    except ValueError as error:
+        raise SpecError(
+            "PIPELINE_SETTING_INVALID",
+            f"`{key}` is {value!r}",
+            origin=origin,
+            cause=str(error),
+            hint=f"its default is `{declared.default}`" if declared.default else declared.doc,
+        ) from None
+
+
+def _libraries(document: _Document) -> tuple[str, ...]:
+    entries = document.fields.get("libraries") or []
+    origin = document.origin("libraries")
+    patterns: list[str] = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        pattern = entry.get("glob", {}).get("include") if _is_glob(entry) else None
+        if not isinstance(pattern, str):
+            raise SpecError(
+                "PIPELINE_SPEC_INVALID_LIBRARY",
+                f"`libraries` has an entry that is not a glob: {entry!r}",
+                origin=origin,
+                hint="write `- glob: {include: transformations/**}`",
+            )
+        prefix = pattern.removesuffix("/**")
+        if re.search(r"[*?\[\]]", prefix):
+            raise SpecError(
+                "PIPELINE_SPEC_INVALID_GLOB_PATTERN",
+                f"`{pattern}` is not a pattern that `libraries` takes",
+                origin=origin,
+                cause="an entry is the path of a file, or a folder followed by `/**`",
+                hint=f"write `{re.split(r'/?[^/]*[*?[]', pattern)[0] or 'transformations'}/**`",
+            )
+        patterns.append(pattern)
+    return tuple(patterns)
+
+
+def _is_glob(entry: Any) -> bool:
+    return isinstance(entry, dict) and set(entry) == {"glob"} and isinstance(entry["glob"], dict)
+
+
+def _local_path(text: str, *, base: Path, origin: Origin | None) -> Path:
+    """Return a storage location as an absolute path: `file:` URI, absolute path, or relative to `base`."""
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text)
+    if scheme is None:
+        return Path(os.path.abspath(base / Path(text).expanduser()))
+    parts = urlsplit(text)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+        return Path(os.path.abspath(unquote(parts.path)))
+    raise SpecError(
+        "PIPELINE_STORAGE_ROOT_INVALID",
+        f"`storage` is `{text}`, which is not a local folder",
+        origin=origin,
+        cause="this release stores tables in local folders only",
+        hint="write `storage: file:///absolute/folder`, or a path relative to the project file",
+    )
+
+
+# --- settings -----------------------------------------------------------------------------------------------
+
+_SECONDS = {"millisecond": 0.001, "second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+_BYTES = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+
+
+def interval_seconds(text: str) -> float:
+    """Parse an interval such as `10 seconds` or `1 minute 30 seconds`.
+
+    Raises:
+        ValueError: for anything else, and for zero.
+    """
+    found = re.findall(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+?)s?(?=\s|$)", text.strip())
+    total = sum(float(number) * _SECONDS.get(unit.lower(), float("nan")) for number, unit in found)
+    rest = re.sub(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", "", text).strip()
+    if not found or rest or not total > 0:
+        raise ValueError("an interval is a number and a unit, as in `10 seconds` or `1 minute`")
+    return total
+
+
+def size_bytes(text: str) -> int:
+    """Parse a size such as `512m`, `1g` or a number of bytes.
+
+    Raises:
+        ValueError: for anything else, and for zero.
+    """
+    match = re.fullmatch(r"(\d+)\s*([kmgt]?)i?b?", text.strip().lower())
+    if match is None or int(match[1]) == 0:
+        raise ValueError("a size is a number of bytes, or a number with `k`, `m` or `g`, as in `512m`")
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def _engine(text: str) -> str:
+    if text == "sail" or text.startswith("sc://"):
+        return text
+    raise ValueError(
+        "an engine is `sail`, or the address of a Spark Connect server, as in `sc://localhost:15002`"
+    )
+
+
+def _timezone(text: str) -> str:
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("a time zone is a name such as `UTC` or `Europe/Zurich`") from None
+    return text
+
+
+def _ties(text: str) -> str:
+    if text not in ("warn", "fail"):
+        raise ValueError("it is `warn` or `fail`")
+    return text
+
+
+def _folders(text: str) -> tuple[str, ...]:
+    return tuple(folder.strip() for folder in text.split(",") if folder.strip())
+
+
+def _path(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is the path of a Delta table")
+    return text
+
+
+SETTINGS: Mapping[str, Setting] = {
+    setting.key: setting
+    for setting in (
+        Setting(
+            key="lakelet.engine",
+            default="sail",
+            doc="What runs the queries: `sail` (embedded) or the `sc://` address of a Spark Connect server.",
+            parse=_engine,
+        ),
+        Setting(
+            key=TABLES_PREFIX + "<name>",
+            default=None,
+            doc="Where an external table is: a Delta table's path, relative to the project file.",
+            parse=_path,
+        ),
+        Setting(
+            key="lakelet.trigger.interval",
+            default="1 second",
+            doc="How long a continuous update waits between two looks for new input.",
+            parse=interval_seconds,
+        ),
+        Setting(
+            key="lakelet.maxBytesPerTrigger",
+            default=None,
+            doc="At most how many bytes of input a micro-batch reads, where the source itself sets no limit.",
+            parse=size_bytes,
+        ),
+        Setting(
+            key="lakelet.timezone",
+            default="UTC",
+            doc="The session's time zone: decides what day a timestamp falls on.",
+            parse=_timezone,
+        ),
+        Setting(
+            key="lakelet.source.folders",
+            default="",
+            doc="Extra folders, separated by commas, whose modules the pipeline's files may import.",
+            parse=_folders,
+        ),
+        Setting(
+            key="lakelet.cdc.ties",
+            default="warn",
+            doc="What happens when two changes of a key have the same sequence and differ: `warn` or `fail`.",
+            parse=_ties,
+        ),
+    )
+}

@@ -1,0 +1,78 @@
+"""Where things lie in a pipeline's storage folder.
+
+    <storage>/tables/<catalog>/<schema>/<name>        a dataset's Delta table
+    <storage>/Volumes/<catalog>/<schema>/<volume>     files, known to pipeline code as /Volumes/…
+    <storage>/_auxiliary/<catalog>/<schema>/<name>    what AUTO CDC remembers about a target
+    <storage>/_checkpoints/<catalog>/<schema>/<name>  what each flow has read and committed
+    <storage>/system                                  the event log
+    <storage>/_lock                                   the process that runs an update
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from lakelet.errors import SourceError
+from lakelet.names import TableName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """Maps dataset names and the paths that pipeline code uses to local paths.
+
+    Attributes:
+        storage: the pipeline's storage folder, absolute.
+        root: the folder of the project file; relative paths start there.
+        tables: locations of external tables and of datasets with a `path`, by folded name.
+    """
+
+    storage: Path
+    root: Path
+    tables: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+
+    def location(self, name: TableName) -> str:
+        """Return the folder of a table's data."""
+        return self.tables.get(name.key) or str(self._below("tables", name))
+
+    def auxiliary(self, name: TableName) -> str:
+        return str(self._below("_auxiliary", name))
+
+    def checkpoint(self, name: TableName) -> Path:
+        return self._below("_checkpoints", name)
+
+    def _below(self, folder: str, name: TableName) -> Path:
+        return self.storage / folder / name.catalog / name.schema / name.name
+
+    @property
+    def system(self) -> Path:
+        return self.storage / "system"
+
+    @property
+    def lock(self) -> Path:
+        return self.storage / "_lock"
+
+    def path(self, text: str) -> str:
+        """Return the local path that pipeline code means by `text`.
+
+        `/Volumes/…` lies in the storage folder, `dbfs:` and `file:` prefixes are dropped, and a relative path starts at the
+        project file.
+
+        Raises:
+            SourceError: `UNSUPPORTED_FILE_SYSTEM` for other schemes.
+        """
+        parsed = urlparse(text)
+        if parsed.scheme and parsed.scheme not in ("file", "dbfs"):
+            raise SourceError(
+                "UNSUPPORTED_FILE_SYSTEM",
+                f"`{text}` is not on the local file system",
+                cause=f"the embedded engine reads local paths only, not `{parsed.scheme}:`",
+                hint="copy the data below the storage folder and read it as /Volumes/<catalog>/<schema>/<volume>/…",
+            )
+        plain = unquote(parsed.path) if parsed.scheme else text
+        if plain == "/Volumes" or plain.startswith("/Volumes/"):
+            return str(self.storage) + plain
+        path = Path(plain)
+        return str(path if path.is_absolute() else self.root / path)

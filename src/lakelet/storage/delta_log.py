@@ -1,0 +1,138 @@
+"""A Delta table's log as input: which data files each commit added.
+
+Only `add` actions with `dataChange` are new rows; a `remove` with `dataChange` is a change of existing rows; compaction is
+neither. Source: https://github.com/delta-io/delta/blob/master/PROTOCOL.md
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from lakelet.errors import SourceError
+from lakelet.storage.delta_rs import storage_errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """One data file of a table; partition values are strings as the log has them, None for NULL."""
+
+    path: str
+    size_bytes: int
+    num_records: int | None
+    modified_at_ms: int
+    partition_values: dict[str, str | None] = field(default_factory=dict)
+    has_deletion_vector: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """One version of a table as a reader of new rows sees it."""
+
+    version: int
+    added: tuple[DataFile, ...]
+    removes_rows: bool
+    changes_metadata: bool
+
+
+def log_folder(location: str) -> Path:
+    return Path(location) / "_delta_log"
+
+
+def has_version(location: str, version: int) -> bool:
+    """Return whether the log has a commit file of this version; costs one file-system call."""
+    return (log_folder(location) / f"{version:020d}.json").exists()
+
+
+def latest_version(location: str, *, known: int = -1) -> int | None:
+    """Return the newest version, None where there is no table; cheap when `known` is near it."""
+    version = known
+    if known >= 0 and has_version(location, known):
+        while has_version(location, version + 1):
+            version += 1
+        return version
+    folder = log_folder(location)
+    if not folder.is_dir():
+        return None
+    versions = [int(entry.name[:20]) for entry in folder.iterdir() if entry.name[:20].isdigit()]
+    return max(versions) if versions else None
+
+
+def read_commit(location: str, version: int) -> Commit | None:
+    """Return one commit, or None if its log file is gone (cleaned up) or not written yet."""
+    try:
+        text = (log_folder(location) / f"{version:020d}.json").read_text("utf-8")
+    except FileNotFoundError:
+        return None
+    added: list[DataFile] = []
+    removes_rows = changes_metadata = False
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        action: dict[str, Any] = json.loads(line)
+        if "add" in action and action["add"].get("dataChange", True):
+            added.append(_data_file(location, action["add"]))
+        elif "remove" in action and action["remove"].get("dataChange", True):
+            removes_rows = True
+        elif "metaData" in action:
+            changes_metadata = True
+    return Commit(version=version, added=tuple(added), removes_rows=removes_rows, changes_metadata=changes_metadata)
+
+
+def _data_file(location: str, add: dict[str, Any]) -> DataFile:
+    stats = json.loads(add["stats"]) if add.get("stats") else {}
+    path = unquote(add["path"])
+    return DataFile(
+        path=path if path.startswith("/") else str(Path(location) / path),
+        size_bytes=int(add.get("size") or 0),
+        num_records=stats.get("numRecords"),
+        modified_at_ms=int(add.get("modificationTime") or 0),
+        partition_values=dict(add.get("partitionValues") or {}),
+        has_deletion_vector=add.get("deletionVector") is not None,
+    )
+
+
+def snapshot_files(location: str, version: int) -> tuple[DataFile, ...]:
+    """Return the data files of a whole version, oldest first."""
+    with storage_errors(location):
+        table = DeltaTable(location, version=version)
+        actions = pa.table(table.get_add_actions(flatten=False))
+    files = []
+    for row in actions.to_pylist():
+        partition = row.get("partition") or row.get("partition_values") or {}
+        modified = row["modification_time"]
+        files.append(
+            DataFile(
+                path=str(Path(location) / unquote(row["path"])),
+                size_bytes=int(row["size_bytes"]),
+                num_records=row.get("num_records"),
+                modified_at_ms=modified if isinstance(modified, int) else int(modified.timestamp() * 1000),
+                partition_values={key: None if value is None else _partition_text(value) for key, value in partition.items()},
+            )
+        )
+    files.sort(key=lambda file: (file.modified_at_ms, file.path))
+    return tuple(files)
+
+
+def _partition_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def refuse_deletion_vectors(location: str, files: tuple[DataFile, ...]) -> None:
+    """Raise if a file's rows are not all alive: the data file alone would give deleted rows back."""
+    for file in files:
+        if file.has_deletion_vector:
+            raise SourceError(
+                "DELETION_VECTORS_UNSUPPORTED",
+                f"the table at `{location}` uses deletion vectors",
+                cause=f"rows of `{file.path}` are marked as deleted outside of the file",
+                hint="rewrite the table without them (`delta.enableDeletionVectors=false` and a purge), then run again",
+            )

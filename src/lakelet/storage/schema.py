@@ -1,0 +1,119 @@
+"""Arrow types of tables: what is stored, how rows are cast to it, how a schema may evolve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from lakelet.errors import StorageError
+
+
+def stored_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that Delta stores for `kind`: one string type, UTC microseconds, nullable children."""
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
+        return pa.binary()
+    if pa.types.is_dictionary(kind):
+        return stored_type(kind.value_type)
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", "UTC") if kind.tz else pa.timestamp("us")
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_list_view(kind):
+        return pa.list_(pa.field("element", stored_type(kind.value_type)))
+    if pa.types.is_map(kind):
+        return pa.map_(stored_type(kind.key_type), stored_type(kind.item_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, stored_type(field.type)) for field in kind])
+    if pa.types.is_null(kind):
+        return pa.string()
+    return kind
+
+
+def nullable(schema: pa.Schema) -> pa.Schema:
+    """Return the stored form of `schema`: every column nullable, as Spark does for the result of a query."""
+    return pa.schema([pa.field(field.name, stored_type(field.type)) for field in schema])
+
+
+def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return `batch` with the columns and types of `schema`, by name; a column that it lacks is NULL.
+
+    Raises:
+        StorageError: `CAST_INVALID_INPUT` where a value does not fit the column's type.
+    """
+    if batch.schema.equals(schema):
+        return batch
+    columns: list[pa.Array] = []
+    for field in schema:
+        position = batch.schema.get_field_index(field.name)
+        if position < 0:
+            columns.append(pa.nulls(batch.num_rows, field.type))
+            continue
+        column = batch.column(position)
+        if not column.type.equals(field.type):
+            try:
+                column = column.cast(field.type)
+            except pa.ArrowException as error:
+                raise StorageError(
+                    "CAST_INVALID_INPUT",
+                    f"column `{field.name}` has a value that is no {field.type}",
+                    cause=str(error),
+                    hint="cast the column in the query, or declare another type in the table's schema",
+                ) from error
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaChange:
+    """What a query's columns mean for the stored table."""
+
+    added: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+
+    @property
+    def evolves(self) -> bool:
+        return bool(self.added)
+
+
+def compare(stored: pa.Schema, incoming: pa.Schema) -> SchemaChange:
+    """Compare a table with the columns of a query, names without regard to case.
+
+    A column of another type is a conflict unless every value of the incoming type fits the stored one.
+    """
+    have = {field.name.lower(): field for field in stored}
+    come = {field.name.lower(): field for field in nullable(incoming)}
+    conflicts = tuple(
+        f"`{have[name].name}` is {have[name].type} in the table and {field.type} in the query"
+        for name, field in come.items()
+        if name in have and not _fits(field.type, have[name].type)
+    )
+    return SchemaChange(
+        added=tuple(field.name for name, field in come.items() if name not in have),
+        missing=tuple(field.name for name, field in have.items() if name not in come),
+        conflicts=conflicts,
+    )
+
+
+_INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64()]
+
+
+def _fits(incoming: pa.DataType, stored: pa.DataType) -> bool:
+    if incoming.equals(stored):
+        return True
+    if incoming in _INTEGERS and stored in _INTEGERS:
+        return _INTEGERS.index(incoming) <= _INTEGERS.index(stored)
+    if pa.types.is_float32(incoming) and pa.types.is_float64(stored):
+        return True
+    if incoming in _INTEGERS[:3] and pa.types.is_float64(stored):
+        return True
+    if pa.types.is_decimal(incoming) and pa.types.is_decimal(stored):
+        whole = (incoming.precision - incoming.scale, stored.precision - stored.scale)
+        return whole[0] <= whole[1] and incoming.scale <= stored.scale
+    if pa.types.is_struct(incoming) and pa.types.is_struct(stored):
+        names = {field.name: field.type for field in stored}
+        return all(field.name in names and _fits(field.type, names[field.name]) for field in incoming)
+    if pa.types.is_list(incoming) and pa.types.is_list(stored):
+        return _fits(incoming.value_type, stored.value_type)
+    return False

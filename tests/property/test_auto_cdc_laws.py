@@ -1,0 +1,281 @@
+"""AUTO CDC against its specification in plain Python, over thousands of histories.
+
+Every key of an example is a history of its own, so one example checks dozens. Whatever the order of arrival, the batches,
+the replays and the crashes, the target is what `tests/reference/scd.py` says about the set of events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from lakelet.engine.sail import SailEngine
+from lakelet.execution.auto_cdc import AutoCdc, CdcResult, sequence_type_of
+from lakelet.graph.elements import AutoCdcFlow
+from lakelet.names import TableName
+from lakelet.plan import relation
+from lakelet.storage.base import Receipt
+from lakelet.storage.delta_rs import DeltaRsStore, DeltaRsTable
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
+import scd
+
+COLUMNS = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("name", pa.string()),
+        ("city", pa.string()),
+        ("points", pa.int64()),
+        ("op", pa.string()),
+        ("seq", pa.int64()),
+    ]
+)
+PAYLOAD = ("name", "city", "points")
+BOUNDED = settings(
+    max_examples=12,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+)
+
+change = st.tuples(
+    st.integers(0, 39),
+    st.sampled_from([None, "ann", "bob"]),
+    st.sampled_from([None, "rome", "oslo"]),
+    st.sampled_from([None, 0, 1]),
+    st.sampled_from(["upsert"] * 6 + ["delete"] * 2),
+    st.integers(0, 9),
+)
+truncate = st.tuples(st.none(), st.none(), st.none(), st.none(), st.just("truncate"), st.integers(0, 9))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """How the changes arrive: `batches` of them, some delivered again, some dying between the two commits."""
+
+    batches: list[list[tuple[Any, ...]]]
+    replayed: list[bool]
+    crashed: list[bool]
+
+    @property
+    def changes(self) -> list[tuple[Any, ...]]:
+        return [row for batch in self.batches for row in batch]
+
+
+@st.composite
+def deliveries(draw: st.DrawFn, *, truncates: bool = False) -> Delivery:
+    changes = draw(st.lists(change, min_size=60, max_size=260))
+    if truncates:
+        changes += draw(st.lists(truncate, max_size=2))
+    changes += draw(st.lists(st.sampled_from(changes), max_size=20))  # the same event again, in any batch
+    changes = draw(st.permutations(changes)) if draw(st.booleans()) else changes
+    cuts = sorted(draw(st.lists(st.integers(0, len(changes)), min_size=1, max_size=3)))
+    edges = [0, *cuts, len(changes)]
+    batches = [changes[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    flags = st.lists(st.booleans(), min_size=len(batches), max_size=len(batches))
+    return Delivery(batches=batches, replayed=draw(flags), crashed=draw(flags))
+
+
+class Died(Exception):
+    """The process is gone."""
+
+
+class DyingStore(DeltaRsStore):
+    """A store in which every commit to one table kills the process."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+
+    def open(self, location: str) -> DeltaRsTable | None:
+        table = super().open(location)
+        if table is not None and location == self._location:
+            for commit in ("append", "merge", "replace"):
+                setattr(table, commit, _die)
+        return table
+
+    def create(self, location: str, definition: Any) -> DeltaRsTable:
+        super().create(location, definition)
+        table = self.open(location)
+        assert table is not None
+        return table
+
+
+def _die(*args: Any, **options: Any) -> None:
+    raise Died
+
+
+class Bench:
+    """One flow with tables of its own."""
+
+    def __init__(self, engine: SailEngine, **options: Any) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._engine = engine
+        self.target = f"{self._folder.name}/target"
+        self.flow = AutoCdcFlow(
+            name="flow",
+            target=TableName("c", "s", "target"),
+            source="changes",
+            keys=("id",),
+            apply_as_deletes="op = 'delete'",
+            except_column_list=("op", "seq"),
+            **{"sequence_by": "seq", **options},
+        )
+
+    def apply(
+        self, changes: relation.Relation, batch_id: int, *, store: DeltaRsStore | None = None, **options: Any
+    ) -> CdcResult:
+        schema = from_arrow_schema(COLUMNS)
+        cdc = AutoCdc(
+            self.flow,
+            source_schema=schema,
+            sequence_type=sequence_type_of(self.flow, schema, self._engine),
+            engine=self._engine,
+            store=store or DeltaRsStore(),
+            target=self.target,
+            auxiliary=f"{self._folder.name}/auxiliary",
+        )
+        app_id = "full-refresh" if options else "first"
+        return cdc.apply(changes, Receipt(app_id=app_id, batch_id=batch_id), **options)
+
+    def deliver(self, delivery: Delivery) -> None:
+        never_evaluated = relation.named("a_table_that_does_not_exist")
+        for batch_id, rows in enumerate(delivery.batches):
+            changes = relation.local(rows_of(rows))
+            if delivery.crashed[batch_id]:
+                with contextlib.suppress(Died):
+                    self.apply(changes, batch_id, store=DyingStore(self.target))
+                changes = never_evaluated
+            self.apply(changes, batch_id)
+            if delivery.replayed[batch_id]:
+                before = self.version()
+                replay = self.apply(never_evaluated, batch_id)
+                assert (replay.num_upserted_rows, replay.num_deleted_rows) == (0, 0)
+                assert self.version() == before
+
+    def version(self) -> int:
+        table = DeltaRsStore().open(self.target)
+        return -1 if table is None else table.version
+
+    def rows(self) -> set[tuple[Any, ...]]:
+        table = DeltaRsStore().open(self.target)
+        assert table is not None
+        columns = ["id", *PAYLOAD, *(["__START_AT", "__END_AT"] if self.flow.scd_type == 2 else [])]
+        found = [
+            tuple(_plain(row[name]) for name in columns) for row in table.delta.to_pyarrow_table().to_pylist()
+        ]
+        assert len(found) == len(set(found))
+        return set(found)
+
+
+def rows_of(rows: list[tuple[Any, ...]]) -> pa.Table:
+    return pa.table(
+        {field.name: pa.array([row[at] for row in rows], field.type) for at, field in enumerate(COLUMNS)}
+    )
+
+
+def events_of(changes: list[tuple[Any, ...]], *, keep: tuple[int, ...] = ()) -> list[scd.Event]:
+    return [
+        {
+            "key": key,
+            "seq": seq,
+            "op": op,
+            "values": tuple(values) if op == "upsert" else (None,) * len(PAYLOAD),
+            "keep": keep,
+        }
+        for key, *values, op, seq in changes
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Return a struct sequence as the number that it was made from."""
+    return value["high"] * 4 + value["low"] if isinstance(value, dict) else value
+
+
+def check_intervals(rows: set[tuple[Any, ...]]) -> None:
+    """Intervals of a key do not overlap, at most one is open, none is empty."""
+    intervals: dict[Any, list[tuple[int, float]]] = defaultdict(list)
+    for key, *_, start, end in rows:
+        intervals[key].append((start, float("inf") if end is None else end))
+    for of_key in intervals.values():
+        of_key.sort()
+        assert all(start < end for start, end in of_key)
+        assert all(left[1] <= right[0] for left, right in zip(of_key, of_key[1:], strict=False))
+
+
+@BOUNDED
+@given(delivery=deliveries(truncates=True))
+def test_scd1_is_the_latest_event_of_each_key(engine: SailEngine, delivery: Delivery) -> None:
+    bench = Bench(engine, apply_as_truncates="op = 'truncate'")
+    bench.deliver(delivery)
+    assert bench.rows() == scd.scd1(events_of(delivery.changes))
+
+
+@BOUNDED
+@given(delivery=deliveries())
+def test_scd2_is_the_runs_of_each_key(engine: SailEngine, delivery: Delivery) -> None:
+    bench = Bench(engine, scd_type=2)
+    bench.deliver(delivery)
+    rows = bench.rows()
+    assert rows == scd.scd2(events_of(delivery.changes), tracked=(0, 1, 2))
+    check_intervals(rows)
+
+
+@BOUNDED
+@given(delivery=deliveries())
+def test_scd2_with_untracked_columns_and_a_struct_sequence(engine: SailEngine, delivery: Delivery) -> None:
+    bench = Bench(
+        engine,
+        scd_type=2,
+        track_history_column_list=("name",),
+        sequence_by="named_struct('high', seq DIV 4, 'low', seq % 4)",
+    )
+    bench.deliver(delivery)
+    rows = bench.rows()
+    assert rows == scd.scd2(events_of(delivery.changes), tracked=(0,))
+    check_intervals(rows)
+
+
+@BOUNDED
+@given(delivery=deliveries(truncates=True))
+def test_scd1_with_ignored_nulls(engine: SailEngine, delivery: Delivery) -> None:
+    bench = Bench(engine, apply_as_truncates="op = 'truncate'", ignore_null_updates=True)
+    bench.deliver(delivery)
+    assert bench.rows() == scd.scd1(events_of(delivery.changes, keep=(0, 1, 2)))
+
+
+@BOUNDED
+@given(delivery=deliveries())
+def test_scd2_with_nulls_ignored_in_some_columns(engine: SailEngine, delivery: Delivery) -> None:
+    bench = Bench(
+        engine, scd_type=2, ignore_null_updates=True, ignore_null_updates_except_column_list=("points",)
+    )
+    bench.deliver(delivery)
+    rows = bench.rows()
+    assert rows == scd.scd2(events_of(delivery.changes, keep=(0, 1)), tracked=(0, 1, 2))
+    check_intervals(rows)
+
+
+@BOUNDED
+@given(delivery=deliveries(), scd_type=st.sampled_from([1, 2]))
+def test_a_full_refresh_gives_the_same_table_and_reports_every_tie(
+    engine: SailEngine, delivery: Delivery, scd_type: int
+) -> None:
+    bench = Bench(engine, scd_type=scd_type)
+    bench.deliver(delivery)
+    before = bench.rows()
+    changes = relation.local(rows_of(delivery.changes))
+    with contextlib.suppress(Died):
+        bench.apply(changes, 0, restart=True, store=DyingStore(bench.target))
+    result = bench.apply(relation.named("a_table_that_does_not_exist"), 0, restart=True)
+    assert bench.rows() == before
+    assert result.num_ties == scd.num_ties(events_of(delivery.changes))
