@@ -117,10 +117,42 @@ def generate(
         except StoppedError:
             pass
     if stop.signal_number is not None:
-        click.echo(
-            f"stopped; the next run continues with transaction {generator.next_transaction_id}", err=True
-        )
+        click.echo(f"stopped; the next run continues with transaction {generator.next_transaction_id}", err=True)
         click.get_current_context().exit(128 + stop.signal_number)
+
+
+@cli.command()
+@storage_option
+@click.option("--batches", type=click.IntRange(min=1), default=5, show_default=True, help="Batches to generate.")
+@click.option("--interval", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Seconds between them.")
+@click.option("--keep-running", is_flag=True, help="Generate a batch every 30 s until Ctrl-C.")
+@click.option("--seed", type=int, help="Generate the same rows again.")
+def demo(storage: Path, batches: int, interval: float, keep_running: bool, seed: int | None) -> None:
+    """Watch it: generate sales, run the pipeline beside the generator, then show gold tables, rules and health."""
+    import threading
+
+    from apparel.demo import run_demo
+    from lakelet.interrupts import stopping_on_signals
+    from lakelet.terminal import render_failures, view_for
+
+    stop = threading.Event()
+    with stopping_on_signals(stop) as interrupts:
+        results = run_demo(
+            storage,
+            batches=None if keep_running else batches,
+            interval_seconds=30.0 if keep_running else interval,
+            seed=seed,
+            view=lambda: view_for(sys.stdout),
+            stop=stop,
+        )
+    failures = [result for result in results if result.errors]
+    for result in failures:
+        click.echo(render_failures(result), err=True)
+    click.echo("\nHealth")
+    click.get_current_context().invoke(health, storage=storage, as_json=False)
+    if interrupts.count and not keep_running:
+        click.get_current_context().exit(130)
+    click.get_current_context().exit(1 if failures else 0)
 
 
 @cli.command()
@@ -151,9 +183,7 @@ def list_command(storage: Path, as_json: bool) -> None:
         return
     click.echo(_row("stream", "rows", "versions", "files", "bytes", "first", "last"))
     for listing in listings:
-        first, last = (
-            "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}" for at in (listing.first_at, listing.last_at)
-        )
+        first, last = ("-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}" for at in (listing.first_at, listing.last_at))
         click.echo(
             _row(
                 listing.stream,
@@ -200,12 +230,10 @@ def health(storage: Path, as_json: bool) -> None:
 @click.option(
     "--allow-short-retention",
     is_flag=True,
-    help="Accept less than 168 hours; pipelines that are further behind then fail.",
+    help="Accept less than 168 hours; pipelines that are further behind then fail, running writers too.",
 )
 @click.option("--dry-run", is_flag=True, help="Change nothing, count what vacuum would delete.")
-def maintain(
-    storage: Path, as_json: bool, retention_hours: int, allow_short_retention: bool, dry_run: bool
-) -> None:
+def maintain(storage: Path, as_json: bool, retention_hours: int, allow_short_retention: bool, dry_run: bool) -> None:
     """Compact and vacuum the landing tables and the pipeline's tables."""
     from apparel import operations
 
@@ -248,9 +276,7 @@ def reset(storage: Path, as_json: bool, tables: bool, landing: bool, yes: bool) 
     else:
         click.echo(f"removed {sum(doomed.files for doomed in plan):,} files")
     if landing and not tables:
-        click.echo(
-            "the pipeline's tables still hold the old rows; `apparel reset --tables` drops them", err=True
-        )
+        click.echo("the pipeline's tables still hold the old rows; `apparel reset --tables` drops them", err=True)
 
 
 def main() -> None:
@@ -304,9 +330,7 @@ def _batch_line(batch: WrittenBatch) -> str:
     for stream, rows in reversed(batch.rows.items()):
         first = batch.bootstrapped.get(stream, 0)
         parts.append(f"{stream} {rows:,}" + (f" ({first:,} to start with)" if first else ""))
-    return (
-        f"batch {batch.number}  {batch.at:%Y-%m-%d %H:%M:%S}Z  {'  '.join(parts)}  {batch.duration_ms:.0f} ms"
-    )
+    return f"batch {batch.number}  {batch.at:%Y-%m-%d %H:%M:%S}Z  {'  '.join(parts)}  {batch.duration_ms:.0f} ms"
 
 
 def _batch_json(batch: WrittenBatch) -> str:

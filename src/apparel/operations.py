@@ -11,6 +11,7 @@ root:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,7 +34,8 @@ from apparel.generator.landing import (
 )
 from apparel.generator.model import DIMENSIONS, Ids, Stream
 from apparel.reset import lock_holder
-from lakelet.errors import SpecError
+from lakelet.errors import LockError, SpecError
+from lakelet.execution.lock import pipeline_lock
 
 CATALOG = "apparel_store"
 SCHEMAS = ("01_bronze", "02_silver", "03_gold")
@@ -66,10 +68,7 @@ def setup(storage: Path) -> tuple[Place, ...]:
         ("schema", f"{CATALOG}.00_landing", landing.parent),
         *(("schema", f"{CATALOG}.{schema}", tables / schema) for schema in SCHEMAS),
         ("volume", f"{CATALOG}.00_landing.streaming", landing),
-        *(
-            ("folder", f"/Volumes/{CATALOG}/00_landing/streaming/{stream}", landing / stream)
-            for stream in Stream
-        ),
+        *(("folder", f"/Volumes/{CATALOG}/00_landing/streaming/{stream}", landing / stream) for stream in Stream),
     ]
     places = []
     for kind, name, path in wanted:
@@ -116,9 +115,7 @@ def list_written(storage: Path) -> tuple[StreamListing, ...]:
 def _listing(folder: Path, stream: Stream) -> StreamListing:
     table = open_delta(folder)
     if table is None:
-        return StreamListing(
-            stream=stream, rows=0, versions=0, files=0, size_bytes=0, first_at=None, last_at=None
-        )
+        return StreamListing(stream=stream, rows=0, versions=0, files=0, size_bytes=0, first_at=None, last_at=None)
     with reading(folder):
         actions = add_actions(table)
 
@@ -268,21 +265,17 @@ def maintain(
             "APPAREL_RETENTION_TOO_SHORT",
             f"a retention of {retention_hours} hours is below {DEFAULT_RETENTION_HOURS}",
             cause="a pipeline that has not read as far as the compaction would miss the files it still needs",
-            hint="update every pipeline on this storage first, then pass --allow-short-retention",
+            hint="update every pipeline and stop every generator on this storage first, then pass --allow-short-retention",
         )
     landing = [landing_folder(storage) / stream for stream in Stream]
     pipeline = sorted(log.parent for log in (storage / "tables" / CATALOG).glob("*/*/_delta_log"))
-    busy = lock_holder(storage) is not None
-    done = []
-    for folder in landing + pipeline:
-        name = str(folder.relative_to(storage))
-        table = open_delta(folder)
-        if table is None or (busy and folder in pipeline):
-            why = "no table" if table is None else "an update is running"
-            done.append(Maintained(table=name, files_before=0, files_after=0, vacuumed_files=0, skipped=why))
-            continue
+
+    def tend(folder: Path) -> Maintained:
+        name, table = str(folder.relative_to(storage)), open_delta(folder)
+        if table is None:
+            return _skipped(name, "no table")
         finished = still_needed(folder) if still_needed else None
-        try:
+        with _maintaining(folder):
             before = add_actions(table).num_rows
             if not dry_run and before > 1:
                 table.optimize.compact()
@@ -293,13 +286,40 @@ def maintain(
                 full=True,
                 keep_versions=None if finished is None else _versions_before_removals(table, finished),
             )
-        except (OSError, DeltaError) as error:
-            raise landing_error(error, folder, "maintain") from error
         after = add_actions(table).num_rows
-        done.append(
-            Maintained(table=name, files_before=before, files_after=after, vacuumed_files=len(deleted))
-        )
+        return Maintained(table=name, files_before=before, files_after=after, vacuumed_files=len(deleted))
+
+    done = [tend(folder) for folder in landing]
+    with _no_update(storage, dry_run=dry_run) as idle:
+        for folder in pipeline:
+            busy = _skipped(str(folder.relative_to(storage)), "an update is running")
+            done.append(tend(folder) if idle else busy)
     return tuple(done)
+
+
+@contextlib.contextmanager
+def _no_update(storage: Path, *, dry_run: bool) -> Iterator[bool]:
+    """Keep updates from starting, unless one runs already or nothing is changed; yields whether none runs."""
+    with contextlib.ExitStack() as held:
+        idle = lock_holder(storage) is None
+        if idle and not dry_run and storage.is_dir():
+            try:
+                held.enter_context(pipeline_lock(storage / "_lock", pipeline="apparel maintain"))
+            except LockError:
+                idle = False
+        yield idle
+
+
+@contextlib.contextmanager
+def _maintaining(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, DeltaError) as error:
+        raise landing_error(error, folder, "maintain") from error
+
+
+def _skipped(table: str, why: str) -> Maintained:
+    return Maintained(table=table, files_before=0, files_after=0, vacuumed_files=0, skipped=why)
 
 
 def _versions_before_removals(table: DeltaTable, finished: int) -> list[int]:

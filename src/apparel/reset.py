@@ -6,6 +6,7 @@ Refuses folders that are not apparel storage, and storage on which a pipeline ru
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from apparel.generator.landing import landing_error, landing_folder
 from apparel.generator.model import Stream
 from lakelet.errors import LockError, SpecError
+from lakelet.execution.lock import pipeline_lock
 
 _STATE_FOLDERS = ("_auxiliary", "_checkpoints", "system")
 _OUR_FOLDERS = {"Volumes", "tables", *_STATE_FOLDERS}
@@ -69,19 +71,23 @@ def reset(storage: Path, plan: tuple[Doomed, ...]) -> None:
     Each is first moved aside in one step, so that no reader meets half a table; what an earlier reset that
     was killed has moved aside is deleted as well. State folders vanish, the others stay as empty folders.
 
+    No update can start meanwhile: the reset holds the pipeline's lock.
+
     Raises:
-        LakeletError: LANDING_PERMISSION_DENIED, LANDING_WRITE_FAILED.
+        LockError: PIPELINE_LOCKED if a pipeline has started an update since the plan was made.
+        LakeletError: LANDING_PERMISSION_DENIED, LANDING_WRITE_FAILED, STORAGE_NOT_WRITABLE.
     """
     trash = storage / "_trash"
-    try:
-        trash.mkdir(exist_ok=True)
-        for doomed in plan:
-            doomed.path.rename(trash / uuid.uuid4().hex)
-            if doomed.path.parent != storage:
-                doomed.path.mkdir()
-        shutil.rmtree(trash)
-    except OSError as error:
-        raise landing_error(error, storage, "write") from error
+    with pipeline_lock(storage / "_lock", pipeline="apparel reset"):
+        try:
+            trash.mkdir(exist_ok=True)
+            for doomed in plan:
+                doomed.path.rename(trash / uuid.uuid4().hex)
+                if doomed.path.parent != storage:
+                    doomed.path.mkdir()
+            shutil.rmtree(trash)
+        except OSError as error:
+            raise landing_error(error, storage, "write") from error
 
 
 def _require_apparel_storage(storage: Path) -> None:
@@ -109,20 +115,28 @@ def _weigh(folder: Path) -> Doomed:
     for place, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                sizes.append(os.lstat(os.path.join(place, name)).st_size)
+                sizes.append(Path(place, name).lstat().st_size)
     return Doomed(path=folder, files=len(sizes), size_bytes=sum(sizes))
 
 
 def lock_holder(storage: Path) -> str | None:
-    """Return who holds the pipeline's lock, or None; a dead process of this host holds nothing.
+    """Return who holds the pipeline's lock, or None.
 
-    A lock that cannot be understood counts as held: its owner may be about to write it.
+    What a killed update leaves is a file that nobody holds any more: empty, or with a dead process of this host. Content
+    that cannot be understood counts as held.
     """
     try:
-        owner = json.loads((storage / "_lock").read_text())
+        with (storage / "_lock").open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            text = file.read()
+        if not text:
+            return None
+        owner = json.loads(text)
         pid, host = int(owner["pid"]), str(owner["host"])
     except FileNotFoundError:
         return None
+    except BlockingIOError:
+        return "a running process"
     except (OSError, ValueError, KeyError, TypeError):
         return "an unknown process"
     if host == socket.gethostname() and not _is_alive(pid):

@@ -4,7 +4,6 @@ from __future__ import annotations
 import __future__
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -27,7 +26,7 @@ from lakelet.pipelines.user_errors import (
     syntax_error,
 )
 from lakelet.pipelines.user_modules import UserModules
-from lakelet.spec import PipelineSpec
+from lakelet.spec import PipelineSpec, absolute_path
 
 _FUTURE_FLAGS = 0
 for _name in __future__.all_feature_names:
@@ -86,11 +85,9 @@ def library_files(spec: PipelineSpec) -> list[Path]:
     files: set[Path] = set()
     for pattern in spec.libraries:
         folder = pattern.endswith("/**")
-        place = Path(os.path.abspath(spec.root / (pattern.removesuffix("/**") if folder else pattern)))
+        place = absolute_path(spec.root / (pattern.removesuffix("/**") if folder else pattern))
         if folder and place.is_dir():
-            files.update(
-                file for file in place.rglob("*") if file.is_file() and not _is_left_out(file, place)
-            )
+            files.update(file for file in place.rglob("*") if file.is_file() and not _is_left_out(file, place))
         elif not folder and place.is_file():
             files.add(place)
         else:
@@ -135,9 +132,7 @@ class QueryFunction:
             try:
                 return self.__wrapped__()
             except (Exception, SystemExit) as error:
-                failed = query_function_failed(
-                    error, name=self.__name__, origin=self._origin, root=self._root
-                )
+                failed = query_function_failed(error, name=self.__name__, origin=self._origin, root=self._root)
                 if failed is error:
                     raise
                 raise failed from error
@@ -146,9 +141,7 @@ class QueryFunction:
 class _Loader:
     """Runs the files of one load."""
 
-    def __init__(
-        self, spec: PipelineSpec, files: list[Path], registry: Registry, session: Any, dbutils: Any
-    ) -> None:
+    def __init__(self, spec: PipelineSpec, files: list[Path], registry: Registry, session: Any, dbutils: Any) -> None:
         self._spec = spec
         self._registry = registry
         self._session = session
@@ -208,9 +201,7 @@ class _Loader:
         """Run a .py file in a module's namespace; called for imports too."""
         self._done.add(file)
         module.__file__ = str(file)
-        vars(module).update(
-            {name: value for name, value in self._globals.items() if name not in vars(module)}
-        )
+        vars(module).update({name: value for name, value in self._globals.items() if name not in vars(module)})
         self._run_source(file, vars(module), running=(file,))
 
     def _run_source(self, file: Path, namespace: dict[str, Any], *, running: tuple[Path, ...]) -> None:
@@ -251,7 +242,7 @@ class _Loader:
                 origin=origin,
                 hint="put the values under `configuration`, and read them with `spark.conf.get`",
             )
-        place = Path(os.path.abspath(file.parent / name))
+        place = absolute_path(file.parent / name)
         for candidate in (place, place.with_name(place.name + ".py")):
             if candidate.is_file() and candidate.suffix == ".py":
                 return candidate

@@ -143,13 +143,9 @@ def load_spec(path: str | Path | None = None, *, storage: str | Path | None = No
     configuration, settings = _settings(document)
     return PipelineSpec(
         name=document.text("name"),
-        storage=_local_path(str(override), base=Path.cwd(), origin=None)
-        if override is not None
-        else own_storage,
+        storage=_local_path(str(override), base=Path.cwd(), origin=None) if override is not None else own_storage,
         catalog=document.text("catalog", default="spark_catalog"),
-        database=document.text(
-            "database" if fields.get("database") is not None else "schema", default="default"
-        ),
+        database=document.text("database" if fields.get("database") is not None else "schema", default="default"),
         configuration=MappingProxyType(configuration),
         settings=MappingProxyType(settings),
         libraries=_libraries(document),
@@ -353,14 +349,19 @@ def _is_glob(entry: Any) -> bool:
     return isinstance(entry, dict) and set(entry) == {"glob"} and isinstance(entry["glob"], dict)
 
 
+def absolute_path(path: str | Path) -> Path:
+    """Return a path as an absolute one without `..`, and without following links, so that users recognise it."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - `Path.resolve` follows links
+
+
 def _local_path(text: str, *, base: Path, origin: Origin | None) -> Path:
     """Return a storage location as an absolute path: `file:` URI, absolute path, or relative to `base`."""
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text)
     if scheme is None:
-        return Path(os.path.abspath(base / Path(text).expanduser()))
+        return absolute_path(base / Path(text).expanduser())
     parts = urlsplit(text)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-        return Path(os.path.abspath(unquote(parts.path)))
+        return absolute_path(unquote(parts.path))
     raise SpecError(
         "PIPELINE_STORAGE_ROOT_INVALID",
         f"`storage` is `{text}`, which is not a local folder",
@@ -405,9 +406,7 @@ def size_bytes(text: str) -> int:
 def _engine(text: str) -> str:
     if text == "sail" or text.startswith("sc://"):
         return text
-    raise ValueError(
-        "an engine is `sail`, or the address of a Spark Connect server, as in `sc://localhost:15002`"
-    )
+    raise ValueError("an engine is `sail`, or the address of a Spark Connect server, as in `sc://localhost:15002`")
 
 
 def _timezone(text: str) -> str:

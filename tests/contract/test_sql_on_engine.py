@@ -12,6 +12,7 @@ import pytest
 from pyspark.sql.connect import proto
 
 from lakelet.plan.sql import normalize_sql, replace_clock
+from lakelet.plan.sql_engine import for_engine
 
 IDS = itertools.count(1000)
 TABLES = {
@@ -72,31 +73,43 @@ def sql(text: str) -> proto.Relation:
     ("text", "rows"),
     [
         ("SELECT id FROM 01_bronze.sales ORDER BY id", [(1,), (2,), (3,)]),
-        ("SELECT sales.id, 01_bronze.sales.amount FROM 01_bronze.sales WHERE `01_bronze`.sales.amount > 20", [(3, 30)]),
-        ("SELECT s.id, b.city FROM 01_bronze.sales s JOIN LIVE.stores AS b ON s.store = b.store WHERE id < 3 ORDER BY 1",
+        ("SELECT sales.id, 01_bronze.sales.amount FROM 01_bronze.sales WHERE `01_bronze`.sales.amount >"
+         " 20",
+         [(3, 30)]),
+        ("SELECT s.id, b.city FROM 01_bronze.sales s JOIN LIVE.stores AS b ON s.store = b.store"
+         " WHERE id < 3 ORDER BY 1",
          [(1, "Bonn"), (2, "Oslo")]),
         ("SELECT id, city FROM STREAM(01_bronze.sales) JOIN stores ON sales.store = stores.store ORDER BY id",
          [(1, "Bonn"), (2, "Oslo"), (3, "Bonn")]),
-        ("WITH sales AS (SELECT * FROM 01_bronze.sales), n AS (SELECT store, count(*) c FROM sales GROUP BY store)"
-         " SELECT * FROM n ORDER BY store", [("a", 2), ("b", 1)]),
+        ("WITH sales AS (SELECT * FROM 01_bronze.sales),"
+         " n AS (SELECT store, count(*) c FROM sales GROUP BY store) SELECT * FROM n ORDER BY store",
+         [("a", 2), ("b", 1)]),
         ("WITH a AS (WITH c AS (SELECT * FROM stores) SELECT city FROM c) SELECT * FROM a ORDER BY 1",
          [("Bonn",), ("Oslo",)]),
-        ("SELECT city FROM stores WHERE EXISTS (SELECT 1 FROM 01_bronze.sales s WHERE s.store = stores.store AND amount > 25)",
+        ("SELECT city FROM stores WHERE EXISTS"
+         " (SELECT 1 FROM 01_bronze.sales s WHERE s.store = stores.store AND amount > 25)",
          [("Bonn",)]),
-        ("SELECT city FROM stores WHERE store IN (SELECT store FROM 01_bronze.sales WHERE amount = 20)", [("Oslo",)]),
+        ("SELECT city FROM stores WHERE store IN (SELECT store FROM 01_bronze.sales WHERE amount = 20)",
+         [("Oslo",)]),
         ("SELECT (SELECT max(amount) FROM 01_bronze.sales) m, city FROM stores ORDER BY city",
          [(30, "Bonn"), (30, "Oslo")]),
-        ("SELECT a.id FROM 01_bronze.sales a JOIN 01_bronze.sales b ON a.id = b.id + 1 ORDER BY 1", [(2,), (3,)]),
+        ("SELECT a.id FROM 01_bronze.sales a JOIN 01_bronze.sales b ON a.id = b.id + 1 ORDER BY 1",
+         [(2,), (3,)]),
         ("SELECT count(*) FROM 01_bronze.sales, stores", [(6,)]),
         ("SELECT store FROM 01_bronze.sales UNION SELECT store FROM stores ORDER BY store", [("a",), ("b",)]),
-        ("SELECT city FROM (01_bronze.sales JOIN stores ON 01_bronze.sales.store = stores.store) WHERE id = 2",
+        ("SELECT city FROM (01_bronze.sales JOIN stores ON 01_bronze.sales.store = stores.store)"
+         " WHERE id = 2",
          [("Oslo",)]),
-        ("SELECT stores.* FROM stores, 01_bronze.sales WHERE id = 2 AND stores.store = sales.store", [("b", "Oslo")]),
-        ("SELECT id, x FROM 01_bronze.sales LATERAL VIEW explode(array(7, 8)) e AS x WHERE id = 1", [(1, 7), (1, 8)]),
+        ("SELECT stores.* FROM stores, 01_bronze.sales WHERE id = 2 AND stores.store = sales.store",
+         [("b", "Oslo")]),
+        ("SELECT id, x FROM 01_bronze.sales LATERAL VIEW explode(array(7, 8)) e AS x WHERE id = 1",
+         [(1, 7), (1, 8)]),
         ("SELECT city FROM stores TABLESAMPLE (100 PERCENT) WHERE stores.store = 'a'", [("Bonn",)]),
         ("SELECT id FROM IDENTIFIER('01_bronze.' || 'sales') WHERE id = 3", [(3,)]),
         ("TABLE stores", [("a", "Bonn"), ("b", "Oslo")]),
-        ("SELECT * FROM (SELECT id, amount FROM 01_bronze.sales\n) AS lk_columns(`k`, `v w`) WHERE `v w` = 20", [(2, 20)]),
+        ("SELECT * FROM (SELECT id, amount FROM 01_bronze.sales\n) AS lk_columns(`k`, `v w`) WHERE `v w`"
+         " = 20",
+         [(2, 20)]),
         ("SELECT 1 AS one", [(1,)]),
     ],
 )  # fmt: skip
@@ -104,6 +117,33 @@ def test_a_query_returns_the_rows_that_its_text_means(
     session: Any, text: str, rows: list[tuple[Any, ...]]
 ) -> None:
     assert run(session, sql(text)) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (
+            "SELECT store, sum(amount) AS total FROM 01_bronze.sales GROUP BY ALL ORDER BY ALL",
+            [("a", 40), ("b", 20)],
+        ),
+        ("SELECT sum(amount) FROM 01_bronze.sales GROUP BY ALL", [(60,)]),
+        ("SELECT id, store FROM 01_bronze.sales ORDER BY ALL DESC", [(3, "a"), (2, "b"), (1, "a")]),
+        (
+            "SELECT * FROM 01_bronze.sales"
+            " QUALIFY row_number() OVER (PARTITION BY store ORDER BY id DESC) = 1 ORDER BY id",
+            [(2, "b", 20), (3, "a", 30)],
+        ),
+        (
+            "SELECT id, rank() OVER (ORDER BY amount) AS place FROM 01_bronze.sales"
+            " QUALIFY place < 3 ORDER BY id",
+            [(1, 1), (2, 2)],
+        ),
+    ],
+)
+def test_clauses_that_the_engine_lacks_are_rewritten(
+    session: Any, text: str, rows: list[tuple[Any, ...]]
+) -> None:
+    assert run(session, sql(for_engine(text))) == rows
 
 
 def test_a_formatted_query_keeps_the_users_dataframe_beside_the_table(session: Any) -> None:

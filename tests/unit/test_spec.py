@@ -71,9 +71,7 @@ def test_the_argument_wins_over_the_variable_which_wins_over_the_file(
     assert loaded(tmp_path, storage="from_argument").storage == tmp_path / "from_argument"
 
 
-def test_the_spec_is_found_in_the_working_directory_or_above(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_spec_is_found_in_the_working_directory_or_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
     (tmp_path / "spark-pipeline.yaml").write_text(MINIMAL)
@@ -128,9 +126,7 @@ def test_a_spec_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         (MINIMAL + "configuration:\n  lakelet.engine: duckdb\n", "PIPELINE_SETTING_INVALID", 4),
     ],
 )
-def test_a_wrong_spec_is_refused_with_condition_and_line(
-    tmp_path: Path, text: str, condition: str, line: int
-) -> None:
+def test_a_wrong_spec_is_refused_with_condition_and_line(tmp_path: Path, text: str, condition: str, line: int) -> None:
     error = refused(tmp_path, text)
     assert error.condition == condition
     assert error.origin is not None

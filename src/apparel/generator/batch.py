@@ -78,10 +78,7 @@ class Batch:
                 return None
             first = self.ledger[stream].max_id + 1
             starts = range(first, first + count, chunk_rows)
-            chunks = (
-                [self._row(stream, i) for i in range(at, min(at + chunk_rows, first + count))]
-                for at in starts
-            )
+            chunks = ([self._row(stream, i) for i in range(at, min(at + chunk_rows, first + count))] for at in starts)
             tables = (pa.Table.from_pylist(rows, stream.schema) for rows in chunks)
             return self._reader(tables, stream.schema)
 

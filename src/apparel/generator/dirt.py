@@ -40,9 +40,7 @@ def batch_schema(stream: Stream, dirt: Dirt) -> pa.Schema:
     return stream.schema.append(pa.field(DRIFT_COLUMNS[stream][0], pa.string()))
 
 
-def soil(
-    rows: pa.Table, stream: Stream, dirt: Dirt, rng: np.random.Generator, *, on_time_seconds: float
-) -> pa.Table:
+def soil(rows: pa.Table, stream: Stream, dirt: Dirt, rng: np.random.Generator, *, on_time_seconds: float) -> pa.Table:
     """Return a batch with its defects.
 
     Row rule: retains every row in its order; only duplicates add rows, after those of the batch.
@@ -79,9 +77,7 @@ def _hit(rows: pa.Table, rate: float, rng: np.random.Generator) -> Mask:
 def _replace(rows: pa.Table, column: str, mask: Mask, replacement: pa.Array | pa.Scalar) -> pa.Table:
     """Replace the values of a column where the mask holds."""
     position = rows.schema.get_field_index(column)
-    return rows.set_column(
-        position, rows.schema.field(position), pc.if_else(pa.array(mask), replacement, rows[column])
-    )
+    return rows.set_column(position, rows.schema.field(position), pc.if_else(pa.array(mask), replacement, rows[column]))
 
 
 def _break_foreign_keys(rows: pa.Table, dirt: Dirt, rng: np.random.Generator) -> pa.Table:
@@ -92,9 +88,7 @@ def _break_foreign_keys(rows: pa.Table, dirt: Dirt, rng: np.random.Generator) ->
         hit, which = _hit(rows, rate, rng), rng.integers(0, len(FOREIGN_KEYS), rows.num_rows)
         ids = UNKNOWN_ID_BASE + rng.integers(0, 100_000_000, rows.num_rows)
         for position, key in enumerate(FOREIGN_KEYS):
-            rows = _replace(
-                rows, key, hit & (which == position), pa.array(ids, pa.int32()) if unknown else _NULL_ID
-            )
+            rows = _replace(rows, key, hit & (which == position), pa.array(ids, pa.int32()) if unknown else _NULL_ID)
     return rows
 
 

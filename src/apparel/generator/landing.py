@@ -147,9 +147,7 @@ class DeltaLanding:
             raise LandingChangedError(stream)
         try:
             if table is None:
-                table = DeltaTable.create(
-                    folder, schema=rows.schema, mode="error", configuration=TABLE_CONFIGURATION
-                )
+                table = DeltaTable.create(folder, schema=rows.schema, mode="error", configuration=TABLE_CONFIGURATION)
             aligned = _align(rows, pa.schema(table.schema().to_arrow()), folder)
             write_deltalake(
                 table,
@@ -265,6 +263,4 @@ def _is_disk_full(text: str) -> bool:
 
 
 def _is_forbidden(text: str) -> bool:
-    return any(
-        sign in text for sign in ("Permission denied", "Read-only file system", "os error 13", "os error 30")
-    )
+    return any(sign in text for sign in ("Permission denied", "Read-only file system", "os error 13", "os error 30"))

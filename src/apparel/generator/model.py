@@ -278,9 +278,7 @@ def make_sales(
     discount_cents = rng.integers(0, 2001, count)
     bad_discount_cents = -np.maximum(discount_cents, 1)
     discount = np.where(rng.random(count) < bad_discount_rate, bad_discount_cents, discount_cents) / 100
-    payment = pa.array(PAYMENT_METHODS, pa.string()).take(
-        pa.array(rng.integers(0, len(PAYMENT_METHODS), count))
-    )
+    payment = pa.array(PAYMENT_METHODS, pa.string()).take(pa.array(rng.integers(0, len(PAYMENT_METHODS), count)))
     columns = {
         "transaction_id": np.arange(first_id, first_id + count, dtype=np.int32),
         "store_id": stores[rng.integers(0, len(stores), count)],

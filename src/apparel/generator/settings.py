@@ -57,21 +57,15 @@ class Dirt:
     duplicate_rate: float = field(
         default=0.0, metadata=_help("share of rows of every stream written twice, with all their values")
     )
-    null_sale_key_rate: float = field(
-        default=0.0, metadata=_help("share of sales whose transaction_id is NULL")
-    )
+    null_sale_key_rate: float = field(default=0.0, metadata=_help("share of sales whose transaction_id is NULL"))
     null_customer_key_rate: float = field(
         default=0.0, metadata=_help("share of customer changes whose customer_id is NULL")
     )
     null_product_key_rate: float = field(
         default=0.0, metadata=_help("share of product changes whose product_id is NULL")
     )
-    null_store_key_rate: float = field(
-        default=0.0, metadata=_help("share of store changes whose store_id is NULL")
-    )
-    null_foreign_key_rate: float = field(
-        default=0.0, metadata=_help("share of sales with one foreign key NULL")
-    )
+    null_store_key_rate: float = field(default=0.0, metadata=_help("share of store changes whose store_id is NULL"))
+    null_foreign_key_rate: float = field(default=0.0, metadata=_help("share of sales with one foreign key NULL"))
     unknown_foreign_key_rate: float = field(
         default=0.0, metadata=_help("share of sales with one foreign key that no dimension row has")
     )
@@ -98,25 +92,15 @@ class GeneratorSettings:
         default=30.0, metadata=_help("seconds from the start of a batch to the next", option="interval")
     )
     sales_per_batch: int = field(default=500, metadata=_help("sales of a batch, exactly"))
-    customer_changes: Span = field(
-        default=Span(1, 30), metadata=_help("customer rows of a batch, drawn each time")
-    )
-    product_changes: Span = field(
-        default=Span(1, 20), metadata=_help("product rows of a batch, drawn each time")
-    )
+    customer_changes: Span = field(default=Span(1, 30), metadata=_help("customer rows of a batch, drawn each time"))
+    product_changes: Span = field(default=Span(1, 20), metadata=_help("product rows of a batch, drawn each time"))
     store_changes: Span = field(default=Span(0, 10), metadata=_help("store rows of a batch, drawn each time"))
     update_share_customers: float = field(
         default=0.3, metadata=_help("share of customer changes that update a known id")
     )
-    update_share_products: float = field(
-        default=0.3, metadata=_help("share of product changes that update a known id")
-    )
-    update_share_stores: float = field(
-        default=0.5, metadata=_help("share of store changes that update a known id")
-    )
-    skew_seconds: float = field(
-        default=60.0, metadata=_help("event times lie 0 to this many seconds in the past")
-    )
+    update_share_products: float = field(default=0.3, metadata=_help("share of product changes that update a known id"))
+    update_share_stores: float = field(default=0.5, metadata=_help("share of store changes that update a known id"))
+    skew_seconds: float = field(default=60.0, metadata=_help("event times lie 0 to this many seconds in the past"))
     bootstrap_customers: int = field(default=50, metadata=_help("customers written to an empty landing zone"))
     bootstrap_products: int = field(default=20, metadata=_help("products written to an empty landing zone"))
     bootstrap_stores: int = field(default=5, metadata=_help("stores written to an empty landing zone"))
@@ -127,9 +111,7 @@ class GeneratorSettings:
     bad_discount_rate: float = field(default=0.02, metadata=_help("share of sales with a negative discount"))
     missing_email_rate: float = field(default=0.02, metadata=_help("share of customer rows without an email"))
     missing_manager_rate: float = field(default=0.02, metadata=_help("share of store rows without a manager"))
-    seed: int | None = field(
-        default=None, metadata=_help("the same seed, clock and landing zone give the same rows")
-    )
+    seed: int | None = field(default=None, metadata=_help("the same seed, clock and landing zone give the same rows"))
     dirt: Dirt = field(default_factory=Dirt)
 
     def __post_init__(self) -> None:

@@ -55,7 +55,9 @@ def create_update(
             "validate_only": validate_only,
         },
     }
-    return bus.publish("create_update", f"Update {short_id(bus.update_id)} started by {cause}.", details=_known(details))
+    return bus.publish(
+        "create_update", f"Update {short_id(bus.update_id)} started by {cause}.", details=_known(details)
+    )
 
 
 def user_action(bus: EventBus, *, action: str, user_name: str, user_id: str | None = None) -> PipelineEvent:
@@ -68,9 +70,7 @@ def user_action(bus: EventBus, *, action: str, user_name: str, user_id: str | No
     return bus.publish("user_action", f"User {user_name} performed {action}.", details=_known(details))
 
 
-def runtime_details(
-    bus: EventBus, *, runtime: str, versions: Mapping[str, str] | None = None
-) -> PipelineEvent:
+def runtime_details(bus: EventBus, *, runtime: str, versions: Mapping[str, str] | None = None) -> PipelineEvent:
     """What runs the update.
 
     Args:
@@ -160,9 +160,7 @@ def dataset_definition(
         dataset_type: MATERIALIZED_VIEW, STREAMING_TABLE, VIEW.
         expectations: name, condition and action (ALLOW, DROP, FAIL) of each rule.
     """
-    rules = [
-        {"name": name, "condition": condition, "action": action} for name, condition, action in expectations
-    ]
+    rules = [{"name": name, "condition": condition, "action": action} for name, condition, action in expectations]
     return bus.publish(
         "dataset_definition",
         f"Dataset '{dataset}' defined as {dataset_type}.",
@@ -304,9 +302,7 @@ def stream_progress(
     )
 
 
-def hook_progress(
-    bus: EventBus, *, name: str, status: str, error: BaseException | None = None
-) -> PipelineEvent:
+def hook_progress(bus: EventBus, *, name: str, status: str, error: BaseException | None = None) -> PipelineEvent:
     """An event hook has reached a status."""
     return bus.publish(
         "hook_progress",
@@ -317,9 +313,7 @@ def hook_progress(
     )
 
 
-def deprecation(
-    bus: EventBus, message: str, *, dataset: str | None = None, flow: str | None = None
-) -> PipelineEvent:
+def deprecation(bus: EventBus, message: str, *, dataset: str | None = None, flow: str | None = None) -> PipelineEvent:
     """The pipeline uses something that will go away."""
     return bus.publish(
         "deprecation",
@@ -331,10 +325,8 @@ def deprecation(
     )
 
 
-def warning(
-    bus: EventBus, message: str, *, dataset: str | None = None, flow: str | None = None
-) -> PipelineEvent:
-    """Something that a user should know and that stops nothing."""
+def warning(bus: EventBus, message: str, *, dataset: str | None = None, flow: str | None = None) -> PipelineEvent:
+    """Something that changes no result, and that the owner of the pipeline should know; a type of ours."""
     return bus.publish(
         "warning",
         message,
@@ -342,6 +334,7 @@ def warning(
         details={"message": message},
         dataset=dataset,
         flow=flow,
+        maturity="EVOLVING",
     )
 
 
@@ -357,10 +350,3 @@ def _known(details: Mapping[str, Any]) -> dict[str, Any]:
 def _one_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def warning(
-    bus: EventBus, message: str, *, dataset: str | None = None, flow: str | None = None
-) -> PipelineEvent:
-    """Something that changes no result, and that the owner of the pipeline should know; a type of ours."""
-    return bus.publish("warning", message, level=Level.WARN, dataset=dataset, flow=flow, maturity="EVOLVING")

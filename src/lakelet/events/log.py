@@ -146,7 +146,7 @@ class EventBus:
                 for subscriber in tuple(self._subscribers):
                     try:
                         subscriber(event)
-                    except Exception as error:  # noqa: BLE001 - whatever a subscriber raises, the update goes on
+                    except Exception as error:  # whatever it raises, the update goes on
                         self._report(subscriber, error)
         finally:
             self._delivering = False

@@ -79,8 +79,8 @@ class DatasetProgress:
         kind: the dataset type of its definition event, such as STREAMING_TABLE.
         statuses: of its flows, by name.
         technique: how a materialized view was planned to be refreshed.
-        total: rows since the update began.
-        recent: rows since the dataset last reached a final status.
+        total: rows since the update began, and its own rules.
+        recent: rows since it last began to work, and the rules of the views that its flows read.
     """
 
     name: str
@@ -204,10 +204,10 @@ class UpdateProgress:
 
     def _apply_rules(self, dataset: DatasetProgress, rules: Iterable[Mapping[str, Any]]) -> None:
         for rule in rules:
-            # A rule of a view is counted by the flow that reads the view, and shown at the view.
+            # A rule of a view is counted by the flow that reads the view; over the update it belongs to the view.
             owner = self.datasets.get(rule["dataset"], dataset)
-            for counts in (owner.total, owner.recent):
-                counts.add_failed(rule["name"], rule["failed_records"])
+            owner.total.add_failed(rule["name"], rule["failed_records"])
+            dataset.recent.add_failed(rule["name"], rule["failed_records"])
 
 
 def _chosen(details: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,3 @@
-# ruff: noqa: ARG001 - the parameters are those of the API, also of what is refused
 """The declarative API for AUTO CDC flows.
 
 Parameters and defaults: https://docs.databricks.com/aws/en/ldp/developer/ldp-python-ref-apply-changes
@@ -130,9 +129,7 @@ def declare_auto_cdc(
     """Check the arguments of an AUTO CDC flow and register it."""
     check.refuse("where", where, hint="filter the change rows in a view, and use the view as `source`")
     check.refuse("columns_to_update", columns_to_update, hint="use `ignore_null_updates` for partial rows")
-    check.refuse(
-        "system_sequence_by", system_sequence_by, hint="bitemporal history needs Databricks; use SCD type 2"
-    )
+    check.refuse("system_sequence_by", system_sequence_by, hint="bitemporal history needs Databricks; use SCD type 2")
     scd_type = _scd_type(stored_as_scd_type)
     check.not_together(column_list=column_list, except_column_list=except_column_list)
     check.not_together(
@@ -144,9 +141,7 @@ def declare_auto_cdc(
         ignore_null_updates_except_column_list=ignore_null_updates_except_column_list,
     )
     check.not_together(name=name, flow_name=flow_name)
-    _check_scd_type_only(
-        scd_type, apply_as_truncates, track_history_column_list, track_history_except_column_list
-    )
+    _check_scd_type_only(scd_type, apply_as_truncates, track_history_column_list, track_history_except_column_list)
     registry = active_registry("create_auto_cdc_flow")
     origin = registry.origin()
     resolved = registry.names.resolve(check.text("target", target), origin=origin)
@@ -155,9 +150,7 @@ def declare_auto_cdc(
     origin = replace(origin, dataset=shown, flow=flow)
     registry.names.resolve(check.text("source", source), origin=origin)
     only_nulls_of = check.column_names("ignore_null_updates_column_list", ignore_null_updates_column_list)
-    no_nulls_of = check.column_names(
-        "ignore_null_updates_except_column_list", ignore_null_updates_except_column_list
-    )
+    no_nulls_of = check.column_names("ignore_null_updates_except_column_list", ignore_null_updates_except_column_list)
     registry.add_flow(
         AutoCdcFlow(
             name=flow,
@@ -171,9 +164,7 @@ def declare_auto_cdc(
             apply_as_truncates=_optional_expression("apply_as_truncates", apply_as_truncates),
             column_list=check.column_names("column_list", column_list),
             except_column_list=check.column_names("except_column_list", except_column_list),
-            track_history_column_list=check.column_names(
-                "track_history_column_list", track_history_column_list
-            ),
+            track_history_column_list=check.column_names("track_history_column_list", track_history_column_list),
             track_history_except_column_list=check.column_names(
                 "track_history_except_column_list", track_history_except_column_list
             ),
@@ -190,9 +181,7 @@ def declare_auto_cdc(
 
 def _scd_type(value: Any) -> int:
     if str(value) == "bitemporal":
-        raise check.unsupported(
-            "SCD type `bitemporal` is not supported in this release", hint="use SCD type 2"
-        )
+        raise check.unsupported("SCD type `bitemporal` is not supported in this release", hint="use SCD type 2")
     if isinstance(value, bool) or str(value) not in ("1", "2", "None"):
         raise DefinitionError(
             "INVALID_PARAMETER_VALUE",

@@ -9,10 +9,8 @@ from pathlib import Path
 from types import FrameType
 
 _LAKELET = str(Path(__file__).resolve().parents[1]) + os.sep
-_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
-_PLUMBING = tuple(
-    _STANDARD_LIBRARY + name for name in ("functools.py", "contextlib.py", "importlib" + os.sep)
-)
+_STANDARD_LIBRARY = str(Path(os.__file__).parent) + os.sep
+_PLUMBING = tuple(_STANDARD_LIBRARY + name for name in ("functools.py", "contextlib.py", "importlib" + os.sep))
 _WRAPPERS = frozenset({"wrapped", "wrapper", "_", "__call__", "<lambda>", "inner", "__getattr__"})
 
 

@@ -1,4 +1,3 @@
-# ruff: noqa: ARG002 - the parameters are those of the API, also of what is refused
 """`dbutils` for pipeline files: files below the pipeline's storage, secrets from the environment, widgets.
 
 `/Volumes/a/b/c` and `dbfs:/Volumes/a/b/c` mean `<storage>/Volumes/a/b/c`.
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lakelet.errors import DefinitionError, did_you_mean
+from lakelet.spec import absolute_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class FileSystem:
     """`dbutils.fs`: reads anywhere, changes only what is below the pipeline's storage."""
 
     def __init__(self, storage: Path) -> None:
-        self._storage = Path(os.path.abspath(storage))
+        self._storage = absolute_path(storage)
 
     def ls(self, path: str) -> list[FileInfo]:
         """List a folder, or the one file that `path` names; folders end in `/`.
@@ -115,7 +115,7 @@ class FileSystem:
         """Return where a path of a pipeline file is on this machine."""
         text = re.sub(r"^(dbfs|file):(//)?(?=/)", "", path)
         if text == "/Volumes" or text.startswith("/Volumes/"):
-            return Path(os.path.abspath(self._storage / text.lstrip("/")))
+            return absolute_path(self._storage / text.lstrip("/"))
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text):
             raise DefinitionError(
                 "UNSUPPORTED_FEATURE",
@@ -123,7 +123,7 @@ class FileSystem:
                 cause="this release reads local paths and /Volumes",
                 hint="use a path below `/Volumes/...`",
             )
-        return Path(os.path.abspath(text))
+        return absolute_path(text)
 
     def _own_path(self, path: str, call: str) -> Path:
         """Return a local path that lies below the storage, links followed, and is not the storage itself."""
@@ -148,9 +148,7 @@ class Secrets:
         Raises:
             DefinitionError: `SECRET_NOT_FOUND`, with the name of the variable.
         """
-        variable = "LAKELET_SECRET_" + "_".join(
-            re.sub(r"[^A-Za-z0-9]", "_", part).upper() for part in (scope, key)
-        )
+        variable = "LAKELET_SECRET_" + "_".join(re.sub(r"[^A-Za-z0-9]", "_", part).upper() for part in (scope, key))
         value = os.environ.get(variable)
         if value is None:
             raise DefinitionError(
@@ -187,9 +185,7 @@ class Widgets:
             "WIDGET_NOT_FOUND",
             f"there is no widget `{name}`",
             cause="a pipeline's widgets are the keys of its `configuration`",
-            hint=f"did you mean `{near}`?"
-            if near
-            else f"add `{name}` to `configuration` in `spark-pipeline.yml`",
+            hint=f"did you mean `{near}`?" if near else f"add `{name}` to `configuration` in `spark-pipeline.yml`",
         )
 
     def getArgument(self, name: str, default: str | None = None) -> str:
@@ -221,9 +217,7 @@ class Widgets:
 class Notebook:
     """`dbutils.notebook`: a pipeline runs no notebooks."""
 
-    def run(
-        self, path: str, timeout_seconds: int = 0, arguments: Mapping[str, str] | None = None
-    ) -> NoReturn:
+    def run(self, path: str, timeout_seconds: int = 0, arguments: Mapping[str, str] | None = None) -> NoReturn:
         """Refused."""
         raise _notebook_refused("run", "use `%run ./other`, or import what you need from a module")
 

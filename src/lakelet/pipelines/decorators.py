@@ -290,9 +290,7 @@ def _table_options(
     """Check the options that every stored dataset has, and return them as fields of `Dataset`."""
     check.refuse("row_filter", row_filter, hint=_ROW_FILTER_HINT)
     if format is not None and check.text("format", format).lower() != "delta":
-        raise check.unsupported(
-            f"the table format `{format}` is not supported", hint="leave `format` out: it is Delta"
-        )
+        raise check.unsupported(f"the table format `{format}` is not supported", hint="leave `format` out: it is Delta")
     partitions, clusters = (
         check.texts("partition_cols", partition_cols),
         check.texts("cluster_by", cluster_by),
@@ -358,9 +356,7 @@ def _decorator(registry: Registry, declare: Callable[[Any], None]) -> Callable[[
     return decorate
 
 
-def _expectation_decorator(
-    expectations: Any, action: Action, *, parameter: str = "expectations"
-) -> Callable[[F], F]:
+def _expectation_decorator(expectations: Any, action: Action, *, parameter: str = "expectations") -> Callable[[F], F]:
     registry = active_registry("expect")
     rules = _expectations(parameter, expectations, action, origin=registry.origin())
 

@@ -55,9 +55,7 @@ def append_flow(
     once: bool = False,
 ) -> Any:
     """`dp.append_flow` with the legacy order of arguments."""
-    return decorators.append_flow(
-        **_given(target=target), name=name, once=once, spark_conf=spark_conf, comment=comment
-    )
+    return decorators.append_flow(**_given(target=target), name=name, once=once, spark_conf=spark_conf, comment=comment)
 
 
 @declarative

@@ -1,4 +1,3 @@
-# ruff: noqa: ARG002 - signatures are those of the client that it replaces
 """The Spark Connect client behind the session that user code sees. It asks a handler instead of the server.
 
 Three stateless questions (parse a DDL string, write one, the version) go to the server; nothing else can,
@@ -40,10 +39,8 @@ _REGISTRATIONS = frozenset({"register_function", "register_table_function", "reg
 _CATALOG_MUTATIONS = frozenset(
     {"set_current_catalog", "set_current_database", "drop_temp_view", "drop_global_temp_view"}
 )
-_CATALOG_NO_EFFECT = frozenset(
-    {"cache_table", "uncache_table", "clear_cache", "refresh_table", "refresh_by_path"}
-)
-_MISSING_TABLE = frozenset({"TABLE_OR_VIEW_NOT_FOUND", "DATASET_NOT_FOUND", "PATH_NOT_FOUND"})
+_CATALOG_NO_EFFECT = frozenset({"cache_table", "uncache_table", "clear_cache", "refresh_table", "refresh_by_path"})
+_MISSING_TABLE = frozenset({"TABLE_OR_VIEW_NOT_FOUND", "PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND"})
 
 
 class UserCodeHandler(Protocol):
@@ -233,17 +230,11 @@ class GuardedClient(SparkConnectClient):
             return ConfigResult([(k, v) for k, v in sorted(values.items()) if k.startswith(prefix)], [])
         if kind == "is_modifiable":
             return ConfigResult([(key, "false") for key in operation.is_modifiable.keys], [])
-        if (
-            kind == "set" and operation.set.silent
-        ):  # options of a session builder, of a session that exists already
+        if kind == "set" and operation.set.silent:  # options of a session builder, of a session that exists already
             labels = ("spark.app.name", "spark.master")
-            ignored = [
-                p.key for p in operation.set.pairs if p.key not in labels and values.get(p.key) != p.value
-            ]
+            ignored = [p.key for p in operation.set.pairs if p.key not in labels and values.get(p.key) != p.value]
             if ignored:
-                _log.warning(
-                    "options of SparkSession.builder are ignored in a pipeline: %s", ", ".join(ignored)
-                )
+                _log.warning("options of SparkSession.builder are ignored in a pipeline: %s", ", ".join(ignored))
             return ConfigResult([], [])
         raise _mutation_refused()
 
@@ -289,8 +280,8 @@ class _RefusingStub:
 
 
 _ACTION_HINT = (
-    "return the DataFrame: the pipeline runs it; read small fixed tables at the top level of the file, "
-    "outside of query functions"
+    "return the DataFrame: the pipeline runs it; "
+    "read small fixed tables at the top level of the file, outside of query functions"
 )
 
 
@@ -328,11 +319,7 @@ def _mutation_refused(hint: str = "set it under `configuration` in `spark-pipeli
     site = call_site()
     name = _call_name(site, "set")
     if "TempView" in name or "TempTable" in name:
-        hint = (
-            "declare a view: `@dp.temporary_view`"
-            if name.startswith(("create", "register"))
-            else "remove the call"
-        )
+        hint = "declare a view: `@dp.temporary_view`" if name.startswith(("create", "register")) else "remove the call"
     elif name.startswith("registerJava"):
         hint = "register a Python function"
     elif name.startswith("setCurrent"):

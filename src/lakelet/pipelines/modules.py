@@ -22,9 +22,7 @@ _ABSENT = object()
 
 
 @contextmanager
-def pipeline_modules(
-    *, session: Any = None, dbutils: Any = None, phase_of_code: Phase = Phase.LOAD
-) -> Iterator[None]:
+def pipeline_modules(*, session: Any = None, dbutils: Any = None, phase_of_code: Phase = Phase.LOAD) -> Iterator[None]:
     """Swap in the modules that pipeline files import, and make `session` the active one.
 
     `pyspark.pipelines`, `databricks.pipelines` and `dlt` are ours, whatever else has the name;
@@ -67,7 +65,7 @@ def _display_method(self: Any, *values: Any, **options: Any) -> None:
 def _dbutils_module(dbutils: Any) -> ModuleType:
     module = ModuleType("pyspark.dbutils", "Gives pipeline files their `DBUtils`.")
 
-    def make_dbutils(spark: Any = None) -> Any:  # noqa: ARG001 - the signature is Databricks'
+    def make_dbutils(spark: Any = None) -> Any:
         return dbutils
 
     vars(module)["DBUtils"] = make_dbutils
@@ -75,9 +73,7 @@ def _dbutils_module(dbutils: Any) -> ModuleType:
 
 
 def _runtime_module(session: Any, dbutils: Any) -> ModuleType:
-    module = ModuleType(
-        "databricks.sdk.runtime", "Gives pipeline files the globals of a Databricks notebook."
-    )
+    module = ModuleType("databricks.sdk.runtime", "Gives pipeline files the globals of a Databricks notebook.")
     names: dict[str, Any] = {"spark": session, "dbutils": dbutils, "display": display}
     if session is not None:
         from pyspark.sql.functions import udf

@@ -38,9 +38,7 @@ def declarative(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def check_arguments(
-    api: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> None:
+def check_arguments(api: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Check names and number of arguments.
 
     Raises:

@@ -109,9 +109,7 @@ class Registry:
         """
         attached = {id(function) for dataset, query in self._datasets for function in _unwrapped(query)}
         for function, expectations in self._expectations:
-            if (
-                id(function) not in attached and not self.errors
-            ):  # a failed declaration leaves its rules behind
+            if id(function) not in attached and not self.errors:  # a failed declaration leaves its rules behind
                 self.report(_expectation_without_dataset(function, expectations))
         datasets = tuple(self._with_expectations(dataset, function) for dataset, function in self._datasets)
         for dataset in datasets:
@@ -130,10 +128,7 @@ class Registry:
         """Return a function's rules in source order: decorators are applied from the bottom up."""
         layers = {id(layer) for layer in _unwrapped(function)}
         return [
-            expectation
-            for owner, group in reversed(self._expectations)
-            if id(owner) in layers
-            for expectation in group
+            expectation for owner, group in reversed(self._expectations) if id(owner) in layers for expectation in group
         ]
 
     def _check_expectation_names(self, dataset: Dataset) -> None:
@@ -184,9 +179,7 @@ def _unwrapped(function: Callable[..., Any] | None) -> list[Callable[..., Any]]:
     return layers
 
 
-def _expectation_without_dataset(
-    function: Callable[..., Any], expectations: Sequence[Expectation]
-) -> DefinitionError:
+def _expectation_without_dataset(function: Callable[..., Any], expectations: Sequence[Expectation]) -> DefinitionError:
     name = getattr(function, "__name__", str(function))
     rules = ", ".join(f"`{expectation.name}`" for expectation in expectations)
     return DefinitionError(

@@ -1,4 +1,3 @@
-# ruff: noqa: ARG001 - the parameters are those of the API, also of what is refused
 """Parts of the declarative API that this release refuses at load, with file, line and a way around."""
 
 from __future__ import annotations
@@ -39,9 +38,7 @@ def replace_flow(target: str | None = None, **options: Any) -> Any:
 
 
 @declarative
-def on_event_hook(
-    user_event_hook_fn: Any = None, max_allowable_consecutive_failures: int | None = None
-) -> Any:
+def on_event_hook(user_event_hook_fn: Any = None, max_allowable_consecutive_failures: int | None = None) -> Any:
     """Refused in this release: a function that is called with the events of an update."""
     raise unsupported(
         "event hooks are not supported in this release",

@@ -17,9 +17,7 @@ def file_failed(error: BaseException, *, file: str, root: Path | None) -> Lakele
     return user_code_failed("PIPELINE_FILE_FAILED", message, error, root=root, file=file)
 
 
-def query_function_failed(
-    error: BaseException, *, name: str, origin: Origin, root: Path | None
-) -> LakeletError:
+def query_function_failed(error: BaseException, *, name: str, origin: Origin, root: Path | None) -> LakeletError:
     """Return the definition error for what a query function raised while it built its query."""
     message = f"the query function `{name}` failed: {_one_line(error)}"
     return user_code_failed("QUERY_FUNCTION_FAILED", message, error, root=root, origin=origin)
@@ -85,9 +83,7 @@ def _at_relative(error: LakeletError, place: Origin, *, root: Path | None) -> La
     return error.at(place)
 
 
-def _innermost(
-    frames: Sequence[traceback.FrameSummary], *, root: Path | None
-) -> traceback.FrameSummary | None:
+def _innermost(frames: Sequence[traceback.FrameSummary], *, root: Path | None) -> traceback.FrameSummary | None:
     own = [frame for frame in frames if root is not None and Path(frame.filename).is_relative_to(root)]
     found = own or list(frames)
     return found[-1] if found else None

@@ -28,9 +28,7 @@ class UserModules:
         libraries: the pipeline's .py files; importing one from another runs it by `run_file`.
     """
 
-    def __init__(
-        self, *, root: Path, folders: Sequence[Path], libraries: Sequence[Path], run_file: RunFile
-    ) -> None:
+    def __init__(self, *, root: Path, folders: Sequence[Path], libraries: Sequence[Path], run_file: RunFile) -> None:
         self._shared = (root, *folders)
         self._libraries = frozenset(libraries)
         self._run_file = run_file
@@ -97,7 +95,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         self,
         fullname: str,
         path: Sequence[str] | None = None,
-        target: ModuleType | None = None,  # noqa: ARG002
+        target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         if path is not None:
             return None
@@ -120,8 +118,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         if origin is not None and "site-packages" in Path(origin).parts:
             return False
         return any(
-            (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
-            for folder in self._search
+            (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file() for folder in self._search
         )
 
 
@@ -132,7 +129,7 @@ class _LibraryLoader(importlib.abc.Loader):
         self._file = file
         self._run_file = run_file
 
-    def create_module(self, spec: ModuleSpec) -> None:  # noqa: ARG002 - the import system's signature
+    def create_module(self, spec: ModuleSpec) -> None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:

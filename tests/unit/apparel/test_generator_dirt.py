@@ -30,10 +30,10 @@ def share(mask):
 
 def test_rows_that_dirt_does_not_hit_are_those_of_a_clean_batch(memory, sales):
     clean = sales(type(memory)())
-    dirty = sales(memory, null_foreign_key_rate=0.1, unknown_foreign_key_rate=0.1, late_rate=0.1, null_sale_key_rate=0.1)
-    same = [
-        name for name in clean.column_names if name not in (*FOREIGN_KEYS, "event_time", "transaction_id")
-    ]
+    dirty = sales(
+        memory, null_foreign_key_rate=0.1, unknown_foreign_key_rate=0.1, late_rate=0.1, null_sale_key_rate=0.1
+    )
+    same = [name for name in clean.column_names if name not in (*FOREIGN_KEYS, "event_time", "transaction_id")]
     assert dirty.select(same) == clean.select(same)
     assert share(pc.equal(dirty["event_time"], clean["event_time"])) == pytest.approx(0.9, abs=0.02)
 
@@ -120,4 +120,11 @@ def test_drift_widens_a_table_that_exists_and_clean_batches_still_fit_afterwards
     generator(landing, dirt=Dirt(schema_drift_rate=1)).write_batch()
     generator(landing).write_batch()
     channel = read(Stream.SALES)["channel"]
-    assert [channel[i].as_py() is not None for i in (0, 499, 500, 999, 1000, 1499)] == [False, False, True, True, False, False]
+    assert [channel[i].as_py() is not None for i in (0, 499, 500, 999, 1000, 1499)] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]

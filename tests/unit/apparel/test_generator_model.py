@@ -46,14 +46,15 @@ def dimension_rows(stream, count=400, *, seed=1, **rates):
     [
         (
             Stream.SALES,
-            "transaction_id int32, store_id int32, event_time timestamp[us, tz=UTC], customer_id int32, product_id int32, "
-            "quantity int32, unit_price double, total_amount double, payment_method string, discount_applied double, "
+            "transaction_id int32, store_id int32, event_time timestamp[us, tz=UTC], customer_id int32, "
+            "product_id int32, quantity int32, unit_price double, total_amount double, payment_method string, discount_applied double, "
             "tax_amount double",
         ),
         (
             Stream.CUSTOMERS,
             "customer_id int32, name string, email string, address string, join_date timestamp[us, tz=UTC], "
-            "loyalty_points int32, phone_number string, age int32, gender string, last_update_time timestamp[us, tz=UTC]",
+            "loyalty_points int32, phone_number string, age int32, gender string, "
+            "last_update_time timestamp[us, tz=UTC]",
         ),
         (
             Stream.ITEMS,
@@ -88,8 +89,10 @@ def test_quantity_price_and_discount_fill_their_ranges():
     table = sales(return_rate=0, bad_discount_rate=0)
     assert set(table["quantity"].to_pylist()) == {1, 2, 3, 4, 5}
     prices, discounts = (pc.min_max(table[name]).as_py() for name in ("unit_price", "discount_applied"))
-    assert 10 <= prices["min"] < 10.2 and 99.8 < prices["max"] <= 100
-    assert 0 <= discounts["min"] < 0.1 and 19.9 < discounts["max"] <= 20
+    assert 10 <= prices["min"] < 10.2
+    assert 99.8 < prices["max"] <= 100
+    assert 0 <= discounts["min"] < 0.1
+    assert 19.9 < discounts["max"] <= 20
     assert set(table["payment_method"].to_pylist()) == set(PAYMENT_METHODS)
 
 
@@ -129,7 +132,8 @@ def test_customers_pass_every_rule_of_the_quality_view():
 
 def test_products_pass_every_rule_of_the_quality_view():
     for row in dimension_rows(Stream.ITEMS):
-        assert 0 < row["price"] < 10_000 and row["price"] == round(row["price"], 2)
+        assert 0 < row["price"] < 10_000
+        assert row["price"] == round(row["price"], 2)
         assert row["stock_quantity"] >= 0
         assert row["category"] in CATEGORIES
         assert row["brand"]

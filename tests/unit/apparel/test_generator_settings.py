@@ -20,7 +20,11 @@ def test_defaults_are_those_of_the_specification():
     assert (settings.update_share_customers, settings.update_share_products) == (0.3, 0.3)
     assert settings.update_share_stores == 0.5
     assert settings.skew_seconds == 60
-    assert (settings.bootstrap_stores, settings.bootstrap_customers, settings.bootstrap_products) == (5, 50, 20)
+    assert (settings.bootstrap_stores, settings.bootstrap_customers, settings.bootstrap_products) == (
+        5,
+        50,
+        20,
+    )
     assert (settings.return_rate, settings.bad_discount_rate) == (0.05, 0.02)
     assert (settings.missing_email_rate, settings.missing_manager_rate) == (0.02, 0.02)
 
@@ -64,7 +68,10 @@ def test_a_setting_out_of_range_is_a_usage_error_that_names_its_option(make, opt
 
 def test_every_setting_has_a_help_text_and_an_option_of_its_own():
     settings = [
-        setting for owner in (GeneratorSettings, Dirt, BulkSettings) for setting in fields(owner) if setting.name != "dirt"
+        setting
+        for owner in (GeneratorSettings, Dirt, BulkSettings)
+        for setting in fields(owner)
+        if setting.name != "dirt"
     ]
     options = [option_name(setting) for setting in settings]
     assert len(set(options)) == len(options)

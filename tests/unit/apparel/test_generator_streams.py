@@ -3,6 +3,7 @@
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import count as counter
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -68,7 +69,7 @@ def test_an_update_replaces_every_attribute(memory, generator):
     versions: dict[int, list[dict]] = {}
     for row in memory.rows(Stream.CUSTOMERS).to_pylist():
         versions.setdefault(row["customer_id"], []).append(row)
-    updated = [pair for rows in versions.values() for pair in zip(rows, rows[1:], strict=False)]
+    updated = [pair for rows in versions.values() for pair in pairwise(rows)]
     assert len(updated) == 40
     for name in ("name", "address", "phone_number", "join_date", "loyalty_points", "last_update_time"):
         assert sum(before[name] != after[name] for before, after in updated) >= 38, name

@@ -200,7 +200,8 @@ def test_the_session_is_the_active_one_only_meanwhile(session: Any) -> None:
 
 def test_the_catalog_gives_sensible_answers(querying: Any) -> None:
     assert querying.catalog.tableExists("rates")
-    assert querying.catalog.tableExists("rates", "ref")
+    with pytest.warns(FutureWarning, match="dbName"):
+        assert querying.catalog.tableExists("rates", "ref")
     assert not querying.catalog.tableExists("nope")
     assert querying.catalog.currentDatabase() == "shop"
     assert querying.catalog.currentCatalog() == "main"

@@ -83,7 +83,8 @@ def test_a_query_becomes_an_implicit_flow_with_the_datasets_name() -> None:
 
 
 def test_semicolons_in_strings_and_comments_do_not_end_a_statement() -> None:
-    text = "CREATE MATERIALIZED VIEW a AS SELECT ';', `x;y` -- ;\n/* ; */ FROM t;;\nCREATE MATERIALIZED VIEW b AS SELECT 2"
+    first = "CREATE MATERIALIZED VIEW a AS SELECT ';', `x;y` -- ;\n/* ; */ FROM t;;\n"
+    text = first + "CREATE MATERIALIZED VIEW b AS SELECT 2"
     assert [d.name.name for d in load(text).datasets] == ["a", "b"]
 
 
@@ -179,7 +180,8 @@ def test_all_clauses_of_auto_cdc_are_read() -> None:
 )
 def test_track_history_chooses_columns(clause: str, tracked: Any, untracked: Any) -> None:
     flow = auto_cdc(
-        f"APPLY CHANGES INTO LIVE.t FROM STREAM(LIVE.s) KEYS (id) SEQUENCE BY ts STORED AS SCD TYPE 2 {clause}"
+        "APPLY CHANGES INTO LIVE.t FROM STREAM(LIVE.s) KEYS (id) SEQUENCE BY ts"
+        f" STORED AS SCD TYPE 2 {clause}"
     )
     assert (flow.name, flow.source, flow.scd_type) == ("t", "LIVE.s", 2)
     assert (flow.track_history_column_list, flow.track_history_except_column_list) == (tracked, untracked)
@@ -265,7 +267,8 @@ def test_the_example_of_apache_spark_loads_unchanged() -> None:
         ("CREATE STREAMING TABLE t (CONSTRAINT a EXPECT (x) ON VIOLATION SKIP)", "PARSE_SYNTAX_ERROR",
          "column 64", ""),
         ("CREATE MATERIALIZED VIEW v", "PARSE_SYNTAX_ERROR", "column 27", ""),
-        ("CREATE MATERIALIZED VIEW v AS\n  SELECT id FORM t x", "PARSE_SYNTAX_ERROR", "line 2, column 18", ""),
+        ("CREATE MATERIALIZED VIEW v AS\n  SELECT id FORM t x",
+         "PARSE_SYNTAX_ERROR", "line 2, column 18", ""),
         ("CREATE MATERIALIZED VIEW v AS SELECT 'a", "PARSE_SYNTAX_ERROR", "column 38", ""),
         ("CREATE FLOW f AS INSERT INTO t SELECT 1", "PARSE_SYNTAX_ERROR", "column 32", "BY NAME"),
         ("CREATE FLOW f AS AUTO CDC FROM SNAPSHOT x", "UNSUPPORTED_FEATURE", "", ""),
@@ -279,7 +282,8 @@ def test_the_example_of_apache_spark_loads_unchanged() -> None:
          "PARSE_SYNTAX_ERROR", "column 72", ""),
         ("CREATE FLOW f AS AUTO CDC INTO t FROM STREAM(s) KEYS (i) SEQUENCE BY j TRACK HISTORY ON a",
          "AUTOCDC_TRACK_HISTORY_REQUIRES_SCD2", "", "SCD TYPE 2"),
-        ("CREATE MATERIALIZED VIEW v AS SELECT ${schem}", "UNRESOLVED_SQL_VARIABLE", "column 38", "SET schem"),
+        ("CREATE MATERIALIZED VIEW v AS SELECT ${schem}",
+         "UNRESOLVED_SQL_VARIABLE", "column 38", "SET schem"),
         ("CREATE MATERIALIZED VIEW a.b.c.d AS SELECT 1", "INVALID_IDENTIFIER", "", ""),
     ],
 )  # fmt: skip

@@ -24,7 +24,7 @@ AT = datetime(2024, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 def rewritten(sql: str) -> str:
     numbers = itertools.count(1)
-    return rewrite(sql, lambda reference: f"r{next(numbers)}")
+    return rewrite(sql, lambda _: f"r{next(numbers)}")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,8 @@ def rewritten(sql: str) -> str:
         ("SELECT * FROM LIVE.x JOIN live.y USING (id)", ["LIVE.x", "live.y"]),
         ("SELECT * FROM a LEFT ANTI JOIN b ON a.i = b.i CROSS JOIN c NATURAL JOIN d", ["a", "b", "c", "d"]),
         ("SELECT * FROM (a JOIN b) JOIN ((c JOIN d) x JOIN e)", ["a", "b", "c", "d", "e"]),
-        ("SELECT (SELECT max(i) FROM b) FROM a WHERE EXISTS (SELECT 1 FROM c) AND d IN (TABLE e)", ["b", "a", "c", "e"]),
+        ("SELECT (SELECT max(i) FROM b) FROM a WHERE EXISTS (SELECT 1 FROM c) AND d IN (TABLE e)",
+         ["b", "a", "c", "e"]),
         ("SELECT * FROM a UNION ALL SELECT * FROM b EXCEPT (SELECT * FROM c)", ["a", "b", "c"]),
         ("SELECT * EXCEPT (a, b) FROM t", ["t"]),
         ("WITH x AS (SELECT * FROM t) SELECT * FROM x, y", ["t", "y"]),
@@ -56,7 +57,8 @@ def rewritten(sql: str) -> str:
         ("FROM a |> WHERE i > 1 |> JOIN b ON a.i = b.i", ["a", "b"]),
         ("SELECT * FROM t PIVOT (sum(x) FOR y IN ('a', 'b')) p JOIN u", ["t", "u"]),
         ("SELECT * FROM t TABLESAMPLE (10 PERCENT) REPEATABLE (5) s, u", ["t", "u"]),
-        ("SELECT extract(year FROM a), trim(BOTH 'x' FROM b), trim(FROM c), a IS DISTINCT FROM b FROM t", ["t"]),
+        ("SELECT extract(year FROM a), trim(BOTH 'x' FROM b), trim(FROM c), a IS DISTINCT FROM b FROM t",
+         ["t"]),
         ("SELECT max(table) FROM t", ["t"]),
         ("SELECT * FROM f(TABLE(a.b) PARTITION BY i), g(x => TABLE(SELECT * FROM c))", ["a.b", "c"]),
         ("SELECT * FROM IDENTIFIER('a.' || 'b') i", ["a.b"]),
@@ -121,8 +123,8 @@ def test_a_path_is_told_from_a_table_in_a_schema_of_that_name() -> None:
 
 
 def test_files_carry_their_options_under_the_names_of_auto_loader() -> None:
-    sql = "SELECT * FROM STREAM read_files('/in' || '/x', format => 'json', schema => 'a INT', multiLine => true)"
-    (files,) = table_references(sql)
+    options = "format => 'json', schema => 'a INT', multiLine => true"
+    (files,) = table_references(f"SELECT * FROM STREAM read_files('/in' || '/x', {options})")
     assert (files.kind, files.streaming, files.paths) == (ReferenceKind.FILES, True, ("/in/x",))
     assert (files.format, files.schema) == ("cloudFiles", "a INT")
     assert files.options == {"cloudFiles.format": "json", "multiLine": "true"}
@@ -248,7 +250,8 @@ def test_what_cannot_be_replaced_is_refused(sql: str, condition: str) -> None:
     ("sql", "result"),
     [
         ("current_timestamp()", "timestamp_micros(1704164645678901)"),
-        ("ts > NOW( ) AND d = current_date", "ts > timestamp_micros(1704164645678901) AND d = DATE '2024-01-02'"),
+        ("ts > NOW( ) AND d = current_date",
+         "ts > timestamp_micros(1704164645678901) AND d = DATE '2024-01-02'"),
         ("localtimestamp", "TIMESTAMP_NTZ '2024-01-02 03:04:05.678901'"),
         ("unix_timestamp() - unix_timestamp(ts)", "CAST(1704164645 AS BIGINT) - unix_timestamp(ts)"),
         ("now > 'now()' -- now()", "now > 'now()' -- now()"),
@@ -257,7 +260,8 @@ def test_what_cannot_be_replaced_is_refused(sql: str, condition: str) -> None:
         ("SELECT x current_date FROM t", "SELECT x current_date FROM t"),
         ("SELECT current_date AS current_date FROM t", "SELECT DATE '2024-01-02' AS current_date FROM t"),
         ("SELECT current_date, now() FROM t",
-         "SELECT DATE '2024-01-02' AS `current_date()`, timestamp_micros(1704164645678901) AS `now()` FROM t"),
+         "SELECT DATE '2024-01-02' AS `current_date()`, timestamp_micros(1704164645678901) AS `now()`"
+         " FROM t"),
         ("SELECT current_date FROM (SELECT d AS current_date FROM t)",
          "SELECT current_date FROM (SELECT d AS current_date FROM t)"),
         ("WITH c AS (SELECT d AS current_date FROM t), e AS (SELECT current_date FROM c) SELECT 1",
