@@ -265,7 +265,7 @@ def maintain(
             "APPAREL_RETENTION_TOO_SHORT",
             f"a retention of {retention_hours} hours is below {DEFAULT_RETENTION_HOURS}",
             cause="a pipeline that has not read as far as the compaction would miss the files it still needs",
-            hint="update every pipeline and stop every generator on this storage first, then pass --allow-short-retention",
+            hint="update the pipelines and stop the generators of this storage, then pass --allow-short-retention",
         )
     landing = [landing_folder(storage) / stream for stream in Stream]
     pipeline = sorted(log.parent for log in (storage / "tables" / CATALOG).glob("*/*/_delta_log"))

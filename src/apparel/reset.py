@@ -122,8 +122,8 @@ def _weigh(folder: Path) -> Doomed:
 def lock_holder(storage: Path) -> str | None:
     """Return who holds the pipeline's lock, or None.
 
-    What a killed update leaves is a file that nobody holds any more: empty, or with a dead process of this host. Content
-    that cannot be understood counts as held.
+    What a killed update leaves is a file that nobody holds any more: empty, or with a dead process of this host.
+    Content that cannot be understood counts as held.
     """
     try:
         with (storage / "_lock").open(encoding="utf-8") as file:

@@ -1,7 +1,7 @@
 """The command line: `lakelet run | dry-run | graph | query | events | init`.
 
-Data goes to stdout, errors and logs to stderr; what the user's own files print goes to stderr, too. Commands import what they
-need when they run, so that `lakelet --help` answers at once.
+Data goes to stdout, errors and logs to stderr; what the user's own files print goes to stderr, too. Commands import
+what they need when they run, so that `lakelet --help` answers at once.
 
 Exit codes: 0 done, 1 the update failed, 2 usage or definition error, 70 internal error, 130 interrupted.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 import click
 
 from lakelet.errors import DefinitionErrors, LakeletError, SpecError
+from lakelet.terminal.command_group import INTERRUPTED, LakeletGroup
 
 if TYPE_CHECKING:
     from lakelet.events.model import PipelineEvent
@@ -26,39 +27,13 @@ if TYPE_CHECKING:
     from lakelet.pipeline import Pipeline
     from lakelet.terminal.update_view import LiveView, PlainView
 
-INTERNAL_ERROR = 70
-INTERRUPTED = 130
-
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class LakeletGroup(click.Group):
-    """Ends every command in one way: an error is a block on stderr and an exit code, never a bare traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except LakeletError as error:
-            click.echo(error.render(), err=True)
-            ctx.exit(error.exit_code)
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("interrupted", err=True)
-            ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            ctx.exit(0)  # the reader of our output, such as `head`, has seen enough
-        except (click.ClickException, click.exceptions.Exit):
-            raise
-        except Exception as error:  # the one place that answers for a bug of ours
-            from lakelet.terminal.crash_report import report
-
-            click.echo(report(error, debug=bool(ctx.params.get("debug"))), err=True)
-            ctx.exit(INTERNAL_ERROR)
 
 
 @click.group(cls=LakeletGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="lakelet")
 @click.option("--debug", is_flag=True, envvar="LAKELET_DEBUG", help="Show the traceback of an internal error.")
-def cli(debug: bool) -> None:  # read by LakeletGroup
+def cli(debug: bool) -> None:
     """Run declarative data pipelines, the files of Databricks and Apache Spark, without Databricks."""
 
 

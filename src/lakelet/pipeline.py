@@ -68,6 +68,7 @@ class Pipeline:
         self._store: DeltaRsStore | None = None
         self._resolver: Resolver | None = None
         self._graph: DataflowGraph | None = None
+        self._notes: tuple[str, ...] = ()
 
     # -- definition -----------------------------------------------------------------------------------------------
 
@@ -83,10 +84,11 @@ class Pipeline:
             from lakelet.project import load_project
 
             resolver = self._new_resolver()
-            session = user_session(
-                self.engine.url, self.engine.session_id, resolver, self.spec.configuration, names=self.names
-            )
-            definitions = load_project(self.spec, Registry(self.names), session)
+            configuration = {"spark.sql.session.timeZone": self._time_zone, **self.spec.configuration}
+            session = user_session(self.engine.url, self.engine.session_id, resolver, configuration, names=self.names)
+            registry = Registry(self.names)
+            definitions = load_project(self.spec, registry, session)
+            self._notes = tuple(str(note) for note in registry.notes)
             paths = {d.name.key: self.catalog.path(d.path) for d in definitions.datasets if d.path}
             resolver.catalog = replace(self.catalog, tables={**self.catalog.tables, **paths})
             self._graph = resolver.resolve(definitions)
@@ -102,7 +104,7 @@ class Pipeline:
         if self._engine is None:
             from lakelet.engine.sail import SailEngine
 
-            self._engine = SailEngine(time_zone=self.spec.setting("lakelet.timezone"))
+            self._engine = SailEngine(time_zone=self._time_zone)
         return self._engine
 
     @property
@@ -162,7 +164,8 @@ class Pipeline:
             log.recover()
             bus = EventBus(self._pipeline_id(), self.spec.name, update_id, clock=self._clock)
             writer = JsonLinesWriter(system / "updates" / f"{update_id}.jsonl")
-            for subscriber in (writer, log, *subscribers):
+            every: tuple[Subscriber, ...] = (writer, log, *subscribers)
+            for subscriber in every:
                 bus.subscribe(subscriber)
             try:
                 kinds.create_update(
@@ -186,7 +189,7 @@ class Pipeline:
         selection: RefreshSelection,
         continuous: bool,
         stop: threading.Event,
-        flush: Callable[[], None],
+        flush: Callable[[], int],
     ) -> UpdateResult:
         from lakelet.events import kinds
         from lakelet.execution.update import Update, describe, plan_update
@@ -195,6 +198,8 @@ class Pipeline:
         try:
             kinds.update_progress(bus, UpdateState.INITIALIZING)
             graph = self.graph()
+            for note in self._notes:
+                kinds.deprecation(bus, note)
             plan = plan_update(graph, selection)
             context = self._context(graph, bus, stop)
             describe(context, [graph.dataset(name) for name in graph.order()])
@@ -217,7 +222,7 @@ class Pipeline:
         return UpdateResult(update_id=update_id, state=state, flows=outcomes)
 
     def _run_rounds(
-        self, update: Any, context: UpdateContext, plan: Any, outcomes: tuple[FlowOutcome, ...], flush: Callable[[], None]
+        self, update: Any, context: UpdateContext, plan: Any, outcomes: tuple[FlowOutcome, ...], flush: Callable[[], int]
     ) -> tuple[FlowOutcome, ...]:
         from lakelet.execution.update import has_new_input
 
@@ -247,10 +252,14 @@ class Pipeline:
             events=bus,
             stop=stop,
             max_bytes=self.spec.setting("lakelet.maxBytesPerTrigger") or DEFAULT_MAX_BYTES,
-            time_zone=str(self.spec.setting("lakelet.timezone")),
+            time_zone=self._time_zone,
             cdc_ties=str(self.spec.setting("lakelet.cdc.ties")),
             clock=self._clock,
         )
+
+    @property
+    def _time_zone(self) -> str:
+        return str(self.spec.setting("lakelet.timezone"))
 
     def _pipeline_id(self) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"lakelet:{self.spec.name}:{self.spec.storage}"))

@@ -1,6 +1,7 @@
 """The one stream of events of an update: a bus, and the subscriber that keeps it as JSON lines.
 
-Nothing in lakelet prints: the terminal, the web pages, the JSON lines and the event log's table are subscribers of a bus.
+Nothing in lakelet prints: the terminal, the web pages, the JSON lines and the event log's table are subscribers of
+a bus.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def new_event_id() -> str:
 class EventBus:
     """Numbers the events of one update and hands each to every subscriber, in the order of their numbers.
 
-    Flows publish from several threads. A subscriber is called by the publishing thread, never by two threads at once, and
-    may itself publish: what it publishes is delivered after the event it is looking at.
+    Flows publish from several threads. A subscriber is called by the publishing thread, never by two threads at once,
+    and may itself publish: what it publishes is delivered after the event it is looking at.
 
     A subscriber that raises does not break the update. Its first failure goes to the log (stderr unless configured
     otherwise) and, as a `hook_progress` event, to all subscribers; it stays subscribed, since a full disk may be freed.

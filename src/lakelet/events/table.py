@@ -69,8 +69,8 @@ def event_log_schema() -> pa.Schema:
 class DeltaEventLog:
     """Subscriber that gathers events and appends them to a Delta table in few commits.
 
-    Commits happen every `flush_every` events, on `flush()` and on `close()`. Until then an event is only in memory and in the
-    update's JSON lines; `recover` brings home what a dead update left there.
+    Commits happen every `flush_every` events, on `flush()` and on `close()`. Until then an event is only in memory and
+    in the update's JSON lines; `recover` brings home what a dead update left there.
 
     Args:
         location: folder of the table, created by the first commit.
@@ -141,8 +141,8 @@ class DeltaEventLog:
     def recover(self) -> int:
         """Append the events that dead updates left in their JSON lines only; returns how many.
 
-        Call it while holding the pipeline's lock: then every update but this one is dead. Running it again appends nothing.
-        Afterwards the JSON lines of all but the last updates are removed.
+        Call it while holding the pipeline's lock: then every update but this one is dead. Running it again appends
+        nothing. Afterwards the JSON lines of all but the last updates are removed.
 
         Raises:
             StorageError: `EVENT_LOG_NOT_WRITABLE`; nothing is removed.
@@ -303,5 +303,5 @@ class _Translated:
                 "EVENT_LOG_NOT_WRITABLE",
                 f"the event log at `{self._location}` cannot be read or written",
                 cause=str(error),
-                hint="check the free space, the owner and the mount of the storage folder; no event of this update is lost",
+                hint="check the free space, the owner and the mount of the storage folder",
             ) from error

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyspark.sql.connect import proto
 
 from lakelet.engine.base import Engine
 from lakelet.errors import ExpectationViolation
@@ -139,7 +140,7 @@ def violation(
     )
 
 
-def any_of(conditions: Sequence[plan.proto.Expression]) -> plan.proto.Expression:
+def any_of(conditions: Sequence[proto.Expression]) -> proto.Expression:
     """Return the disjunction of conditions that are never NULL."""
     result = conditions[0]
     for condition in conditions[1:]:

@@ -318,15 +318,15 @@ class Resolver:
         graph.order()
         raise_all(check_graph(graph))
         for name in graph.order():
-            for flow in graph.flows_to(name):
-                if {item.dataset.key for item in flow.inputs if item.dataset is not None} & broken:
+            for item in graph.flows_to(name):
+                if {read.dataset.key for read in item.inputs if read.dataset is not None} & broken:
                     broken.add(name.key)
                     continue
                 try:
-                    resolved[flow.name] = replace(flow, schema=self.output_schema(flow.flow))
-                    self._check_expectations(self.datasets[name.key], flow.flow)
+                    resolved[item.name] = replace(item, schema=self.output_schema(item.flow))
+                    self._check_expectations(self.datasets[name.key], item.flow)
                 except LakeletError as error:
-                    errors.append(self._at_flow(error, flow.flow))
+                    errors.append(self._at_flow(error, item.flow))
                     broken.add(name.key)
         raise_all(errors)
         return replace(graph, flows=tuple(resolved.values()))

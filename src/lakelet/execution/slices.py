@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyspark.sql.connect.proto import Expression
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from lakelet.errors import SourceError
@@ -77,19 +78,19 @@ def _scan(files: list[DataFile], schema: pa.Schema, stored: pa.Schema, metadata:
     return result
 
 
-def _column(name: str) -> plan.proto.Expression:
-    result = plan.proto.Expression()
+def _column(name: str) -> Expression:
+    result = Expression()
     result.unresolved_attribute.unparsed_identifier = "`" + name.replace("`", "``") + "`"
     return result
 
 
-def _literal(field: pa.Field, value: str | None) -> plan.proto.Expression:
+def _literal(field: pa.Field, value: str | None) -> Expression:
     text = "NULL" if value is None else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     kind = from_arrow_schema(pa.schema([field])).fields[0].dataType.simpleString()
     return _named(plan.expression(f"CAST({text} AS {kind})"), field.name)
 
 
-def _metadata_literal(file: DataFile) -> plan.proto.Expression:
+def _metadata_literal(file: DataFile) -> Expression:
     values = _metadata_of(file)
     text = ", ".join(
         f"'{name}', " + (f"'{_escaped(value)}'" if isinstance(value, str) else
@@ -99,8 +100,8 @@ def _metadata_literal(file: DataFile) -> plan.proto.Expression:
     return _named(plan.expression(f"named_struct({text})"), METADATA)
 
 
-def _named(value: plan.proto.Expression, name: str) -> plan.proto.Expression:
-    result = plan.proto.Expression()
+def _named(value: Expression, name: str) -> Expression:
+    result = Expression()
     result.alias.expr.CopyFrom(value)
     result.alias.name.append(name)
     return result

@@ -156,10 +156,10 @@ def as_mermaid(graph: DataflowGraph) -> str:
             lines.append(f"{indent}{ids[graph.display(name)]}{opening}{_quoted(_short(graph, name))}{closing}")
         if group:
             lines.append("    end")
-    arrows = {
-        (ids[edge.source], ids[edge.target]): edge.streaming
-        for edge in sorted(edges(graph), key=lambda edge: edge.streaming)
-    }
+    arrows: dict[tuple[str, str], bool] = {}
+    for edge in edges(graph):
+        ends = (ids[edge.source], ids[edge.target])
+        arrows[ends] = arrows.get(ends, False) or edge.streaming
     lines += [
         f"    {source} {'-->' if streaming else '-.->'} {target}" for (source, target), streaming in arrows.items()
     ]

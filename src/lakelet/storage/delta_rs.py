@@ -10,7 +10,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -108,18 +108,18 @@ class DeltaRsTable:
     def _write(
         self,
         rows: pa.Table | pa.RecordBatchReader,
-        mode: str,
+        mode: Any,
         schema: pa.Schema | None,
         receipt: Receipt | None,
-        schema_mode: str | None,
+        schema_mode: Literal["merge", "overwrite"] | None,
     ) -> int:
         counted = _Counted(rows, schema or nullable(rows.schema))
         with storage_errors(self.location, counted):
             write_deltalake(
                 self._table,
                 counted.reader(),
-                mode=mode,  # type: ignore[arg-type]
-                schema_mode=schema_mode,  # type: ignore[arg-type]
+                mode=mode,
+                schema_mode=schema_mode,
                 commit_properties=_properties(receipt),
                 partition_by=list(self.partition_cols) or None,
             )

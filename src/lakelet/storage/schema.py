@@ -110,7 +110,7 @@ def _fits(incoming: pa.DataType, stored: pa.DataType) -> bool:
         return True
     if pa.types.is_decimal(incoming) and pa.types.is_decimal(stored):
         whole = (incoming.precision - incoming.scale, stored.precision - stored.scale)
-        return whole[0] <= whole[1] and incoming.scale <= stored.scale
+        return bool(whole[0] <= whole[1] and incoming.scale <= stored.scale)
     if pa.types.is_struct(incoming) and pa.types.is_struct(stored):
         names = {field.name: field.type for field in stored}
         return all(field.name in names and _fits(field.type, names[field.name]) for field in incoming)

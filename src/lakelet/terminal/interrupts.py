@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-INTERRUPTED = 130
+from lakelet.terminal.command_group import INTERRUPTED
+
 _SHOW_CURSOR = "\x1b[?25h"
 
 

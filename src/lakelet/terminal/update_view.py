@@ -108,8 +108,10 @@ def _plain_counts(dataset: DatasetProgress) -> str:
         written = f"{counts.upserted:,} upserted"
     elif counts.output is not None:
         written = f"{counts.output:,} written"
+    elif dataset.status in (FlowStatus.COMPLETED, FlowStatus.IDLE):
+        written = "no change" if dataset.technique == "NO_OP" else "nothing new"
     else:
-        written = "nothing new" if dataset.status is FlowStatus.COMPLETED else ""
+        written = ""
     return f"{rows_in:>13}  {written:>18}"
 
 

@@ -47,7 +47,8 @@ def dimension_rows(stream, count=400, *, seed=1, **rates):
         (
             Stream.SALES,
             "transaction_id int32, store_id int32, event_time timestamp[us, tz=UTC], customer_id int32, "
-            "product_id int32, quantity int32, unit_price double, total_amount double, payment_method string, discount_applied double, "
+            "product_id int32, quantity int32, unit_price double, total_amount double, payment_method string, "
+            "discount_applied double, "
             "tax_amount double",
         ),
         (
