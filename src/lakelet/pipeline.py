@@ -245,7 +245,7 @@ class Pipeline:
             pipeline=self.spec.name,
             graph=graph,
             resolver=self._resolver,
-            binder=Binder(self._resolver),
+            binder=Binder(self._resolver, time_zone=self._time_zone),
             engine=self.engine,
             store=self.store,
             catalog=self._resolver.catalog,

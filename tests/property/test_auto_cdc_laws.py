@@ -10,6 +10,7 @@ import contextlib
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,10 @@ def _die(*args: Any, **options: Any) -> None:
 class Bench:
     """One flow with tables of its own."""
 
-    def __init__(self, engine: SailEngine, **options: Any) -> None:
-        self._folder = tempfile.TemporaryDirectory()
+    def __init__(self, engine: SailEngine, folder: str, **options: Any) -> None:
         self._engine = engine
-        self.target = f"{self._folder.name}/target"
+        self.target = f"{folder}/target"
+        self.auxiliary = f"{folder}/auxiliary"
         self.flow = AutoCdcFlow(
             name="flow",
             target=TableName("c", "s", "target"),
@@ -144,10 +145,16 @@ class Bench:
             engine=self._engine,
             store=store or DeltaRsStore(),
             target=self.target,
-            auxiliary=f"{self._folder.name}/auxiliary",
+            auxiliary=self.auxiliary,
         )
         app_id = "full-refresh" if options else "first"
         return cdc.apply(changes, Receipt(app_id=app_id, batch_id=batch_id), **options)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def of(engine: SailEngine, **options: Any) -> Iterator[Bench]:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Bench(engine, folder, **options)
 
     def deliver(self, delivery: Delivery) -> None:
         never_evaluated = relation.named("a_table_that_does_not_exist")
@@ -172,17 +179,13 @@ class Bench:
         table = DeltaRsStore().open(self.target)
         assert table is not None
         columns = ["id", *PAYLOAD, *(["__START_AT", "__END_AT"] if self.flow.scd_type == 2 else [])]
-        found = [
-            tuple(_plain(row[name]) for name in columns) for row in table.delta.to_pyarrow_table().to_pylist()
-        ]
+        found = [tuple(_plain(row[name]) for name in columns) for row in table.delta.to_pyarrow_table().to_pylist()]
         assert len(found) == len(set(found))
         return set(found)
 
 
 def rows_of(rows: list[tuple[Any, ...]]) -> pa.Table:
-    return pa.table(
-        {field.name: pa.array([row[at] for row in rows], field.type) for at, field in enumerate(COLUMNS)}
-    )
+    return pa.table({field.name: pa.array([row[at] for row in rows], field.type) for at, field in enumerate(COLUMNS)})
 
 
 def events_of(changes: list[tuple[Any, ...]], *, keep: tuple[int, ...] = ()) -> list[scd.Event]:
@@ -231,54 +234,54 @@ def check_intervals(rows: set[tuple[Any, ...]]) -> None:
 @BOUNDED
 @given(delivery=deliveries(truncates=True))
 def test_scd1_is_the_latest_event_of_each_key(engine: SailEngine, delivery: Delivery) -> None:
-    bench = Bench(engine, apply_as_truncates="op = 'truncate'")
-    bench.deliver(delivery)
-    check_rows(bench.rows(), scd.scd1(events_of(delivery.changes)), delivery)
+    with Bench.of(engine, apply_as_truncates="op = 'truncate'") as bench:
+        bench.deliver(delivery)
+        check_rows(bench.rows(), scd.scd1(events_of(delivery.changes)), delivery)
 
 
 @BOUNDED
 @given(delivery=deliveries())
 def test_scd2_is_the_runs_of_each_key(engine: SailEngine, delivery: Delivery) -> None:
-    bench = Bench(engine, scd_type=2)
-    bench.deliver(delivery)
-    rows = bench.rows()
-    check_rows(rows, scd.scd2(events_of(delivery.changes), tracked=(0, 1, 2)), delivery)
-    check_intervals(rows)
+    with Bench.of(engine, scd_type=2) as bench:
+        bench.deliver(delivery)
+        rows = bench.rows()
+        check_rows(rows, scd.scd2(events_of(delivery.changes), tracked=(0, 1, 2)), delivery)
+        check_intervals(rows)
 
 
 @BOUNDED
 @given(delivery=deliveries())
 def test_scd2_with_untracked_columns_and_a_struct_sequence(engine: SailEngine, delivery: Delivery) -> None:
-    bench = Bench(
+    with Bench.of(
         engine,
         scd_type=2,
         track_history_column_list=("name",),
         sequence_by="named_struct('high', seq DIV 4, 'low', seq % 4)",
-    )
-    bench.deliver(delivery)
-    rows = bench.rows()
-    check_rows(rows, scd.scd2(events_of(delivery.changes), tracked=(1,)), delivery)
-    check_intervals(rows)
+    ) as bench:
+        bench.deliver(delivery)
+        rows = bench.rows()
+        check_rows(rows, scd.scd2(events_of(delivery.changes), tracked=(1,)), delivery)
+        check_intervals(rows)
 
 
 @BOUNDED
 @given(delivery=deliveries(truncates=True))
 def test_scd1_with_ignored_nulls(engine: SailEngine, delivery: Delivery) -> None:
-    bench = Bench(engine, apply_as_truncates="op = 'truncate'", ignore_null_updates=True)
-    bench.deliver(delivery)
-    check_rows(bench.rows(), scd.scd1(events_of(delivery.changes, keep=(0, 1, 2))), delivery)
+    with Bench.of(engine, apply_as_truncates="op = 'truncate'", ignore_null_updates=True) as bench:
+        bench.deliver(delivery)
+        check_rows(bench.rows(), scd.scd1(events_of(delivery.changes, keep=(0, 1, 2))), delivery)
 
 
 @BOUNDED
 @given(delivery=deliveries())
 def test_scd2_with_nulls_ignored_in_some_columns(engine: SailEngine, delivery: Delivery) -> None:
-    bench = Bench(
+    with Bench.of(
         engine, scd_type=2, ignore_null_updates=True, ignore_null_updates_except_column_list=("points",)
-    )
-    bench.deliver(delivery)
-    rows = bench.rows()
-    check_rows(rows, scd.scd2(events_of(delivery.changes, keep=(0, 1)), tracked=(0, 1, 2)), delivery)
-    check_intervals(rows)
+    ) as bench:
+        bench.deliver(delivery)
+        rows = bench.rows()
+        check_rows(rows, scd.scd2(events_of(delivery.changes, keep=(0, 1)), tracked=(0, 1, 2)), delivery)
+        check_intervals(rows)
 
 
 @BOUNDED
@@ -286,12 +289,12 @@ def test_scd2_with_nulls_ignored_in_some_columns(engine: SailEngine, delivery: D
 def test_a_full_refresh_gives_the_same_table_and_reports_every_tie(
     engine: SailEngine, delivery: Delivery, scd_type: int
 ) -> None:
-    bench = Bench(engine, scd_type=scd_type)
-    bench.deliver(delivery)
-    before = bench.rows()
-    changes = relation.local(rows_of(delivery.changes))
-    with contextlib.suppress(Died):
-        bench.apply(changes, 0, restart=True, store=DyingStore(bench.target))
-    result = bench.apply(relation.named("a_table_that_does_not_exist"), 0, restart=True)
-    assert bench.rows() == before
-    assert result.num_ties == scd.num_ties(events_of(delivery.changes))
+    with Bench.of(engine, scd_type=scd_type) as bench:
+        bench.deliver(delivery)
+        before = bench.rows()
+        changes = relation.local(rows_of(delivery.changes))
+        with contextlib.suppress(Died):
+            bench.apply(changes, 0, restart=True, store=DyingStore(bench.target))
+        result = bench.apply(relation.named("a_table_that_does_not_exist"), 0, restart=True)
+        assert bench.rows() == before
+        assert result.num_ties == scd.num_ties(events_of(delivery.changes))

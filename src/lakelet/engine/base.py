@@ -21,6 +21,8 @@ class EngineCapabilities:
     """`_metadata.*` and `input_file_name()` over files."""
     join_key_by_frame: bool
     """After two USING joins, the key of the first one through its DataFrame."""
+    group_by_all: bool
+    """`GROUP BY ALL`, `ORDER BY ALL` and `QUALIFY` in SQL text."""
     batch_watermark: bool
     """`withWatermark` on a batch relation is accepted (and does nothing)."""
 

@@ -35,7 +35,9 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 class SailEngine:
     """Sail on a free port of the loopback interface; closed with the object."""
 
-    capabilities = EngineCapabilities(file_metadata=False, join_key_by_frame=False, batch_watermark=False)
+    capabilities = EngineCapabilities(
+        file_metadata=False, join_key_by_frame=False, group_by_all=False, batch_watermark=False
+    )
 
     def __init__(self, *, time_zone: str = "UTC") -> None:
         os.environ.setdefault("RUST_LOG", "off")

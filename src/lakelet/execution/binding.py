@@ -11,7 +11,7 @@ from lakelet.execution.resolution import Resolver, Source, file_read, named_leaf
 from lakelet.execution.slices import file_rows
 from lakelet.graph.elements import Action, Dataset, DatasetKind, Expectation
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import reads_metadata, with_clock, without_watermarks
+from lakelet.plan.normalize import reads_metadata, with_clock, runnable
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, leaf_of, leaves
 from lakelet.storage.delta_log import snapshot_files
@@ -64,8 +64,9 @@ class Inputs:
 class Binder:
     """Turns trees into engine queries."""
 
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Resolver, *, time_zone: str = "UTC") -> None:
         self._resolver = resolver
+        self._time_zone = time_zone
 
     def inputs(self, relation: Relation, origin: Origin) -> Inputs:
         """Return what a tree reads, views followed down to their sources."""
@@ -130,8 +131,8 @@ class Binder:
         views: dict[str, ViewRows] = {}
         rows = self._bind(relation, origin, slices, versions, views)
         return BoundQuery(
-            rows=with_clock(rows, at),
-            views=tuple(ViewRows(view=item.view, rows=with_clock(item.rows, at)) for item in views.values()),
+            rows=with_clock(rows, at, time_zone=self._time_zone),
+            views=tuple(ViewRows(view=item.view, rows=with_clock(item.rows, at, time_zone=self._time_zone)) for item in views.values()),
         )
 
     def _bind(
@@ -161,7 +162,7 @@ class Binder:
                 rows = self._table(location, leaf, versions, metadata)
             return named_leaf(leaf, rows)
 
-        return without_watermarks(plan.substitute(relation, replacement))
+        return runnable(plan.substitute(relation, replacement), self._resolver.engine.capabilities)
 
     def _table(self, location: str, leaf: Leaf, versions: Mapping[str, int], metadata: bool) -> Relation:
         if metadata:

@@ -28,7 +28,7 @@ from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, D
 from lakelet.names import NameContext, TableName, split_name
 from lakelet.pipelines.session import relation_of
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import METADATA, normalize, reads_metadata, without_watermarks
+from lakelet.plan.normalize import METADATA, normalize, reads_metadata, runnable
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, LeafKind, is_streaming, leaf_of, leaves
 from lakelet.storage.base import TableStore
@@ -247,7 +247,7 @@ class Resolver:
             return named_leaf(leaf, plan.empty(columns))
 
         with located(origin, relation):
-            return self.engine.schema(without_watermarks(plan.substitute(relation, empty)))
+            return self.engine.schema(runnable(plan.substitute(relation, empty), self.engine.capabilities))
 
     # -- user code asks -------------------------------------------------------------------------------------------
 
@@ -276,7 +276,7 @@ class Resolver:
                 raise missing_table(leaf.label, source.location or leaf.label)
             return named_leaf(leaf, plan.delta(table.location, table.version))
 
-        return self.engine.collect(without_watermarks(plan.substitute(normal, rows)))
+        return self.engine.collect(runnable(plan.substitute(normal, rows), self.engine.capabilities))
 
     def command(self, command: proto.Command) -> None:
         self.engine.command(command)

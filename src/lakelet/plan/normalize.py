@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 from google.protobuf.message import Message
 from pyspark.sql.connect import proto
 
+from lakelet.engine.base import EngineCapabilities
 from lakelet.plan.relation import (
     EXPRESSION,
     RELATION,
@@ -22,6 +24,9 @@ from lakelet.plan.relation import (
     parts,
     relations,
 )
+from lakelet.plan.sql import normalize_sql, replace_clock
+from lakelet.plan.sql_engine import for_engine
+from lakelet.plan.sql_tokens import scan
 
 METADATA = "__lakelet_metadata"
 """Hidden struct column of a file source: what `_metadata` and `input_file_name()` read."""
@@ -36,8 +41,6 @@ _PASSES_COLUMNS = {
 
 def normalize(relation: Relation) -> Relation:
     """Return the tree with SQL text opened up, file metadata as a hidden column and join keys that every engine finds."""
-    from lakelet.plan.sql import normalize_sql
-
     result = _map_relations(relation, lambda node: normalize_sql(node, next_plan_id) if _is_sql(node) else node)
     result = _name_metadata(result)
     result = _resolve_join_keys(result)
@@ -71,6 +74,11 @@ def _map_relations(relation: Relation, change: Callable[[Relation], Relation]) -
 
 def _name_metadata(relation: Relation) -> Relation:
     """Point `_metadata…` and `input_file_name()` at the hidden column, `_metadata` itself keeping its name."""
+    for message in messages(relation):
+        if message.DESCRIPTOR.name == "ExpressionString" and _in_text(message.expression):  # type: ignore[attr-defined]
+            message.expression = _metadata_in_text(message.expression)  # type: ignore[attr-defined]
+        elif message.DESCRIPTOR.name == "SQL" and _in_text(message.query):  # type: ignore[attr-defined]
+            message.query = _metadata_in_text(message.query)  # type: ignore[attr-defined]
     for expression in expressions(relation):
         kind = expression.WhichOneof("expr_type")
         if kind == "unresolved_function" and expression.unresolved_function.function_name == "input_file_name":
@@ -83,6 +91,18 @@ def _name_metadata(relation: Relation) -> Relation:
                 if not dot:
                     expression.CopyFrom(_aliased(expression, "_metadata"))
     return relation
+
+
+def _metadata_in_text(sql: str) -> str:
+    """Return SQL text with `_metadata.field` and `input_file_name()` read from the hidden column."""
+    source = scan(sql)
+    for index in range(len(source.tokens) - 1, -1, -1):
+        token, following = source.tokens[index], source.tokens[min(index + 1, len(source.tokens) - 1)]
+        if token.is_name and token.name.lower() == "_metadata" and following.text == ".":
+            sql = sql[: token.start] + METADATA + sql[token.end :]
+        elif token.word == "INPUT_FILE_NAME" and following.text == "(":
+            sql = sql[: token.start] + f"{METADATA}.file_path" + sql[source.tokens[index + 2].end :]
+    return sql
 
 
 def reads_metadata(relation: Relation) -> bool:
@@ -246,6 +266,19 @@ def _dropping(relation: Relation, names: list[str]) -> Relation:
     return result
 
 
+# -- what an engine lacks -------------------------------------------------------------------------------------
+
+
+def runnable(relation: Relation, capabilities: EngineCapabilities) -> Relation:
+    """Return the tree without what the engine cannot do and a batch does not need."""
+    result = relation if capabilities.batch_watermark else without_watermarks(relation)
+    if not capabilities.group_by_all:
+        for message in messages(result):
+            if message.DESCRIPTOR.name == "SQL":
+                message.query = for_engine(message.query)  # type: ignore[attr-defined]
+    return result
+
+
 # -- watermark and clock ------------------------------------------------------------------------------------------
 
 
@@ -277,13 +310,15 @@ _CLOCK_FUNCTIONS = {"current_timestamp": "timestamp", "now": "timestamp", "local
                     "current_date": "date", "curdate": "date"}  # fmt: skip
 
 
-def with_clock(relation: Relation, at: datetime) -> Relation:
-    """Return the tree with `current_timestamp()`, `now()`, `current_date()`… as the instant `at`, also in SQL text."""
-    from lakelet.plan.sql import replace_clock
+def with_clock(relation: Relation, at: datetime, *, time_zone: str = "UTC") -> Relation:
+    """Return the tree with `current_timestamp()`, `now()`, `current_date()`… as the instant `at`, also in SQL text.
 
+    Args:
+        time_zone: the session's zone, which decides what day it is.
+    """
+    local = at.astimezone(ZoneInfo(time_zone)).replace(tzinfo=UTC)
     result = Relation()
     result.CopyFrom(relation)
-    micros = int(at.timestamp()) * 1_000_000 + at.microsecond
     for message in messages(result):
         name = message.DESCRIPTOR.name
         if message.DESCRIPTOR.full_name == EXPRESSION:
@@ -296,17 +331,21 @@ def with_clock(relation: Relation, at: datetime) -> Relation:
                 continue
             literal = proto.Expression()
             if kind == "date":
-                literal.literal.date = micros // 86_400_000_000
+                literal.literal.date = _micros(local) // 86_400_000_000
             elif kind == "timestamp":
-                literal.literal.timestamp = micros
+                literal.literal.timestamp = _micros(at)
             else:
-                literal.literal.timestamp_ntz = micros
+                literal.literal.timestamp_ntz = _micros(local)
             expression.CopyFrom(_aliased(literal, f"{called}()"))
         elif name == "ExpressionString":
-            message.expression = replace_clock(message.expression, at)  # type: ignore[attr-defined]
+            message.expression = replace_clock(message.expression, at, time_zone=time_zone)  # type: ignore[attr-defined]
         elif name == "SQL":
-            message.query = replace_clock(message.query, at)  # type: ignore[attr-defined]
+            message.query = replace_clock(message.query, at, time_zone=time_zone)  # type: ignore[attr-defined]
     return result
+
+
+def _micros(at: datetime) -> int:
+    return int(at.timestamp()) * 1_000_000 + at.microsecond
 
 
 _VOLATILE = {"rand", "random", "randn", "uuid", "shuffle", "monotonically_increasing_id", *_CLOCK_FUNCTIONS}

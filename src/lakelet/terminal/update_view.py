@@ -120,7 +120,7 @@ def _notes(dataset: DatasetProgress, event: PipelineEvent) -> str:
     notes = [f"{counts.deleted:,} deleted"] if counts.deleted else []
     notes += [f"{counts.dropped:,} dropped"] if counts.dropped else []
     notes += failed_rules(counts)
-    if event.error is not None:
+    if event.error is not None and dataset.status is FlowStatus.FAILED:
         notes.append(f"[{event.error.condition}]" if isinstance(event.error, LakeletError) else str(event.error))
     elif reason := event.details.get("reason"):
         notes.append(str(reason))
