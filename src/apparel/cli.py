@@ -132,8 +132,8 @@ def demo(storage: Path, batches: int, interval: float, keep_running: bool, seed:
     import threading
 
     from apparel.demo import run_demo
-    from lakelet.interrupts import stopping_on_signals
-    from lakelet.terminal import render_failures, view_for
+    from lakelet.terminal.interrupts import stopping_on_signals
+    from lakelet.terminal.update_view import render_failures, view_for
 
     stop = threading.Event()
     with stopping_on_signals(stop) as interrupts:

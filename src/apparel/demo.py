@@ -116,7 +116,7 @@ def run_demo(
 
 def show_answers(pipeline: Pipeline, results: list[UpdateResult]) -> None:
     """Print the gold tables and the counts of every rule."""
-    from lakelet.result_formats import write_table
+    from lakelet.terminal.rows import write_table
 
     for title, query in GOLD.items():
         _print_table(title, pipeline.query(query), write_table)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from lakelet.engine.base import Engine
     from lakelet.execution.context import UpdateContext
+    from lakelet.execution.recording import Recording
+    from lakelet.execution.repair import UnfinishedBatch
     from lakelet.execution.resolution import Resolver
     from lakelet.graph.dataflow_graph import DataflowGraph
     from lakelet.storage.delta_rs import DeltaRsStore
@@ -152,48 +155,40 @@ class Pipeline:
             project file is in `error`, and nothing was run then.
         """
         from lakelet.events import kinds
-        from lakelet.events.log import EventBus, JsonLinesWriter
-        from lakelet.events.table import DeltaEventLog
-        from lakelet.execution.lock import pipeline_lock
 
         selection = selection or RefreshSelection()
-        update_id = str(uuid.uuid4())
-        system = self.catalog.system
-        with pipeline_lock(self.catalog.lock, pipeline=self.spec.name):
-            log = DeltaEventLog(system / "events", updates=system / "updates", update_id=update_id)
-            log.recover()
-            bus = EventBus(self._pipeline_id(), self.spec.name, update_id, clock=self._clock)
-            writer = JsonLinesWriter(system / "updates" / f"{update_id}.jsonl")
-            every: tuple[Subscriber, ...] = (writer, log, *subscribers)
-            for subscriber in every:
-                bus.subscribe(subscriber)
-            try:
-                kinds.create_update(
-                    bus,
-                    configuration=self._described(),
-                    continuous=continuous,
-                    full_refresh=selection.full_refresh_all,
-                    refresh_selection=selection.refresh,
-                    full_refresh_selection=selection.full_refresh,
-                )
-                result = self._run(bus, update_id, selection, continuous, stop or threading.Event(), log.flush)
-            finally:
-                writer.close()
-                log.close()
-        return result
+        with self._recorded(subscribers) as recording:
+            kinds.create_update(
+                recording.bus,
+                configuration=self._described(),
+                continuous=continuous,
+                full_refresh=selection.full_refresh_all,
+                refresh_selection=selection.refresh,
+                full_refresh_selection=selection.full_refresh,
+            )
+            return self._run(recording, selection, continuous, stop or threading.Event())
+
+    @contextmanager
+    def _recorded(self, subscribers: Sequence[Subscriber]) -> Iterator[Recording]:
+        from lakelet.execution.recording import recorded
+
+        with recorded(
+            self.catalog,
+            pipeline=self.spec.name,
+            pipeline_id=self._pipeline_id(),
+            update_id=str(uuid.uuid4()),
+            clock=self._clock,
+            subscribers=subscribers,
+        ) as recording:
+            yield recording
 
     def _run(
-        self,
-        bus: Any,
-        update_id: str,
-        selection: RefreshSelection,
-        continuous: bool,
-        stop: threading.Event,
-        flush: Callable[[], int],
+        self, recording: Recording, selection: RefreshSelection, continuous: bool, stop: threading.Event
     ) -> UpdateResult:
         from lakelet.events import kinds
         from lakelet.execution.update import Update, describe, plan_update
 
+        bus = recording.bus
         outcomes: tuple[FlowOutcome, ...] = ()
         try:
             kinds.update_progress(bus, UpdateState.INITIALIZING)
@@ -208,18 +203,41 @@ class Pipeline:
             kinds.update_progress(bus, UpdateState.RUNNING)
             outcomes = update.run_round()
             if continuous:
-                outcomes = self._run_rounds(update, context, plan, outcomes, flush)
+                outcomes = self._run_rounds(update, context, plan, outcomes, recording.flush)
         except LakeletError as error:
             error.at(Origin(file=self.spec.file.name))
             kinds.update_progress(bus, UpdateState.FAILED, error=error)
-            return UpdateResult(update_id=update_id, state=UpdateState.FAILED, flows=outcomes, error=error)
+            return UpdateResult(update_id=bus.update_id, state=UpdateState.FAILED, flows=outcomes, error=error)
         state = UpdateState.COMPLETED
         if any(outcome.status in (FlowStatus.FAILED, FlowStatus.SKIPPED) for outcome in outcomes):
             state = UpdateState.FAILED
         elif stop.is_set():
             state = UpdateState.CANCELED
         kinds.update_progress(bus, state)
-        return UpdateResult(update_id=update_id, state=state, flows=outcomes)
+        return UpdateResult(update_id=bus.update_id, state=state, flows=outcomes)
+
+    def repair(
+        self, dataset: str, *, drop_rows: bool = False, subscribers: Sequence[Subscriber] = ()
+    ) -> tuple[UnfinishedBatch, ...]:
+        """Show the batches that a dataset's flows cannot finish, and step over their invalid rows if asked to.
+
+        Args:
+            drop_rows: finish each stuck batch without the rows that violate a fail rule; the event log notes it.
+        """
+        from lakelet.events import kinds
+        from lakelet.execution.repair import repair_dataset
+
+        with self._recorded(subscribers) as recording:
+            kinds.create_update(recording.bus, configuration=self._described(), cause="REPAIR")
+            graph = self.graph()
+            context = self._context(graph, recording.bus, threading.Event())
+            try:
+                found = repair_dataset(context, graph.find(dataset), drop_rows=drop_rows)
+            except LakeletError as error:
+                kinds.update_progress(recording.bus, UpdateState.FAILED, error=error)
+                raise
+            kinds.update_progress(recording.bus, UpdateState.COMPLETED)
+            return found
 
     def _run_rounds(
         self, update: Any, context: UpdateContext, plan: Any, outcomes: tuple[FlowOutcome, ...], flush: Callable[[], int]

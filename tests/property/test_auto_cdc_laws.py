@@ -1,18 +1,17 @@
 """AUTO CDC against its specification in plain Python, over thousands of histories.
 
-Every key of an example is a history of its own, so one example checks dozens. Whatever the order of arrival, the batches,
-the replays and the crashes, the target is what `tests/reference/scd.py` says about the set of events.
+Every key of an example is a history of its own, so one example checks dozens. Whatever the order of arrival, the
+batches, the replays and the crashes, the target is what `tests/reference/scd.py` says about the set of events.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
+import itertools
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,9 +26,8 @@ from lakelet.names import TableName
 from lakelet.plan import relation
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_rs import DeltaRsStore, DeltaRsTable
+from tests.reference import scd
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
-import scd
 
 COLUMNS = pa.schema(
     [
@@ -84,7 +82,7 @@ def deliveries(draw: st.DrawFn, *, truncates: bool = False) -> Delivery:
     changes = draw(st.permutations(changes)) if draw(st.booleans()) else changes
     cuts = sorted(draw(st.lists(st.integers(0, len(changes)), min_size=1, max_size=3)))
     edges = [0, *cuts, len(changes)]
-    batches = [changes[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    batches = [changes[start:end] for start, end in itertools.pairwise(edges)]
     flags = st.lists(st.booleans(), min_size=len(batches), max_size=len(batches))
     return Delivery(batches=batches, replayed=draw(flags), crashed=draw(flags))
 
@@ -228,7 +226,7 @@ def check_intervals(rows: set[tuple[Any, ...]]) -> None:
     for of_key in intervals.values():
         of_key.sort()
         assert all(start < end for start, end in of_key)
-        assert all(left[1] <= right[0] for left, right in zip(of_key, of_key[1:], strict=False))
+        assert all(left[1] <= right[0] for left, right in itertools.pairwise(of_key))
 
 
 @BOUNDED

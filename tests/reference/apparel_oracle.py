@@ -195,7 +195,11 @@ def _between(location: Path, start: dict[str, Any], end: dict[str, Any]) -> Iter
     """Yield the files between two offsets: "everything before file `index` of that version has been read"."""
     version, index, snapshot = start["version"], start["index"], start["snapshot"]
     while (version, index) < (end["version"], end["index"]):
-        files = [path for v in range(version + 1) for path in _added(location, v)] if snapshot else _added(location, version)
+        files = (
+            [path for v in range(version + 1) for path in _added(location, v)]
+            if snapshot
+            else _added(location, version)
+        )
         yield from files[index : end["index"] if version == end["version"] else None]
         version, index, snapshot = version + 1, 0, False
 
@@ -335,7 +339,8 @@ class Oracle:
         greatest = ", ".join(f"{column} DESC NULLS LAST" for column in sorted(values))
         in_order = f"PARTITION BY {key} ORDER BY last_update_time"
         carried = ", ".join(
-            f"last_value({column} IGNORE NULLS) OVER ({in_order} ROWS UNBOUNDED PRECEDING) AS {column}" for column in values
+            f"last_value({column} IGNORE NULLS) OVER ({in_order} ROWS UNBOUNDED PRECEDING) AS {column}"
+            for column in values
         )
         changed = " OR ".join(f"{column} IS DISTINCT FROM lag({column}) OVER w" for column in TRACKED[name])
         shown = ", ".join(f"last({column} ORDER BY last_update_time) AS {column}" for column in values)
@@ -390,7 +395,9 @@ class Oracle:
             for number, batch in enumerate(batches):
                 version = batch.versions[table]
                 self._read("pinned", data_files(location, version), location)
-                self._db.execute(f"INSERT INTO seen_{name} SELECT {number}, {columns} FROM pinned WHERE __END_AT IS NULL")
+                self._db.execute(
+                    f"INSERT INTO seen_{name} SELECT {number}, {columns} FROM pinned WHERE __END_AT IS NULL"
+                )
         self._db.execute("""
             CREATE TABLE expected_denormalized_sales_facts AS
             SELECT s.transaction_id, s.event_time, s.customer_id, c.name AS customer_name, s.product_id,
@@ -478,4 +485,4 @@ class Oracle:
         return self._db.execute(sql).fetchall()
 
     def _dicts(self, sql: str) -> list[dict[str, Any]]:
-        return list(self._db.execute(sql).to_arrow_table().to_pylist())
+        return list(self._db.sql(sql).to_arrow_table().to_pylist())

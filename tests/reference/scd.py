@@ -1,8 +1,8 @@
 """AUTO CDC in plain Python: the specification of what a target shows, given every valid event in any order.
 
-An event is a dict: `key`, `seq`, `op` ("upsert", "delete" or "truncate") and `values`, a tuple in the order of the column
-names; `keep` holds the positions in which a NULL keeps the value before. No tables, no batches, no replays: they must not
-matter.
+An event is a dict: `key`, `seq`, `op` ("upsert", "delete" or "truncate") and `values`, a tuple in the order of the
+column names; `keep` holds the positions in which a NULL keeps the value before. No tables, no batches, no replays:
+they must not matter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def payload(event: Event) -> tuple[Any, ...]:
 
 
 def one_per_sequence(events: list[Event], *, scd_type: int) -> list[Event]:
-    """Sort by sequence; of events with the same one, scd 1 takes an upsert before a delete, scd 2 a delete before an upsert."""
+    """Sort by sequence. At the same one an upsert beats a delete in type 1, a delete an upsert in type 2."""
     winner = {1: "upsert", 2: "delete"}[scd_type]
     ranked = sorted(events, key=lambda event: (event["seq"], event["op"] == winner, payload(event)))
     return list({event["seq"]: event for event in ranked}.values())
@@ -33,9 +33,7 @@ def filled(events: list[Event]) -> list[Event]:
         values = event["values"]
         if before is not None and event["op"] == "upsert":
             keep = event.get("keep", ())
-            values = tuple(
-                before[at] if value is None and at in keep else value for at, value in enumerate(values)
-            )
+            values = tuple(before[at] if value is None and at in keep else value for at, value in enumerate(values))
         before = values if event["op"] == "upsert" else None
         result.append({**event, "values": values})
     return result

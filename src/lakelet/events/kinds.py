@@ -209,7 +209,10 @@ def flow_progress(
     if metrics is not None:
         details["metrics"] = _known(dataclasses.asdict(metrics))
     if quality is not None:
-        details["data_quality"] = dataclasses.asdict(quality)
+        details["data_quality"] = {
+            "dropped_records": quality.dropped_records,
+            "expectations": [dataclasses.asdict(result) for result in quality.expectations],
+        }
     message = f"Flow '{flow}' {_STATUS_MESSAGES.get(status, f'is {status.value}')}"
     why = _one_line(error) if error else reason
     return bus.publish(

@@ -4,7 +4,7 @@ The history of a key is a pure function of its valid events; neither their order
 batches, nor replays change it. Two tables make that so:
 
     auxiliary   every valid event, append-only. It commits first, and its receipt decides what is a replay.
-    target      derived from the auxiliary table for the keys of a batch; only rows that differ are written, in one commit.
+    target      derived from the auxiliary table for the keys of a batch; rows that differ are written in one commit.
 
 A crash between the two commits leaves the target behind; the replay finds the batch's keys in the auxiliary table and
 derives them again. The rules are in docs/concepts/auto_cdc.md.
@@ -72,7 +72,7 @@ COMPACTION_INTERVAL = 50
 """Commits after which the small files of the auxiliary table are put together."""
 
 _turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""By target: flows of one process that share a target take turns, since each derives rows from what the others stored."""
+"""By target: flows that share one take turns, since each derives rows from what the others stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ class AutoCdc:
         self._check_interval_columns()
 
     def apply(self, changes: Relation, receipt: Receipt, *, restart: bool = False) -> CdcResult:
-        """Apply one micro-batch. Idempotent: a receipt that the auxiliary table has is derived again, never evaluated again.
+        """Apply one micro-batch. Idempotent: a batch whose receipt is stored is derived again, not evaluated again.
 
         Args:
             changes: an ordinary batch relation, one change per row; evaluated at most once.
@@ -166,6 +166,18 @@ class AutoCdc:
             if auxiliary is not None and auxiliary.version % COMPACTION_INTERVAL == 0:
                 auxiliary.compact()
             return result
+
+    def check(self, changes: Relation) -> None:
+        """Evaluate change rows as `apply` does, and write nothing.
+
+        Raises:
+            CdcError: `AUTOCDC_MICROBATCH_VALIDATION.*`.
+        """
+        spelling = {name.lower(): name for name in self._definition.schema.names}
+        reader = self._engine.stream(event_relation(self._flow, self._source, changes, spelling))
+        events = self._events(reader, auxiliary_schema(reader.schema), Receipt(app_id="", batch_id=0))
+        for _ in events.reader():
+            pass
 
     def maintain(self) -> None:
         """Put the small files of both tables together; changes no row."""
@@ -197,9 +209,7 @@ class AutoCdc:
         auxiliary.replace(events.reader(), receipt=receipt)
         return self._rebuild(auxiliary, target, receipt, num_input_rows=events.rows, replace=restart)
 
-    def _continue(
-        self, auxiliary: Table, target: Table | None, changes: Relation, receipt: Receipt
-    ) -> CdcResult:
+    def _continue(self, auxiliary: Table, target: Table | None, changes: Relation, receipt: Receipt) -> CdcResult:
         """An ordinary batch: what it changes, for its keys."""
         self._check_drift(auxiliary)
         spelling = {name.lower(): name for name in auxiliary.schema.names}
@@ -218,9 +228,7 @@ class AutoCdc:
             return CdcResult()
         target = self._open_target(auxiliary, target)
         numbered = local.append_column(ROW, pa.array(range(local.num_rows), pa.int64()))
-        found = self._difference(
-            auxiliary, target, LocalBatch(), everything=everything, local=relation.local(numbered)
-        )
+        found = self._difference(auxiliary, target, LocalBatch(), everything=everything, local=relation.local(numbered))
         if not events.has_truncates:
             new = found.filter(found.column(NEW)).column(ROW).sort()
             local = local.take(new)
@@ -237,9 +245,7 @@ class AutoCdc:
         if restart and (target is None or target.batch_id(receipt.app_id) < receipt.batch_id):
             return self._rebuild(auxiliary, target, receipt, num_input_rows=row["n"], replace=True)
         self._check_drift(auxiliary)
-        return self._recorded(
-            auxiliary, target, receipt, num_input_rows=row["n"], is_truncating=bool(row["truncates"])
-        )
+        return self._recorded(auxiliary, target, receipt, num_input_rows=row["n"], is_truncating=bool(row["truncates"]))
 
     def _recorded(
         self,
@@ -269,8 +275,8 @@ class AutoCdc:
         else:
             self._evolve(target, nullable(rows.schema))
             written = target.append(rows, receipt=receipt)
-        ties = self._engine.collect(relation.sql(tie_query(shape, receipt), {"history": _read(auxiliary)}))
-        return CdcResult(num_upserted_rows=written, num_input_rows=num_input_rows, **self._ties(ties))
+        ties = self._engine.collect(relation.sql(tie_query(shape), {"history": _read(auxiliary)}))
+        return CdcResult(num_upserted_rows=written, num_input_rows=num_input_rows, **self._summary(self._tied(ties)))
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -305,18 +311,24 @@ class AutoCdc:
             num_upserted_rows=changes.num_rows - deleted,
             num_deleted_rows=deleted,
             num_input_rows=num_input_rows,
-            **self._ties(found.filter(found.column(TIED))),
+            **self._summary(self._tied(found.filter(found.column(TIED)), among=found.filter(found.column(NEW)))),
         )
 
-    def _ties(self, events: pa.Table) -> dict[str, Any]:
-        """Return the ties among these events: a tie is a key and a sequence, however many events it has."""
-        ties: dict[str, CdcTie] = {}
+    def _tied(self, events: pa.Table, *, among: pa.Table | None = None) -> dict[str, CdcTie]:
+        """Return the keys and sequences of `events`, those of `among` only; however many events each of them has."""
         keys = self._keys(events.schema)
+        ties: dict[str, CdcTie] = {}
         for row in events.select([*keys, SEQUENCE]).to_pylist():
             tie = CdcTie(key={key: row[key] for key in keys}, sequence=row[SEQUENCE])
             ties.setdefault(repr(tie), tie)
-        examples = tuple(ties[text] for text in sorted(ties)[:EXAMPLES])
-        return {"num_ties": len(ties), "ties": examples}
+        if not ties or among is None:
+            return ties
+        new = self._tied(among)
+        return {text: tie for text, tie in ties.items() if text in new}
+
+    @staticmethod
+    def _summary(ties: Mapping[str, CdcTie]) -> dict[str, Any]:
+        return {"num_ties": len(ties), "ties": tuple(ties[text] for text in sorted(ties)[:EXAMPLES])}
 
     def _open_target(self, auxiliary: Table, target: Table | None) -> Table:
         """Return the target with every column of the events, created if it is missing."""
@@ -338,7 +350,7 @@ class AutoCdc:
             table.append(pa.schema([*table.schema, *added]).empty_table(), evolve=True)
 
     def _shape(self, auxiliary: Table) -> Shape:
-        """Return what the auxiliary table has: the columns of all its flows, also those that this flow's source lacks."""
+        """Return what the auxiliary table has: the columns of all its flows, also those that this source lacks."""
         schema = auxiliary.schema
         columns = _types(pa.schema([field for field in schema if not field.name.startswith(PREFIX)]))
         return Shape(

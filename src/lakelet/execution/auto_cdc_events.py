@@ -68,6 +68,27 @@ def event_relation(flow: AutoCdcFlow, source: StructType, changes: Relation, spe
     )
 
 
+def applicable(flow: AutoCdcFlow, changes: Relation) -> Relation:
+    """Return the change rows that have keys and a sequence; a truncate needs no keys."""
+    names = {f"__lakelet_cdc_has_{number}": key for number, key in enumerate(flow.keys)}
+    columns = {name: relation.call("isnotnull", _column(key)) for name, key in names.items()}
+    columns["__lakelet_cdc_has_sequence"] = relation.call("isnotnull", relation.expression_of(flow.sequence_by))
+    columns["__lakelet_cdc_truncates"] = relation.is_true(_expression_or_false(flow.apply_as_truncates))
+    has_keys = " AND ".join(names)
+    marked = relation.with_columns(changes, columns)
+    kept = relation.filtered(
+        marked, relation.expression(f"__lakelet_cdc_has_sequence AND (__lakelet_cdc_truncates OR ({has_keys}))")
+    )
+    result = relation.new()
+    result.drop.input.CopyFrom(kept)
+    result.drop.column_names.extend(columns)
+    return result
+
+
+def _column(name: str) -> proto.Expression:
+    return relation.expression(quote(name))
+
+
 def _expression_or_false(condition: Any) -> proto.Expression:
     return relation.expression_of("false" if condition is None else condition)
 
@@ -196,6 +217,6 @@ def _is_null(sequence: pa.Array) -> pa.Array:
 
 
 def auxiliary_schema(events: pa.Schema) -> pa.Schema:
-    """Return the auxiliary table's columns: those of the events after what places them, so that files are skipped by it."""
+    """Return the columns of the auxiliary table: those of the events, and the receipt of the batch that added them."""
     stamps = [pa.field(APP_ID, pa.string()), pa.field(BATCH_ID, pa.int64())]
     return nullable(pa.schema([*events, *stamps]))

@@ -159,9 +159,7 @@ def _in_lists(name: str, only: tuple[str, ...] | None, without: tuple[str, ...] 
 # -- checks -------------------------------------------------------------------------------------------------------
 
 
-def definition_problems(
-    flow: AutoCdcFlow, source: StructType, sequence_type: DataType
-) -> Iterator[DefinitionError]:
+def definition_problems(flow: AutoCdcFlow, source: StructType, sequence_type: DataType) -> Iterator[DefinitionError]:
     """Yield everything in which the declaration does not fit its source's columns."""
     selected = selected_fields(flow, source)
     for check in (_missing_columns, _unselected_keys, _reserved_names, _wrong_scd_type, _key_types):
@@ -176,9 +174,7 @@ def definition_problems(
         )
 
 
-def _missing_columns(
-    flow: AutoCdcFlow, source: StructType, selected: list[StructField]
-) -> Iterator[DefinitionError]:
+def _missing_columns(flow: AutoCdcFlow, source: StructType, selected: list[StructField]) -> Iterator[DefinitionError]:
     of_source, of_target = source.names, [field.name for field in selected]
     named = [
         ("keys", flow.keys, of_source),
@@ -205,9 +201,7 @@ def _missing_columns(
             )
 
 
-def _unselected_keys(
-    flow: AutoCdcFlow, source: StructType, selected: list[StructField]
-) -> Iterator[DefinitionError]:
+def _unselected_keys(flow: AutoCdcFlow, source: StructType, selected: list[StructField]) -> Iterator[DefinitionError]:
     present = {name.lower() for name in source.names}
     kept = {field.name.lower() for field in selected}
     for key in flow.keys:
@@ -223,9 +217,7 @@ def _unselected_keys(
             )
 
 
-def _reserved_names(
-    flow: AutoCdcFlow, source: StructType, selected: list[StructField]
-) -> Iterator[DefinitionError]:
+def _reserved_names(flow: AutoCdcFlow, source: StructType, selected: list[StructField]) -> Iterator[DefinitionError]:
     reserved = {START_AT.lower(), END_AT.lower()} if flow.scd_type == 2 else set()
     for field in selected:
         hint = f"rename it in `{flow.source}`, or leave it out with `except_column_list`"
@@ -247,9 +239,7 @@ def _reserved_names(
             )
 
 
-def _wrong_scd_type(
-    flow: AutoCdcFlow, source: StructType, selected: list[StructField]
-) -> Iterator[DefinitionError]:
+def _wrong_scd_type(flow: AutoCdcFlow, source: StructType, selected: list[StructField]) -> Iterator[DefinitionError]:
     if flow.scd_type == 1 and (
         flow.track_history_column_list is not None or flow.track_history_except_column_list is not None
     ):

@@ -100,14 +100,16 @@ def difference_query(shape: Shape, batch: Batch, *, everything: bool, target: St
         target: the columns of `stored`.
 
     Returns:
-        SQL whose rows have the target's columns and `__op` (U, D or NULL), the event's sequence, `__lakelet_row` and two
-        flags: the batch event is new; it is new and ties with another payload. At most one row per row of the target with
-        an `__op`, at most one per event of the batch with a flag.
+        SQL whose rows have the target's columns and `__op` (U, D or NULL), the event's sequence, `__lakelet_row` and
+        two flags: the event is of the batch and new; the event differs from one of its key and sequence that counts
+        more. At most one row with an `__op` per row of the target, and one per event of the keys with a flag.
     """
     whole = everything or isinstance(batch, WholeHistory)
     names = _names(shape.keys)
     limited = "" if whole else f" LEFT SEMI JOIN affected a ON {_equal('t', 'a', shape.keys)}"
-    stages = [*_stages(shape, batch, everything=whole), f"current AS (SELECT t.*, 1 AS {_q(_SHOWN)} FROM stored t{limited})"]
+    stages = _stages(shape, batch, everything=whole)
+    # One row per row of the target, for the keys to look at.
+    stages.append(f"current AS (SELECT t.*, 1 AS {_q(_SHOWN)} FROM stored t{limited})")
     same_row = [_equal("d", "t", shape.keys), f"d.{_q(_SHOWN)} = t.{_q(_SHOWN)}"]
     interval: list[tuple[str, str]] = []
     if shape.scd_type == 2:
@@ -127,9 +129,9 @@ def difference_query(shape: Shape, batch: Batch, *, everything: bool, target: St
         f" WHEN t.{_q(_SHOWN)} IS NULL OR NOT ({same}) THEN 'U' END"
     )
     outputs += [f"{operation} AS {OPERATION}", f"d.{_q(SEQUENCE)}", f"d.{_q(ROW)}", f"d.{_q(NEW)}", f"d.{_q(TIED)}"]
-    stages.append(
-        f"compared AS (SELECT {', '.join(outputs)} FROM derived d FULL OUTER JOIN current t ON {' AND '.join(same_row)})"
-    )
+    # One row per event, with the stored row that it must become, and one per stored row that no event explains.
+    joined = f"derived d FULL OUTER JOIN current t ON {' AND '.join(same_row)}"
+    stages.append(f"compared AS (SELECT {', '.join(outputs)} FROM {joined})")
     return f"WITH {_join(stages)}\nSELECT * FROM compared WHERE {OPERATION} IS NOT NULL OR {_q(NEW)} OR {_q(TIED)}"
 
 
@@ -142,10 +144,9 @@ def target_query(shape: Shape) -> str:
     return f"WITH {_join(stages)}\nSELECT {', '.join(columns)} FROM derived WHERE {_q(_SHOWN)} = 1"
 
 
-def tie_query(shape: Shape, receipt: Receipt) -> str:
-    """Return the query for the ties of a recorded batch: keys and sequence, one row per event that ties."""
-    batch = RecordedBatch(receipt=receipt)
-    stages = _stages(shape, batch, everything=False)
+def tie_query(shape: Shape) -> str:
+    """Return the query for all ties: keys and sequence, one row per event that differs from one that counts more."""
+    stages = _stages(shape, WholeHistory(), everything=True)
     columns = ", ".join(_names((*shape.keys, SEQUENCE)))
     return f"WITH {_join(stages)}\nSELECT {columns} FROM derived WHERE {_q(TIED)}"
 
@@ -154,28 +155,30 @@ def tie_query(shape: Shape, receipt: Receipt) -> str:
 
 
 def _stages(shape: Shape, batch: Batch, *, everything: bool) -> list[str]:
+    """Return the stages up to `derived`. Few window expressions: the planner of the embedded engine pays for each."""
     keys = ", ".join(_names(shape.keys))
     order = ", ".join(_ascending(_q(SEQUENCE), shape.sequence_type))
-    stages = list(_event_stages(shape, batch, everything=everything))
-    partition = f"PARTITION BY {keys}, {_partition(shape)}"
     preference = ", ".join(_preference(shape))
     arrival = f"{_q(_IN_BATCH)} ASC, {_q(ROW)} ASC NULLS FIRST"
-    stages += [
-        # One row per event. Equal events have one `place`; `pick` 1 is the one that counts for its key and sequence, and
-        # among equals the first is the one that came first. `reached` < `total`: events of a later place follow.
-        f"ranked AS (SELECT *, rank() OVER w AS place, count(*) OVER w AS reached, count(*) OVER ({partition}) AS total, "
-        f"row_number() OVER ({partition} ORDER BY {preference}, {arrival}) AS pick "
-        f"FROM events WINDOW w AS ({partition} ORDER BY {preference}))",
-        # One row per event. New: from the batch, and no equal one came before.
-        f"flagged AS (SELECT *, place > 1 OR reached < total AS tied, "
-        f"{_q(_IN_BATCH)} AND pick = place AS {_q(NEW)} FROM ranked)",
+    identity = [SEQUENCE, DELETE, *shape.values, *([KEPT] if shape.has_kept else [])]
+    kinds = {field.name: field.dataType for field in shape.columns}
+    same = [_same(f"former.{_q(name)}", _q(name), kinds.get(name)) for name in identity]
+    stages = [
+        *_event_stages(shape, batch, everything=everything),
+        # One row per event, with the event before it: by sequence, then the one that counts, then the one that came first.
+        f"sorted AS (SELECT *, lag(struct({', '.join(_names(identity))})) OVER "
+        f"(PARTITION BY {keys} ORDER BY {order}, {preference}, {arrival}) AS former FROM events)",
+        # One row per event. `pick`: it counts for its key and sequence. Tied: it differs from one that counts more.
+        # New: from the batch, and no equal one came before.
+        f"flagged AS (SELECT *, NOT ({same[0]}) AS pick, {same[0]} AND NOT ({' AND '.join(same)}) AS {_q(TIED)}, "
+        f"{_q(_IN_BATCH)} AND NOT ({' AND '.join(same)}) AS {_q(NEW)} FROM sorted)",
     ]
-    window = f"(PARTITION BY {keys}, pick = 1 ORDER BY {order})"
+    window = f"(PARTITION BY {keys}, pick ORDER BY {order})"
     events = "flagged"
     if shape.has_kept:
         stages += _filled(shape, keys, order)
         events = "filled"
-    stages += _runs(shape, events, window) if shape.scd_type == 2 else _latest(shape, events, window)
+    stages += _runs(shape, events, window) if shape.scd_type == 2 else _latest(events, window)
     return stages
 
 
@@ -205,8 +208,8 @@ def _event_stages(shape: Shape, batch: Batch, *, everything: bool) -> Iterator[s
         case _:
             assert_never(batch)
     if not everything:
-        # One row per key.
-        yield f"affected AS (SELECT DISTINCT {keys} FROM {changed} WHERE {valid})"
+        # At least one row per key.
+        yield f"affected AS (SELECT {keys} FROM {changed} WHERE {valid})"
     if not shape.has_truncates:
         yield f"events AS ({source})"
         return
@@ -229,13 +232,13 @@ def _filled(shape: Shape, keys: str, order: str) -> Iterator[str]:
     # A delete starts a life: values before it are gone.
     yield (
         f"lives AS (SELECT *, sum(CASE WHEN {_q(DELETE)} THEN 1 ELSE 0 END) "
-        f"OVER (PARTITION BY {keys}, pick = 1 {running}) AS life FROM flagged)"
+        f"OVER (PARTITION BY {keys}, pick {running}) AS life FROM flagged)"
     )
-    over = f"OVER (PARTITION BY {keys}, pick = 1, life {running})"
+    over = f"OVER (PARTITION BY {keys}, pick, life {running})"
     kinds = {field.name: field.dataType for field in shape.columns}
     values = [f"{_carried(_q(name), _q(name), kinds[name], over)} AS {_q(name)}" for name in shape.values]
-    others = _names((*shape.keys, *shape.control, ROW, NEW, _IN_BATCH))
-    yield f"filled AS (SELECT {', '.join([*others, 'pick', 'tied', *values])} FROM lives)"
+    others = _names((*shape.keys, *shape.control, ROW, NEW, TIED))
+    yield f"filled AS (SELECT {', '.join([*others, 'pick', *values])} FROM lives)"
 
 
 def _carried(path: str, value: str, kind: DataType, over: str) -> str:
@@ -267,33 +270,30 @@ def _kept_paths(path: str, value: str, kind: DataType) -> Iterator[tuple[str, st
 def _runs(shape: Shape, events: str, window: str) -> Iterator[str]:
     """Yield the stages of SCD type 2; they retain every event 1:1, the tail of a run is the row to show."""
     kinds = {field.name: field.dataType for field in shape.columns}
-    same = [
-        f"{comparable(f'lag({_q(name)}) OVER w', kinds[name])} <=> {comparable(_q(name), kinds[name])}"
-        for name in shape.tracked
-    ]
-    continues = " AND ".join([f"NOT (lag({_q(DELETE)}) OVER w)", *same])
+    before = ", ".join(_names((DELETE, *shape.tracked)))
+    same = [f"NOT before.{_q(DELETE)}", *(_same(f"before.{_q(n)}", _q(n), kinds[n]) for n in shape.tracked)]
+    yield f"preceded AS (SELECT *, lag(struct({before})) OVER {window} AS before FROM {events})"
     # `head`: an upsert that opens a version. A run lasts from a head to the event before the next head or delete.
     yield (
-        f"headed AS (SELECT *, NOT {_q(DELETE)} AND NOT coalesce({continues}, false) AS head "
-        f"FROM {events} WINDOW w AS {window})"
+        f"headed AS (SELECT *, NOT {_q(DELETE)} AND NOT coalesce({' AND '.join(same)}, false) AS head FROM preceded)"
     )
     running = f"{window[:-1]} ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
-    is_tail = f"pick = 1 AND NOT {_q(DELETE)} AND coalesce(lead(head OR {_q(DELETE)}) OVER w, true)"
+    yield (
+        f"followed AS (SELECT *, last_value(CASE WHEN head THEN {_q(SEQUENCE)} END, true) OVER {running} "
+        f"AS {_q(_START)}, lead(struct(head OR {_q(DELETE)} AS ends, {_q(SEQUENCE)})) OVER {window} AS following "
+        f"FROM headed)"
+    )
+    is_tail = f"pick AND NOT {_q(DELETE)} AND coalesce(following.ends, true)"
     yield (
         f"derived AS (SELECT *, CASE WHEN {is_tail} THEN 1 END AS {_q(_SHOWN)}, "
-        f"last_value(CASE WHEN head THEN {_q(SEQUENCE)} END, true) OVER {running} AS {_q(_START)}, "
-        f"lead({_q(SEQUENCE)}) OVER w AS {_q(_END)}, {_q(NEW)} AND tied AS {_q(TIED)} "
-        f"FROM headed WINDOW w AS {window})"
+        f"following.{_q(SEQUENCE)} AS {_q(_END)} FROM followed)"
     )
 
 
-def _latest(shape: Shape, events: str, window: str) -> Iterator[str]:
+def _latest(events: str, window: str) -> Iterator[str]:
     """Yield the stage of SCD type 1; it retains every event 1:1, a key's last event is the row to show."""
-    is_last = f"pick = 1 AND NOT {_q(DELETE)} AND lead({_q(DELETE)}) OVER w IS NULL"
-    yield (
-        f"derived AS (SELECT *, CASE WHEN {is_last} THEN 1 END AS {_q(_SHOWN)}, "
-        f"{_q(NEW)} AND tied AS {_q(TIED)} FROM {events} WINDOW w AS {window})"
-    )
+    is_last = f"pick AND NOT {_q(DELETE)} AND lead({_q(DELETE)}) OVER {window} IS NULL"
+    yield f"derived AS (SELECT *, CASE WHEN {is_last} THEN 1 END AS {_q(_SHOWN)} FROM {events})"
 
 
 def _compared(shape: Shape, target: StructType) -> tuple[list[tuple[str, str]], list[str]]:
@@ -301,9 +301,7 @@ def _compared(shape: Shape, target: StructType) -> tuple[list[tuple[str, str]], 
     stored = {field.name: field.dataType for field in target}
     kinds = {field.name: field.dataType for field in shape.columns}
     shown = [(name, _cast(f"d.{_q(name)}", kinds[name], stored[name])) for name in shape.values]
-    same = [
-        f"{comparable(value, stored[name])} <=> {comparable(f't.{_q(name)}', stored[name])}" for name, value in shown
-    ]
+    same = [_same(value, f"t.{_q(name)}", stored[name]) for name, value in shown]
     return shown, same
 
 
@@ -311,10 +309,17 @@ def _compared(shape: Shape, target: StructType) -> tuple[list[tuple[str, str]], 
 
 
 def comparable(value: str, kind: DataType) -> str:
-    """Return an expression that `<=>` compares as Spark compares values: maps by their entries, variants by their text."""
+    """Return an expression that `<=>` can compare: of a map its sorted entries, of a nested one its text."""
     if isinstance(kind, MapType) and not _holds_map(kind.keyType) and not _holds_map(kind.valueType):
         return f"array_sort(map_entries({value}))"
     return f"to_json({value})" if _holds_map(kind) else value
+
+
+def _same(left: str, right: str, kind: DataType | None) -> str:
+    """Return whether two values are equal, NULL being equal to NULL."""
+    if kind is None:
+        return f"{left} <=> {right}"
+    return f"{comparable(left, kind)} <=> {comparable(right, kind)}"
 
 
 def _holds_map(kind: DataType) -> bool:
@@ -326,14 +331,14 @@ def _holds_map(kind: DataType) -> bool:
 
 
 def _leaves(value: str, kind: DataType) -> Iterator[str]:
-    """Yield expressions whose lexicographic order is that of `value`, NULL first; engines sort them where a struct fails."""
+    """Yield expressions that order as `value` does, one after the other; Sail cannot sort by a struct."""
     if isinstance(kind, StructType):
         yield f"{value} IS NOT NULL"
         for field in kind:
             yield from _leaves(f"{value}.{_q(field.name)}", field.dataType)
-    elif isinstance(kind, ArrayType) and isinstance(kind.elementType, StructType | ArrayType | MapType | VariantType):
-        yield f"to_json({value})"
-    elif isinstance(kind, MapType | VariantType):
+    elif isinstance(kind, MapType | VariantType) or (
+        isinstance(kind, ArrayType) and isinstance(kind.elementType, StructType | ArrayType | MapType | VariantType)
+    ):
         yield f"to_json({value})"
     else:
         yield value
@@ -355,10 +360,6 @@ def _precedes(left: str, right: str, kind: DataType) -> str:
         less = f"coalesce({one} < {other}, {one} IS NULL AND {other} IS NOT NULL)"
         result = f"({less} OR ({one} <=> {other} AND {result}))"
     return result
-
-
-def _partition(shape: Shape) -> str:
-    return ", ".join(_leaves(_q(SEQUENCE), shape.sequence_type))
 
 
 def _preference(shape: Shape) -> Iterator[str]:

@@ -27,6 +27,8 @@ class UpdateContext:
     """One update: the graph, the engine, the store, and what has been pinned for it.
 
     Attributes:
+        cdc_ties: `warn` or `fail`: what different events with one key and one sequence value mean.
+        drop_invalid: leave out change rows that AUTO CDC cannot apply; set by a repair only.
         heads: per flow and source id, how far an external source is read in this round.
     """
 
@@ -42,6 +44,7 @@ class UpdateContext:
     max_bytes: int
     time_zone: str = "UTC"
     cdc_ties: str = "warn"
+    drop_invalid: bool = False
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     heads: dict[tuple[str, str], Any] = field(default_factory=dict)
     _sources: dict[tuple[str, str], StreamSource] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from lakelet.errors import SourceError, StorageError
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.auto_cdc import AutoCdc
+from lakelet.execution.auto_cdc_events import applicable
 from lakelet.execution.binding import BoundQuery, ViewRows
 from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_generations
 from lakelet.execution.context import UpdateContext
@@ -89,10 +90,8 @@ def run_batch(
     _check_table(context, flow, table, app_id, checkpoint)
     receipt = Receipt(app_id=app_id, batch_id=batch.id)
     present = table.batch_id(app_id) >= batch.id
-    bound = bind_batch(context, flow, batch)
     quality = Quality()
-    for view in bound.views:
-        check_view(view, context.display(view.view.name), context.engine, quality)
+    bound = _checked_query(context, flow, batch, quality)
     if isinstance(flow.flow, AutoCdcFlow):
         written = _apply_changes(context, flow, dataset, table, bound, receipt, quality)
     else:
@@ -115,6 +114,32 @@ def run_batch(
         ),
         quality=quality.result,
     )
+
+
+def rehearse_batch(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, batch: Batch) -> None:
+    """Do everything that a batch does but write.
+
+    Raises:
+        FlowError: why the batch cannot be finished.
+    """
+    quality = Quality()
+    bound = _checked_query(context, flow, batch, quality)
+    display = context.display(dataset.name)
+    if isinstance(flow.flow, AutoCdcFlow):
+        changes = _valid_changes(context, dataset, bound.rows, quality)
+        _applier(context, flow.flow, flow, dataset).check(changes)
+        return
+    reader = enforce(context.engine.stream(marked(bound.rows, dataset.expectations)), dataset, display, quality)
+    for _ in reader:
+        pass
+
+
+def _checked_query(context: UpdateContext, flow: ResolvedFlow, batch: Batch, quality: Quality) -> BoundQuery:
+    """Return the query of a batch, the rules of the views that it reads already counted."""
+    bound = bind_batch(context, flow, batch)
+    for view in bound.views:
+        check_view(view, context.display(view.view.name), context.engine, quality)
+    return bound
 
 
 def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint) -> Batch | None:
@@ -235,23 +260,10 @@ def _apply_changes(
     quality: Quality,
 ) -> Written:
     assert isinstance(flow.flow, AutoCdcFlow)
-    changes = bound.rows
-    display = context.display(dataset.name)
-    if dataset.expectations:
-        check_view(ViewRows(view=dataset, rows=changes), display, context.engine, quality)
-        for rule in dataset.expectations:
-            if rule.action is Action.DROP:
-                changes = plan.filtered(changes, plan.is_true(plan.expression_of(rule.condition)))
-    columns = context.resolver.leaf_schema(plan_leaf(flow.relation), context.origin(flow))
-    applier = AutoCdc(
-        flow.flow,
-        source_schema=columns,
-        sequence_type=context.resolver.sequence_type(flow.flow, columns),
-        engine=context.engine,
-        store=context.store,
-        target=context.location(dataset),
-        auxiliary=context.catalog.auxiliary(dataset.name),
-    )
+    changes = _valid_changes(context, dataset, bound.rows, quality)
+    applier = _applier(context, flow.flow, flow, dataset)
+    if context.drop_invalid:
+        changes = applicable(flow.flow, changes)
     restart = starts_generation(context, flow, dataset, table, receipt)
     result = applier.apply(changes, receipt, restart=restart)
     quality.num_rows = result.num_input_rows
@@ -261,9 +273,33 @@ def _apply_changes(
             context.events,
             f"Flow '{flow.name}': {result.num_ties} key(s) have different events with one sequence value: {examples}",
             flow=flow.name,
-            dataset=display,
+            dataset=context.display(dataset.name),
         )
     return Written(upserted_rows=result.num_upserted_rows, deleted_rows=result.num_deleted_rows)
+
+
+def _valid_changes(context: UpdateContext, dataset: Dataset, changes: Relation, quality: Quality) -> Relation:
+    """Return the change rows that the rules of an AUTO CDC target let through; its rules see the change rows."""
+    if dataset.expectations:
+        display = context.display(dataset.name)
+        check_view(ViewRows(view=dataset, rows=changes), display, context.engine, quality)
+        for rule in dataset.expectations:
+            if rule.action is Action.DROP:
+                changes = plan.filtered(changes, plan.is_true(plan.expression_of(rule.condition)))
+    return changes
+
+
+def _applier(context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, dataset: Dataset) -> AutoCdc:
+    columns = context.resolver.leaf_schema(plan_leaf(flow.relation), context.origin(flow))
+    return AutoCdc(
+        declared,
+        source_schema=columns,
+        sequence_type=context.resolver.sequence_type(declared, columns),
+        engine=context.engine,
+        store=context.store,
+        target=context.location(dataset),
+        auxiliary=context.catalog.auxiliary(dataset.name),
+    )
 
 
 def _check_table(
@@ -298,13 +334,3 @@ def _schema_mismatch(
         cause="\n".join(causes),
         hint=f"cast the columns in the query, or rebuild the table with `lakelet run --full-refresh {display}`",
     )
-
-
-def relaxed(dataset: Dataset) -> Dataset:
-    """Return the dataset with its fail rules turned into drop rules: how `repair` steps over poison rows."""
-    rules = tuple(
-        replace(rule, action=Action.DROP) if rule.action is Action.FAIL else rule for rule in dataset.expectations
-    )
-    return replace(dataset, expectations=rules)
-
-

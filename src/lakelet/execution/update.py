@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -245,9 +246,10 @@ class Update:
             self._progress(flow, dataset, FlowStatus.STARTING)
             try:
                 batches = self._attempt(flow, dataset)
-            except LakeletError as error:
-                error.at(self._context.origin(flow))
-                self._finish(flow, dataset, FlowStatus.FAILED, error=error)
+            except Exception as error:
+                failure = error if isinstance(error, LakeletError) else _unexpected(flow, error)
+                failure.at(self._context.origin(flow))
+                self._finish(flow, dataset, FlowStatus.FAILED, error=failure)
                 succeeded = False
             else:
                 status = FlowStatus.IDLE if flow.flow.once and not batches else FlowStatus.COMPLETED
@@ -315,6 +317,18 @@ class Update:
             status=status,
             error=error,
         )
+
+
+def _unexpected(flow: ResolvedFlow, error: Exception) -> FlowError:
+    """Return what is no error of the user's as one that stops its own flow only."""
+    failure = FlowError(
+        "INTERNAL_ERROR",
+        f"the flow `{flow.name}` failed in a way that should not happen",
+        cause="".join(traceback.format_exception(error)),
+        hint="report this, with the lines above",
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def describe(context: UpdateContext, datasets: Sequence[Dataset]) -> None:

@@ -1,0 +1,55 @@
+"""What every update has around it: the lock of the storage folder, and an event stream that is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from lakelet.events.log import EventBus, JsonLinesWriter
+from lakelet.events.model import PipelineEvent
+from lakelet.events.table import DeltaEventLog
+from lakelet.execution.lock import pipeline_lock
+from lakelet.storage.catalog import Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """The event stream of one update; `flush` commits to the event log what has been published so far."""
+
+    bus: EventBus
+    flush: Callable[[], int]
+
+
+@contextmanager
+def recorded(
+    catalog: Catalog,
+    *,
+    pipeline: str,
+    pipeline_id: str,
+    update_id: str,
+    clock: Callable[[], datetime],
+    subscribers: Sequence[Callable[[PipelineEvent], None]] = (),
+) -> Iterator[Recording]:
+    """Hold the lock, and write events as JSON lines while they happen and to the event log at the end.
+
+    Raises:
+        LockError: `PIPELINE_LOCKED`.
+        StorageError: the storage folder cannot be written.
+    """
+    updates = catalog.system / "updates"
+    with pipeline_lock(catalog.lock, pipeline=pipeline):
+        log = DeltaEventLog(catalog.system / "events", updates=updates, update_id=update_id)
+        log.recover()
+        bus = EventBus(pipeline_id, pipeline, update_id, clock=clock)
+        writer = JsonLinesWriter(updates / f"{update_id}.jsonl")
+        bus.subscribe(writer)
+        bus.subscribe(log)
+        for subscriber in subscribers:
+            bus.subscribe(subscriber)
+        try:
+            yield Recording(bus, log.flush)
+        finally:
+            writer.close()
+            log.close()
