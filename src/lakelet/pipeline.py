@@ -51,6 +51,7 @@ class Pipeline:
         spec: the project file or its folder; by default the one in this folder or the nearest above.
         storage: where tables and checkpoints lie, instead of what the project file says.
         configuration: overrides of the project file's `configuration`.
+        engine: one that is running already, used instead of an own one and left running by `close`.
 
     Raises:
         SpecError: the project file is missing or wrong.
@@ -63,11 +64,13 @@ class Pipeline:
         storage: str | Path | None = None,
         configuration: Mapping[str, str] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        engine: Engine | None = None,
     ) -> None:
         self.spec: PipelineSpec = _overridden(load_spec(spec, storage=storage), configuration or {})
         self.names = NameContext(self.spec.catalog, self.spec.database)
         self._clock = clock
-        self._engine: Engine | None = None
+        self._engine: Engine | None = engine
+        self._owns_engine = engine is None
         self._store: DeltaRsStore | None = None
         self._resolver: Resolver | None = None
         self._graph: DataflowGraph | None = None
@@ -318,7 +321,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Stop the engine."""
-        if self._engine is not None:
+        if self._engine is not None and self._owns_engine:
             self._engine.close()
             self._engine = None
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql.pandas.types import from_arrow_schema
+from tests.reference import scd
 
 from lakelet.engine.sail import SailEngine
 from lakelet.execution.auto_cdc import AutoCdc, CdcResult, sequence_type_of
@@ -26,8 +27,6 @@ from lakelet.names import TableName
 from lakelet.plan import relation
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_rs import DeltaRsStore, DeltaRsTable
-from tests.reference import scd
-
 
 COLUMNS = pa.schema(
     [

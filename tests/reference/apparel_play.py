@@ -1,6 +1,7 @@
 """Days in the life of the retailer: generator batches with every defect that a pipeline survives, and updates in between.
 
     python -m tests.reference.apparel_play STORAGE SEED     plays one from the shell, in whatever time zone the shell has
+    python -m tests.reference.apparel_play STORAGE          runs one update
 
 The same seed gives the same landing rows, the same cuts between updates and the same sizes of micro-batches.
 """
@@ -226,11 +227,11 @@ def append_odd_rows(storage: Path, rows: dict[Stream, Sequence[dict[str, Any]]])
 
 
 def main() -> None:
-    storage, seed = Path(sys.argv[1]), int(sys.argv[2])
-    play = Play(storage, seed)
-    states = [result.state.value for result in play.steps()]
+    storage, *seeds = sys.argv[1:]
+    play = Play(Path(storage), seed=int(seeds[0]) if seeds else 0)
+    updates = list(play.steps()) if seeds else [play.update()]
     play.close()
-    sys.stdout.write(" ".join(states))
+    sys.stdout.write(" ".join(update.state.value for update in updates))
 
 
 if __name__ == "__main__":

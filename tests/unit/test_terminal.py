@@ -53,7 +53,9 @@ def progress(bus: EventBus, dataset: str, status: FlowStatus, **counts: Any) -> 
     kinds.flow_progress(bus, flow=dataset, dataset=dataset, status=status, **counts)
 
 
-def batch(bus: EventBus, dataset: str, *, failed: dict[str, int] | None = None, dropped: int = 0, **counts: Any) -> None:
+def batch(
+    bus: EventBus, dataset: str, *, failed: dict[str, int] | None = None, dropped: int = 0, **counts: Any
+) -> None:
     rules = tuple(
         ExpectationResult(name=name, dataset=dataset, action="DROP", passed_records=1, failed_records=count)
         for name, count in (failed or {}).items()
@@ -154,7 +156,7 @@ def test_warnings_go_to_stderr_once(bus: EventBus) -> None:
 
 
 def drawn(state: UpdateProgress, *, height: int | None = None) -> list[str]:
-    console = Console(file=io.StringIO(), width=100, no_color=True)
+    console = Console(file=io.StringIO(), width=120, no_color=True)
     console.print(render_update(state, now=NOON + timedelta(seconds=3), height=height))
     assert isinstance(console.file, io.StringIO)
     return [line.strip() for line in console.file.getvalue().splitlines() if line.strip()]

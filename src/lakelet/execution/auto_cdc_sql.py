@@ -163,9 +163,10 @@ def _stages(shape: Shape, batch: Batch, *, everything: bool) -> list[str]:
     identity = [SEQUENCE, DELETE, *shape.values, *([KEPT] if shape.has_kept else [])]
     kinds = {field.name: field.dataType for field in shape.columns}
     same = [_same(f"former.{_q(name)}", _q(name), kinds.get(name)) for name in identity]
+    same[0] = f"(former IS NOT NULL AND {same[0]})"
     stages = [
         *_event_stages(shape, batch, everything=everything),
-        # One row per event, with the event before it: by sequence, then the one that counts, then the one that came first.
+        # One row per event, with the one before it: by sequence, then what counts more, then what came first.
         f"sorted AS (SELECT *, lag(struct({', '.join(_names(identity))})) OVER "
         f"(PARTITION BY {keys} ORDER BY {order}, {preference}, {arrival}) AS former FROM events)",
         # One row per event. `pick`: it counts for its key and sequence. Tied: it differs from one that counts more.
@@ -245,11 +246,10 @@ def _carried(path: str, value: str, kind: DataType, over: str) -> str:
     """Return the value of the latest event that sets `path`; the fields of a struct are set one by one."""
     sets = f"NOT {_q(DELETE)} AND NOT coalesce(array_contains({_q(KEPT)}, {_text(path)}), false)"
     if not isinstance(kind, StructType):
-        return f"(last_value(CASE WHEN {sets} THEN named_struct('v', {value}) END, true) {over}).v"
+        return f"(last_value(CASE WHEN {sets} THEN array({value}) END, true) {over})[0]"
     present = f"last_value(CASE WHEN {sets} THEN {value} IS NOT NULL END, true) {over}"
     fields = ", ".join(
-        f"{_text(field.name)}, "
-        + _carried(f"{path}.{_q(field.name)}", f"{value}.{_q(field.name)}", field.dataType, over)
+        f"{_text(field.name)}, " + _carried(f"{path}.{_q(field.name)}", _field(value, field.name), field.dataType, over)
         for field in kind
     )
     return f"CASE WHEN {present} THEN named_struct({fields}) END"
@@ -264,14 +264,18 @@ def _kept_paths(path: str, value: str, kind: DataType) -> Iterator[tuple[str, st
     yield path, value
     if isinstance(kind, StructType):
         for field in kind:
-            yield from _kept_paths(f"{path}.{_q(field.name)}", f"{value}.{_q(field.name)}", field.dataType)
+            yield from _kept_paths(f"{path}.{_q(field.name)}", _field(value, field.name), field.dataType)
 
 
 def _runs(shape: Shape, events: str, window: str) -> Iterator[str]:
     """Yield the stages of SCD type 2; they retain every event 1:1, the tail of a run is the row to show."""
     kinds = {field.name: field.dataType for field in shape.columns}
     before = ", ".join(_names((DELETE, *shape.tracked)))
-    same = [f"NOT before.{_q(DELETE)}", *(_same(f"before.{_q(n)}", _q(n), kinds[n]) for n in shape.tracked)]
+    same = [
+        "before IS NOT NULL",
+        f"NOT before.{_q(DELETE)}",
+        *(_same(f"before.{_q(n)}", _q(n), kinds[n]) for n in shape.tracked),
+    ]
     yield f"preceded AS (SELECT *, lag(struct({before})) OVER {window} AS before FROM {events})"
     # `head`: an upsert that opens a version. A run lasts from a head to the event before the next head or delete.
     yield (
@@ -283,10 +287,10 @@ def _runs(shape: Shape, events: str, window: str) -> Iterator[str]:
         f"AS {_q(_START)}, lead(struct(head OR {_q(DELETE)} AS ends, {_q(SEQUENCE)})) OVER {window} AS following "
         f"FROM headed)"
     )
-    is_tail = f"pick AND NOT {_q(DELETE)} AND coalesce(following.ends, true)"
+    is_tail = f"pick AND NOT {_q(DELETE)} AND (following IS NULL OR following.ends)"
     yield (
         f"derived AS (SELECT *, CASE WHEN {is_tail} THEN 1 END AS {_q(_SHOWN)}, "
-        f"following.{_q(SEQUENCE)} AS {_q(_END)} FROM followed)"
+        f"{_field('following', SEQUENCE)} AS {_q(_END)} FROM followed)"
     )
 
 
@@ -335,7 +339,7 @@ def _leaves(value: str, kind: DataType) -> Iterator[str]:
     if isinstance(kind, StructType):
         yield f"{value} IS NOT NULL"
         for field in kind:
-            yield from _leaves(f"{value}.{_q(field.name)}", field.dataType)
+            yield from _leaves(_field(value, field.name), field.dataType)
     elif isinstance(kind, MapType | VariantType) or (
         isinstance(kind, ArrayType) and isinstance(kind.elementType, StructType | ArrayType | MapType | VariantType)
     ):
@@ -370,6 +374,11 @@ def _preference(shape: Shape) -> Iterator[str]:
         yield from _descending(_q(name), kinds[name])
     if shape.has_kept:
         yield f"concat_ws(',', {_q(KEPT)}) DESC NULLS LAST"
+
+
+def _field(value: str, name: str) -> str:
+    """Return a field of a struct, NULL where the struct is: Sail 0.7.2 shows what the memory under a NULL struct holds."""
+    return f"(CASE WHEN {value} IS NOT NULL THEN {value}.{_q(name)} END)"
 
 
 def _cast(value: str, have: DataType, want: DataType) -> str:

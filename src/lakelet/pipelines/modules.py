@@ -47,9 +47,10 @@ def pipeline_modules(*, session: Any = None, dbutils: Any = None, phase_of_code:
         if session is not None:
             from pyspark.sql.dataframe import DataFrame
 
-            from lakelet.pipelines.session import session_active
+            from lakelet.pipelines.session import call_sites_recorded, session_active
 
             stack.enter_context(session_active(session))
+            stack.enter_context(call_sites_recorded())
             stack.enter_context(_attribute(DataFrame, "display", _display_method))
         yield
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pyspark.sql.connect.dataframe import DataFrame
 from pyspark.sql.connect.functions import builtin as functions
-from pyspark.sql.connect.plan import SQL, SubqueryAlias
+from pyspark.sql.connect.plan import SQL, LogicalPlan, SubqueryAlias
 from pyspark.sql.connect.session import SparkSession
 
 from lakelet.errors import DefinitionError, Origin
@@ -25,7 +25,15 @@ from lakelet.pipelines.sql_text import non_query_keyword
 if TYPE_CHECKING:
     from pyspark.sql.connect import proto
 
-__all__ = ["GuardedClient", "UserCodeHandler", "UserSession", "relation_of", "session_active", "user_session"]
+__all__ = [
+    "GuardedClient",
+    "UserCodeHandler",
+    "UserSession",
+    "call_sites_recorded",
+    "relation_of",
+    "session_active",
+    "user_session",
+]
 
 _ENVIRONMENT = {"SPARK_REMOTE": "sc://pipeline.invalid", "SPARK_CONNECT_MODE_ENABLED": "1"}
 
@@ -114,10 +122,37 @@ def session_active(session: SparkSession) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def call_sites_recorded() -> Iterator[None]:
+    """Have every relation that user code builds know the line that built it; pyspark records it for columns only."""
+    plan = cast(Any, LogicalPlan)
+    construct, to_message = plan.__init__, plan._create_proto_relation
+    if construct.__name__ == "construct_at_call_site":
+        yield
+        return
+
+    def construct_at_call_site(self: Any, *args: Any, **kwargs: Any) -> None:
+        construct(self, *args, **kwargs)
+        self._lakelet_call_site = call_site()
+
+    def to_message_with_call_site(self: Any) -> Any:
+        message = to_message(self)
+        site = getattr(self, "_lakelet_call_site", None)
+        if site is not None:
+            message.common.origin.python_origin.call_site = f"{site.file}:{site.line}"
+        return message
+
+    plan.__init__, plan._create_proto_relation = construct_at_call_site, to_message_with_call_site
+    try:
+        yield
+    finally:
+        plan.__init__, plan._create_proto_relation = construct, to_message
+
+
 def relation_of(frame: Any) -> proto.Relation:
     """Return the plan of a DataFrame that user code returned.
 
     Its own session is active meanwhile, because the return types of functions are parsed only now.
     """
-    with session_active(frame.sparkSession):
+    with session_active(frame.sparkSession), call_sites_recorded():
         return cast("proto.Relation", frame._plan.to_proto(frame.sparkSession.client).root)

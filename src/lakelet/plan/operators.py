@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from lakelet.errors import GraphError, Origin
 from lakelet.plan.relation import Relation, call_site, children, own_messages
+from lakelet.plan.row_wise import AGGREGATE, WINDOW, beyond_the_row
 from lakelet.plan.sources import is_streaming
+from lakelet.plan.sql_streaming import stateful_sql
 
 _STATEFUL = {
     "aggregate": ("a streaming aggregation", "aggregate in a materialized view over the streaming table"),
@@ -45,19 +47,24 @@ def refuse_stateful(relation: Relation, origin: Origin) -> None:
                            "keep the stream's side: put the stream on the left of a left join", relation, origin)  # fmt: skip
     if kind == "set_op" and not (relation.set_op.set_op_type == 2 and relation.set_op.is_all):
         raise _refused("a set operation other than UNION ALL over a stream", "use `union`", relation, origin)
-    if any(message.DESCRIPTOR.full_name == "spark.connect.Expression.Window" for message in own_messages(relation)):
-        raise _refused("a window function over a stream", "use it in a materialized view", relation, origin)
+    beyond = beyond_the_row(own_messages(relation))
+    if beyond in (AGGREGATE, WINDOW):
+        raise _refused(f"{beyond} over a stream", "use it in a materialized view over the streaming table", relation, origin)
+    if kind == "with_relations" and relation.with_relations.root.HasField("sql"):
+        references = {item.subquery_alias.alias for item in relation.with_relations.references if is_streaming(item)}
+        refused = stateful_sql(relation.with_relations.root.sql.query, references)
+        if refused is not None:
+            raise _refused(*refused, relation, origin)
     for item in inputs:
         refuse_stateful(item, origin)
 
 
 def _refused(what: str, instead: str, relation: Relation, origin: Origin) -> GraphError:
-    place = call_site(relation)
     error = GraphError(
         "UNSUPPORTED_STREAMING_OPERATOR",
-        f"{what} is not supported",
-        origin=place,
-        cause="it needs the rows of earlier micro-batches, and this release keeps no state for it",
+        f"{what} is not supported in this release",
+        origin=call_site(relation.common) or call_site(relation),
+        cause="it needs the rows of earlier micro-batches, and nothing is kept of them",
         hint=instead,
     )
     error.at(origin)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lakelet.errors import Origin
-from lakelet.plan.relation import Relation, call_site, relations
+from lakelet.plan.relation import Relation, call_site, children
 
 
 class LeafKind(enum.Enum):
@@ -90,12 +90,19 @@ def leaf_of(relation: Relation) -> Leaf | None:
     return None
 
 
-def leaves(relation: Relation) -> Iterator[Leaf]:
-    """Yield every leaf of the tree."""
-    for inner in relations(relation):
-        leaf = leaf_of(inner)
-        if leaf is not None:
-            yield leaf
+def leaves(relation: Relation, *, above: Origin | None = None) -> Iterator[Leaf]:
+    """Yield every leaf of the tree; one that knows no line of its own, as in SQL text, has that of what reads it.
+
+    Args:
+        above: the line of what reads `relation`.
+    """
+    leaf = leaf_of(relation)
+    if leaf is not None:
+        yield leaf if leaf.origin or not above else replace(leaf, origin=above)
+        return
+    here = call_site(relation.common) or above
+    for inner in children(relation):
+        yield from leaves(inner, above=here)
 
 
 def is_streaming(relation: Relation) -> bool:

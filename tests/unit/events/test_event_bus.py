@@ -53,9 +53,7 @@ def test_sequence_numbers_of_a_later_update_are_greater() -> None:
 def test_events_of_several_threads_reach_a_subscriber_one_at_a_time_and_in_order(bus: EventBus) -> None:
     seen: list[int] = []
     bus.subscribe(lambda event: seen.append(event.sequence))
-    threads = [
-        threading.Thread(target=lambda: [bus.publish("warning", "m") for _ in range(200)]) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: [bus.publish("warning", "m") for _ in range(200)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

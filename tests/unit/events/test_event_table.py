@@ -158,7 +158,7 @@ def test_a_broken_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path) -
     (tmp_path / "updates").mkdir()
     (tmp_path / "updates" / "u1.jsonl").write_text("not json\n{}\n")
     log = DeltaEventLog(tmp_path / "events", updates=tmp_path / "updates", update_id="u2")
-    with pytest.raises(StorageError, match="line 1 of .*u1.jsonl"):
+    with pytest.raises(StorageError, match=r"line 1 of .*u1\.jsonl"):
         log.recover()
 
 
@@ -175,13 +175,12 @@ def test_the_json_lines_of_the_last_updates_are_kept_and_older_ones_removed(tmp_
 def test_a_failed_commit_keeps_the_events_and_the_next_one_has_them(
     tmp_path: Path, bus: EventBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with update(tmp_path, bus, flush_every=2) as log:
-        with monkeypatch.context() as patch:
-            patch.setattr("deltalake.write_deltalake", _full_disk)
-            for _ in range(5):
-                kinds.warning(bus, "m")
-            with pytest.raises(StorageError, match="EVENT_LOG_NOT_WRITABLE"):
-                log.flush()
+    with update(tmp_path, bus, flush_every=2) as log, monkeypatch.context() as patch:
+        patch.setattr("deltalake.write_deltalake", _full_disk)
+        for _ in range(5):
+            kinds.warning(bus, "m")
+        with pytest.raises(StorageError, match="EVENT_LOG_NOT_WRITABLE"):
+            log.flush()
     assert set(ids(log)) == {f"u1-{number}" for number in range(1, 7)}  # the sixth reports the failure
     assert len(ids(log)) == 6
 

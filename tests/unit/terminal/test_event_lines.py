@@ -30,9 +30,7 @@ def logged(tmp_path: Path) -> list[Event]:
         error=FlowError("X", "broken", origin=Origin(file="t.py", line=3), cause="a\nb"),
     )
     kinds.update_progress(first, UpdateState.FAILED)
-    rule = ExpectationResult(
-        name="valid_id", dataset="bronze.sales", action="DROP", passed_records=1, failed_records=2
-    )
+    rule = ExpectationResult(name="valid_id", dataset="bronze.sales", action="DROP", passed_records=1, failed_records=2)
     kinds.flow_progress(
         second,
         flow="bronze.sales",

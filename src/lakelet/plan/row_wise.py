@@ -1,0 +1,61 @@
+"""Which expressions need more than the row itself: aggregates, window functions, sub-queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf.message import Message
+
+from lakelet.errors import DefinitionError
+from lakelet.plan.sql_tokens import scan
+
+_AGGREGATES = frozenset(
+    """
+    any_value approx_count_distinct approx_percentile array_agg avg bit_and bit_or bit_xor bool_and bool_or collect_list
+    collect_set corr count count_distinct count_if covar_pop covar_samp every first first_value histogram_numeric
+    kurtosis last last_value listagg max max_by mean median min min_by mode percentile percentile_approx
+    percentile_cont percentile_disc skewness std stddev stddev_pop stddev_samp string_agg sum sum_distinct try_avg
+    try_sum var_pop var_samp variance
+    """.split()
+)
+
+AGGREGATE = "an aggregate function"
+WINDOW = "a window function"
+SUBQUERY = "a sub-query"
+
+
+def beyond_the_row(messages: Iterable[Message]) -> str | None:
+    """Return what in these parts of a plan needs other rows than the one at hand, None if nothing does."""
+    found: str | None = None
+    for message in messages:
+        match message.DESCRIPTOR.name:
+            case "Window":
+                return WINDOW
+            case "SubqueryExpression":
+                return SUBQUERY
+            case "UnresolvedFunction" if message.function_name.lower() in _AGGREGATES:  # type: ignore[attr-defined]
+                found = AGGREGATE
+            case "ExpressionString":
+                inside = text_beyond_the_row(message.expression)  # type: ignore[attr-defined]
+                if inside in (WINDOW, SUBQUERY):
+                    return inside
+                found = inside or found
+    return found
+
+
+def text_beyond_the_row(sql: str) -> str | None:
+    """Return what in the text of an expression needs other rows, None if nothing does or the text is not SQL."""
+    try:
+        tokens = scan(sql).tokens
+    except DefinitionError:
+        return None
+    found: str | None = None
+    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+        if token.word == "SELECT":
+            return SUBQUERY
+        if token.word == "OVER":
+            return WINDOW
+        if following is not None and following.text == "(" and token.is_name and token.name.lower() in _AGGREGATES:
+            found = AGGREGATE
+    return found
+
