@@ -1,4 +1,4 @@
-"""The command line: `lakelet run | dry-run | graph | query | events | init`.
+"""The command line: `lakelet run | dry-run | graph | query | events | repair | init`.
 
 Data goes to stdout, errors and logs to stderr; what the user's own files print goes to stderr, too. Commands import
 what they need when they run, so that `lakelet --help` answers at once.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from lakelet.errors import DefinitionErrors, LakeletError, SpecError
+from lakelet.errors import LakeletError, SpecError
 from lakelet.terminal.command_group import INTERRUPTED, LakeletGroup
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ def dry_run(
 ) -> None:
     """Check everything that can be checked without reading or writing data."""
     from lakelet.graph import formats
+    from lakelet.terminal.error_data import errors_as_data
 
     with _opened(spec, storage, configuration) as (pipeline, out):
         try:
@@ -199,7 +200,7 @@ def dry_run(
         except LakeletError as error:
             if not as_json:
                 raise
-            _write_json({"valid": False, "errors": _errors(error)}, out)
+            _write_json({"valid": False, "errors": errors_as_data(error)}, out)
             ctx.exit(error.exit_code)
         if as_json:
             _write_json({"valid": True, "errors": [], **formats.as_json(graph)}, out)
@@ -207,22 +208,6 @@ def dry_run(
         out.write(f"{pipeline.spec.name} is valid: {formats.summary(graph)}\n")
         if outside := formats.external_inputs(graph):
             out.write(f"reads from outside of the pipeline: {', '.join(outside)}\n")
-
-
-def _errors(error: LakeletError) -> list[dict[str, Any]]:
-    return [
-        {
-            "condition": part.condition,
-            "message": part.message,
-            "file": part.origin.file if part.origin else None,
-            "line": part.origin.line if part.origin else None,
-            "dataset": part.origin.dataset if part.origin else None,
-            "flow": part.origin.flow if part.origin else None,
-            "cause": part.cause,
-            "hint": part.hint,
-        }
-        for part in (error.errors if isinstance(error, DefinitionErrors) else (error,))
-    ]
 
 
 @cli.command()
@@ -331,6 +316,35 @@ def events(
 
 
 # -- init
+
+
+@cli.command()
+@project_options
+@click.argument("dataset")
+@click.option(
+    "--drop-rows", is_flag=True, help="Finish the stuck batch without its invalid rows; the event log notes it."
+)
+@json_option
+def repair(
+    spec: str | None, storage: str | None, configuration: dict[str, str], dataset: str, drop_rows: bool, as_json: bool
+) -> None:
+    """Show the batches that a dataset cannot finish, and step over invalid rows with --drop-rows."""
+    with _opened(spec, storage, configuration) as (pipeline, out):
+        found = pipeline.repair(dataset, drop_rows=drop_rows)
+        if as_json:
+            _write_json([batch.to_dict() for batch in found], out)
+            return
+        for batch in found:
+            begun = f"{batch.batch.at:%Y-%m-%d %H:%M:%S}Z"
+            out.write(f"{batch.dataset}: batch {batch.batch.id} of flow `{batch.flow}`, begun {begun}\n")
+            if batch.error is None:
+                out.write("  nothing is wrong with it; the next update finishes it\n")
+            elif batch.stepped_over:
+                out.write(f"  finished without its invalid rows ({batch.error.message})\n")
+            else:
+                out.write("\n".join(f"  {line}" for line in batch.error.render().splitlines()) + "\n")
+        if not found:
+            out.write(f"no flow of {dataset} has an unfinished batch\n")
 
 
 @cli.command()

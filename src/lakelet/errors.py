@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,8 @@ class LakeletError(Exception):
         retryable: whether the same call may succeed when tried again.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
+    """Of the command that ends with this error: 2 where nothing ran, which a definition decides, not the error alone."""
 
     def __init__(
         self,
@@ -133,7 +133,13 @@ class SourceError(FlowError):
 
 
 class QueryError(FlowError):
-    """The engine refused a query, or failed while it ran."""
+    """The engine refused a query, or failed while it ran.
+
+    Attributes:
+        column: of `UNRESOLVED_COLUMN`, the name that was not found.
+    """
+
+    column: str | None = None
 
 
 class ExpectationViolation(FlowError):

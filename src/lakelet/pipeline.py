@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lakelet.execution.repair import UnfinishedBatch
     from lakelet.execution.resolution import Resolver
     from lakelet.graph.dataflow_graph import DataflowGraph
+    from lakelet.graph.elements import Dataset
     from lakelet.storage.delta_rs import DeltaRsStore
 
 __all__ = ["FlowOutcome", "Pipeline", "RefreshSelection", "UpdateResult"]
@@ -95,8 +96,7 @@ class Pipeline:
             registry = Registry(self.names)
             definitions = load_project(self.spec, registry, session)
             self._notes = tuple(str(note) for note in registry.notes)
-            paths = {d.name.key: self.catalog.path(d.path) for d in definitions.datasets if d.path}
-            resolver.catalog = replace(self.catalog, tables={**self.catalog.tables, **paths})
+            resolver.catalog = replace(self.catalog, tables=_locations(definitions.datasets, self.catalog))
             self._graph = resolver.resolve(definitions)
             self._resolver = resolver
         return self._graph
@@ -332,6 +332,13 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _locations(datasets: Sequence[Dataset], catalog: Catalog) -> dict[tuple[str, str, str], str]:
+    """Return the locations of datasets that do not lie where their name says: a `path` of their own, or private."""
+    own = {dataset.name.key: catalog.path(dataset.path) for dataset in datasets if dataset.path}
+    private = {dataset.name.key: catalog.private(dataset.name) for dataset in datasets if dataset.private}
+    return {**private, **own}
 
 
 def _overridden(spec: PipelineSpec, configuration: Mapping[str, str]) -> PipelineSpec:

@@ -377,7 +377,7 @@ def _preference(shape: Shape) -> Iterator[str]:
 
 
 def _field(value: str, name: str) -> str:
-    """Return a field of a struct, NULL where the struct is: Sail 0.7.2 shows what the memory under a NULL struct holds."""
+    """Return a field of a struct, NULL where the struct is: under a NULL struct Sail 0.7.2 shows arbitrary values."""
     return f"(CASE WHEN {value} IS NOT NULL THEN {value}.{_q(name)} END)"
 
 

@@ -70,7 +70,7 @@ class UpdateContext:
 
     def app_id(self, flow: ResolvedFlow, generation: int) -> str:
         """Return the application id of a flow's receipts; a full refresh begins a new one."""
-        return f"lakelet/{self.pipeline}/{flow.target}/{flow.name}/{generation}"
+        return f"lakelet/{flow.target}/{flow.name}/{generation}"
 
     def inputs(self, flow: ResolvedFlow) -> Inputs:
         if flow.name not in self._inputs:

@@ -24,6 +24,7 @@ from lakelet.plan.normalize import fingerprint, is_volatile
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf
 from lakelet.storage.base import Receipt
+from lakelet.storage.delta_log import changes_rows
 
 
 def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> bool:
@@ -46,7 +47,11 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     path = context.catalog.checkpoint(dataset.name) / "view.json"
     recorded = read_json(path) if path.exists() else {}
     table = context.table(dataset)
-    reasons = _reasons(state, recorded, table.version, volatile=_is_volatile(context, flow))
+    if recorded and not _inputs_changed(context, recorded, versions):
+        state["inputs"] = recorded["inputs"]
+    own = recorded.get("table_version", -1)
+    is_own = own >= 0 and not changes_rows(context.location(dataset), after=own, until=table.version)
+    reasons = _reasons(state, recorded, is_own=is_own, volatile=_is_volatile(context, flow))
     technique = "COMPLETE_RECOMPUTE" if reasons else "NO_OP"
     kinds.planning_information(context.events, flow=flow.name, dataset=display, technique=technique, reasons=reasons)
     if not reasons:
@@ -80,8 +85,20 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     return True
 
 
-def _reasons(state: dict[str, Any], recorded: dict[str, Any], table_version: int, *, volatile: bool) -> list[str]:
-    """Return why a view must be computed, in Databricks' words; nothing if its rows are current."""
+def _inputs_changed(context: UpdateContext, recorded: dict[str, Any], versions: dict[str, int]) -> bool:
+    known = recorded["inputs"]
+    return {_label(context, location) for location in versions} != set(known) or any(
+        changes_rows(location, after=known[_label(context, location)], until=version)
+        for location, version in versions.items()
+    )
+
+
+def _reasons(state: dict[str, Any], recorded: dict[str, Any], *, is_own: bool, volatile: bool) -> list[str]:
+    """Return why a view must be computed, in Databricks' words; nothing if its rows are current.
+
+    Args:
+        is_own: the table has the rows that the last refresh wrote.
+    """
     if not recorded:
         return ["FIRST_REFRESH"]
     reasons = []
@@ -91,7 +108,7 @@ def _reasons(state: dict[str, Any], recorded: dict[str, Any], table_version: int
         reasons.append("QUERY_FINGERPRINT_CHANGED")
     if recorded.get("inputs") != state["inputs"] or recorded.get("files") != state["files"]:
         reasons.append("DATA_HAS_CHANGED")
-    if recorded.get("table_version") != table_version:
+    if not is_own:
         reasons.append("TABLE_CHANGED_BY_OTHERS")
     if volatile:
         reasons.append("PLAN_NOT_DETERMINISTIC")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -22,6 +23,8 @@ INLINE_BYTES = 4 * 2**20
 """Up to this size on disk a slice travels inside the plan; above it the engine reads the files."""
 MAX_FILES_BY_ENGINE = 64
 """How many files above that size one slice may have: with file metadata each is a scan of its own."""
+
+_ZONE = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
 
 METADATA_TYPE = pa.struct(
     [
@@ -87,6 +90,8 @@ def _column(name: str) -> Expression:
 def _literal(field: pa.Field, value: str | None) -> Expression:
     text = "NULL" if value is None else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     kind = from_arrow_schema(pa.schema([field])).fields[0].dataType.simpleString()
+    if value is not None and kind == "timestamp" and not _ZONE.search(value):
+        text = f"'{value}Z'"  # without a zone it is UTC, whatever the session's zone
     return _named(plan.expression(f"CAST({text} AS {kind})"), field.name)
 
 
@@ -138,7 +143,7 @@ def _read(file: DataFile, schema: pa.Schema, partition_cols: Sequence[str], meta
     for field in schema:
         if field.name in partition_cols:
             value = file.partition_values.get(field.name)
-            columns.append(pa.repeat(pa.scalar(value, pa.string()), table.num_rows).cast(field.type))
+            columns.append(pa.repeat(_partition_value(value, field.type), table.num_rows))
         elif field.name in table.column_names:
             column = table.column(field.name)
             columns.append(column if column.type.equals(field.type) else pc.cast(column, field.type))
@@ -146,6 +151,14 @@ def _read(file: DataFile, schema: pa.Schema, partition_cols: Sequence[str], meta
             columns.append(pa.nulls(table.num_rows, field.type))
     result = pa.table(columns, schema=schema)
     return _with_metadata(result, file) if metadata else result
+
+
+def _partition_value(text: str | None, kind: pa.DataType) -> pa.Scalar:
+    """Return a partition value of the log; a timestamp without a zone is UTC, as the protocol has it."""
+    value = pa.scalar(text, pa.string())
+    if text is not None and pa.types.is_timestamp(kind) and kind.tz and not _ZONE.search(text):
+        return pc.assume_timezone(value.cast(pa.timestamp(kind.unit)), "UTC").cast(kind)
+    return value.cast(kind)
 
 
 def _footer(file: DataFile) -> pq.FileMetaData:

@@ -81,7 +81,8 @@ class DeltaSource:
     """The new rows of an append-only Delta table.
 
     The first batches read the snapshot at the version at which the stream starts, later ones the files that each commit adds.
-    An offset {"version", "index", "snapshot"} means: everything before file `index` of that version has been read.
+    An offset {"version", "index", "snapshot", "table"} means: everything before file `index` of that version of the table
+    with this id has been read.
 
     Attributes:
         location: folder of the table.
@@ -99,6 +100,7 @@ class DeltaSource:
     _schema: pa.Schema | None = None
     _schema_version: int = -1
     _partition_cols: tuple[str, ...] = ()
+    _table_id: str | None = None
 
     def __post_init__(self) -> None:
         for key in self.options:
@@ -127,6 +129,12 @@ class DeltaSource:
             raise missing_table(self.label, self.location)
         start = self._start(until) if after is None else after
         version, index, snapshot = int(start["version"]), int(start["index"]), bool(start["snapshot"])
+        if until < version - 1:
+            raise self._replaced(f"it is at version {until}, and this flow has read up to {version - 1}")
+        if until >= version:
+            self.schema(until)
+            if start.get("table") not in (None, self._table_id):
+                raise self._replaced("it has another id in its log")
         taken: list[DataFile] = []
         skipped: list[int] = []
         size = 0
@@ -140,14 +148,14 @@ class DeltaSource:
                 file = files[position]
                 too_many = len(taken) >= max_files or (size > INLINE_BYTES and len(taken) >= MAX_FILES_BY_ENGINE)
                 if taken and (too_many or size + file.size_bytes > max_bytes):
-                    end = {"version": version, "index": position, "snapshot": snapshot}
+                    end = self._offset(version, position, snapshot=snapshot)
                     return Slice(
                         start=start, end=end, num_files=len(taken), num_bytes=size, skipped_commits=tuple(skipped)
                     )
                 taken.append(file)
                 size += file.size_bytes
             version, index, snapshot = version + 1, 0, False
-        end = {"version": version, "index": 0, "snapshot": False}
+        end = self._offset(version)
         return Slice(
             start=start,
             end=end,
@@ -178,6 +186,7 @@ class DeltaSource:
             if table is None:
                 raise missing_table(self.label, self.location)
             self._schema, self._partition_cols, self._schema_version = table.schema, table.partition_cols, table.version
+            self._table_id = table.id
         return self._schema, self._partition_cols
 
     def backlog(self, after: Offset | None) -> tuple[int, int]:
@@ -192,19 +201,30 @@ class DeltaSource:
             size += sum(file.size_bytes for file in added)
         return files, size
 
+    def _replaced(self, cause: str) -> SourceError:
+        return SourceError(
+            "SOURCE_TABLE_REPLACED",
+            f"`{self.label}` is not the table that this flow has read so far",
+            cause=f"the table at `{self.location}` was restored or written anew: {cause}",
+            hint="restore the table, or start the flow anew with `lakelet run --full-refresh <dataset>`",
+        )
+
+    def _offset(self, version: int, index: int = 0, *, snapshot: bool = False) -> Offset:
+        return {"version": version, "index": index, "snapshot": snapshot, "table": self._table_id}
+
     def _start(self, until: int) -> Offset:
         text = self.options.get("startingversion")
         if text is None:
-            return {"version": until, "index": 0, "snapshot": True}
+            return self._offset(until, snapshot=True)
         if text == "latest":
-            return {"version": until + 1, "index": 0, "snapshot": False}
+            return self._offset(until + 1)
         if not text.isdigit():
             raise SourceError(
                 "INVALID_OPTION",
                 f"`startingVersion` of `{self.label}` is `{text}`",
                 hint='give a version number, or "latest"',
             )
-        return {"version": int(text), "index": 0, "snapshot": False}
+        return self._offset(int(text))
 
     def _files(self, version: int, snapshot: bool) -> tuple[tuple[DataFile, ...], bool]:
         """Return the new data files of a version, and whether its commit was skipped because it changes rows."""

@@ -5,28 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from lakelet.errors import DefinitionErrors, GraphError, LakeletError, Origin, did_you_mean
+from lakelet.errors import GraphError, LakeletError, Origin, did_you_mean
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import AutoCdcFlow, DatasetKind, Definitions
 from lakelet.names import NameContext, TableName
 
 
-def check_definitions(definitions: Definitions, names: NameContext) -> None:
-    """Check what needs no query: duplicates, targets.
-
-    Raises:
-        DefinitionErrors: all that is wrong.
-    """
-    errors = [
+def check_definitions(definitions: Definitions, names: NameContext) -> list[LakeletError]:
+    """Return what is wrong with definitions and needs no query to see: duplicates, targets."""
+    return [
         *duplicate_datasets(definitions, names),
         *duplicate_flows(definitions, names),
         *unknown_targets(definitions, names),
         *tables_without_flow(definitions, names),
     ]
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise DefinitionErrors(errors)
 
 
 def duplicate_datasets(definitions: Definitions, names: NameContext) -> list[LakeletError]:
@@ -87,6 +79,8 @@ def unknown_targets(definitions: Definitions, names: NameContext) -> list[Lakele
 
 def tables_without_flow(definitions: Definitions, names: NameContext) -> list[LakeletError]:
     targets = {flow.target.key for flow in definitions.flows}
+    known = {dataset.name.key: names.display(dataset.name) for dataset in definitions.datasets}
+    misspelled = {did_you_mean(names.display(f.target), known.values()) for f in definitions.flows if f.target.key not in known}
     return [
         GraphError(
             "PIPELINE_DATASET_WITHOUT_FLOW",
@@ -96,7 +90,9 @@ def tables_without_flow(definitions: Definitions, names: NameContext) -> list[La
             hint=f'add `@dp.append_flow(target="{names.display(dataset.name)}")`, or remove the table',
         )
         for dataset in definitions.datasets
-        if dataset.name.key not in targets and dataset.kind is not DatasetKind.SINK
+        if dataset.name.key not in targets
+        and dataset.kind is not DatasetKind.SINK
+        and known[dataset.name.key] not in misspelled  # the flow with the wrong target is the root cause
     ]
 
 

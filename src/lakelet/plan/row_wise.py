@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 
 from google.protobuf.message import Message
 
 from lakelet.errors import DefinitionError
-from lakelet.plan.sql_tokens import scan
+from lakelet.plan.sql_tokens import Token, scan
 
 _AGGREGATES = frozenset(
     """
@@ -49,13 +50,17 @@ def text_beyond_the_row(sql: str) -> str | None:
         tokens = scan(sql).tokens
     except DefinitionError:
         return None
-    found: str | None = None
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
-        if token.word == "SELECT":
-            return SUBQUERY
-        if token.word == "OVER":
-            return WINDOW
-        if following is not None and following.text == "(" and token.is_name and token.name.lower() in _AGGREGATES:
-            found = AGGREGATE
-    return found
+    words = {token.word for token in tokens}
+    if "SELECT" in words:
+        return SUBQUERY
+    if "OVER" in words:
+        return WINDOW
+    return AGGREGATE if calls_aggregate(tokens) else None
 
+
+def calls_aggregate(tokens: Sequence[Token]) -> bool:
+    """Return whether one of the tokens is the name of an aggregate function that is called."""
+    return any(
+        token.is_name and following.text == "(" and token.name.lower() in _AGGREGATES
+        for token, following in itertools.pairwise(tokens)
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lakelet.plan.row_wise import calls_aggregate
 from lakelet.plan.sql_tokens import scan
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def stateful_sql(sql: str, streams: Collection[str]) -> Refusal | None:
     Args:
         streams: names of the relations in the text that are streams.
     """
-    if not streams or not _is_suspect(sql):
+    if not streams or not (len(streams) > 1 or _is_suspect(sql)):
         return None
     import sqlglot
     from sqlglot.errors import SqlglotError
@@ -61,11 +62,8 @@ def stateful_sql(sql: str, streams: Collection[str]) -> Refusal | None:
 
 
 def _is_suspect(sql: str) -> bool:
-    from lakelet.plan.row_wise import text_beyond_the_row
-
-    return text_beyond_the_row(sql.replace("SELECT", "").replace("select", "")) is not None or any(
-        token.word in _SUSPECTS or token.text == "|>" for token in scan(sql).tokens
-    )
+    tokens = scan(sql).tokens
+    return any(token.word in _SUSPECTS or token.text == "|>" for token in tokens) or calls_aggregate(tokens)
 
 
 def _visit(node: exp.Expression, known: Mapping[str, bool]) -> bool:

@@ -34,6 +34,11 @@ class Table(Protocol):
     def location(self) -> str: ...
 
     @property
+    def id(self) -> str:
+        """Identifies the table as long as it is not dropped and made anew."""
+        ...
+
+    @property
     def version(self) -> int: ...
 
     @property

@@ -1,6 +1,7 @@
 """Where things lie in a pipeline's storage folder.
 
     <storage>/tables/<catalog>/<schema>/<name>        a dataset's Delta table
+    <storage>/_private/<catalog>/<schema>/<name>      a private dataset's: no other pipeline finds it by name
     <storage>/Volumes/<catalog>/<schema>/<volume>     files, known to pipeline code as /Volumes/…
     <storage>/_auxiliary/<catalog>/<schema>/<name>    what AUTO CDC remembers about a target
     <storage>/_checkpoints/<catalog>/<schema>/<name>  what each flow has read and committed
@@ -36,6 +37,10 @@ class Catalog:
     def location(self, name: TableName) -> str:
         """Return the folder of a table's data."""
         return self.tables.get(name.key) or str(self._below("tables", name))
+
+    def private(self, name: TableName) -> str:
+        """Return the folder of a dataset that only its own pipeline sees."""
+        return str(self._below("_private", name))
 
     def auxiliary(self, name: TableName) -> str:
         return str(self._below("_auxiliary", name))

@@ -85,6 +85,20 @@ def read_commit(location: str, version: int) -> Commit | None:
     return Commit(version=version, added=tuple(added), removes_rows=removes_rows, changes_metadata=changes_metadata)
 
 
+def changes_rows(location: str, *, after: int, until: int) -> bool:
+    """Return whether the rows at two versions may differ; a compaction in between does not count.
+
+    A log that no longer has the commits in between counts as a change, and so does one that goes backwards.
+    """
+    if until < after:
+        return True
+    for version in range(after + 1, until + 1):
+        commit = read_commit(location, version)
+        if commit is None or commit.added or commit.removes_rows or commit.changes_metadata:
+            return True
+    return False
+
+
 def _data_file(location: str, add: dict[str, Any]) -> DataFile:
     stats = json.loads(add["stats"]) if add.get("stats") else {}
     path = unquote(add["path"])
@@ -93,7 +107,8 @@ def _data_file(location: str, add: dict[str, Any]) -> DataFile:
         size_bytes=int(add.get("size") or 0),
         num_records=stats.get("numRecords"),
         modified_at_ms=int(add.get("modificationTime") or 0),
-        partition_values=dict(add.get("partitionValues") or {}),
+        # An empty string stands for NULL, whatever the column's type.
+        partition_values={key: value or None for key, value in (add.get("partitionValues") or {}).items()},
         has_deletion_vector=add.get("deletionVector") is not None,
     )
 

@@ -18,7 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from lakelet.errors import LakeletError, StorageError
 from lakelet.storage.base import Receipt, TableDefinition
-from lakelet.storage.schema import conform, nullable
+from lakelet.storage.schema import conform, evolved, nullable
 
 CHECKPOINT_INTERVAL = "10"
 """Commits between log checkpoints; at delta-rs's default of 100 an append slows down fourfold within 100 commits."""
@@ -35,6 +35,10 @@ class DeltaRsTable:
     @property
     def delta(self) -> DeltaTable:
         return self._table
+
+    @property
+    def id(self) -> str:
+        return str(self._table.metadata().id)
 
     @property
     def version(self) -> int:
@@ -73,7 +77,7 @@ class DeltaRsTable:
             return self._table.to_pyarrow_table()
 
     def append(self, rows: pa.Table | pa.RecordBatchReader, *, receipt: Receipt | None = None, evolve: bool = False) -> int:
-        schema = self.schema if not evolve else None
+        schema = evolved(self.schema, rows.schema) if evolve else self.schema
         return self._write(rows, "append", schema, receipt, "merge" if evolve else None)
 
     def replace(self, rows: pa.Table | pa.RecordBatchReader, *, receipt: Receipt | None = None) -> int:
@@ -206,6 +210,8 @@ def storage_errors(location: str, counted: Any = None) -> Iterator[None]:
         failure = getattr(counted, "failure", None)
         if isinstance(failure, LakeletError):
             raise failure from failure.__cause__
+        if failure is not None and not isinstance(failure, (DeltaError, OSError, pa.ArrowException)):
+            raise failure from failure.__cause__  # an interrupt, or a bug of ours: not the store's failure
         raise _storage_error(location, failure or error) from (failure or error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lakelet.errors import StorageError
 
@@ -36,7 +37,7 @@ def nullable(schema: pa.Schema) -> pa.Schema:
 
 
 def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Return `batch` with the columns and types of `schema`, by name; a column that it lacks is NULL.
+    """Return `batch` with the columns and types of `schema`, by name without regard to case; one that it lacks is NULL.
 
     Raises:
         StorageError: `CAST_INVALID_INPUT` where a value does not fit the column's type.
@@ -44,15 +45,16 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     if batch.schema.equals(schema):
         return batch
     columns: list[pa.Array] = []
+    positions = {name.lower(): position for position, name in enumerate(batch.schema.names)}
     for field in schema:
-        position = batch.schema.get_field_index(field.name)
-        if position < 0:
+        position = positions.get(field.name.lower())
+        if position is None:
             columns.append(pa.nulls(batch.num_rows, field.type))
             continue
         column = batch.column(position)
         if not column.type.equals(field.type):
             try:
-                column = column.cast(field.type)
+                column = _cast(column, field.type)
             except pa.ArrowException as error:
                 raise StorageError(
                     "CAST_INVALID_INPUT",
@@ -62,6 +64,44 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
                 ) from error
         columns.append(column)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Cast; a struct by the names of its fields, one that it lacks is NULL, also inside of arrays."""
+    if column.type.equals(kind):
+        return column
+    if pa.types.is_struct(column.type) and pa.types.is_struct(kind):
+        have = {column.type.field(i).name.lower(): i for i in range(column.type.num_fields)}
+        values = column.flatten()
+        children = [
+            _cast(values[have[field.name.lower()]], field.type)
+            if field.name.lower() in have
+            else pa.nulls(len(column), field.type)
+            for field in kind
+        ]
+        return pa.StructArray.from_arrays(children, fields=list(kind), mask=column.is_null())
+    if pa.types.is_list(column.type) and pa.types.is_list(kind) and _has_struct(kind.value_type):
+        offsets, values = _compacted(column)
+        return pa.ListArray.from_arrays(offsets, _cast(values, kind.value_type), type=kind, mask=column.is_null())
+    return column.cast(kind)
+
+
+def _has_struct(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) or (pa.types.is_list(kind) and _has_struct(kind.value_type))
+
+
+def _compacted(column: pa.ListArray) -> tuple[pa.Array, pa.Array]:
+    """Return offsets from zero and the values that belong to them."""
+    lengths = pc.fill_null(pc.list_value_length(column), 0)
+    ends = pc.cumulative_sum(lengths).cast(pa.int32())
+    return pa.concat_arrays([pa.array([0], pa.int32()), ends]), column.flatten()
+
+
+def evolved(stored: pa.Schema, incoming: pa.Schema) -> pa.Schema:
+    """Return the stored columns, in their order and with their types, and after them what `incoming` adds."""
+    change = compare(stored, incoming)
+    come = nullable(incoming)
+    return pa.schema([*stored, *(come.field(name) for name in change.added)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +124,11 @@ def compare(stored: pa.Schema, incoming: pa.Schema) -> SchemaChange:
     """
     have = {field.name.lower(): field for field in stored}
     come = {field.name.lower(): field for field in nullable(incoming)}
+    untyped = {field.name.lower() for field in incoming if pa.types.is_null(field.type)}
     conflicts = tuple(
         f"`{have[name].name}` is {have[name].type} in the table and {field.type} in the query"
         for name, field in come.items()
-        if name in have and not _fits(field.type, have[name].type)
+        if name in have and name not in untyped and not _fits(field.type, have[name].type)
     )
     return SchemaChange(
         added=tuple(field.name for name, field in come.items() if name not in have),
@@ -112,8 +153,12 @@ def _fits(incoming: pa.DataType, stored: pa.DataType) -> bool:
         whole = (incoming.precision - incoming.scale, stored.precision - stored.scale)
         return bool(whole[0] <= whole[1] and incoming.scale <= stored.scale)
     if pa.types.is_struct(incoming) and pa.types.is_struct(stored):
-        names = {field.name: field.type for field in stored}
-        return all(field.name in names and _fits(field.type, names[field.name]) for field in incoming)
+        names = {field.name.lower(): field.type for field in stored}
+        return all(
+            field.name.lower() in names and _fits(field.type, names[field.name.lower()]) for field in incoming
+        )
     if pa.types.is_list(incoming) and pa.types.is_list(stored):
         return _fits(incoming.value_type, stored.value_type)
+    if pa.types.is_map(incoming) and pa.types.is_map(stored):
+        return bool(incoming.key_type.equals(stored.key_type) and incoming.item_type.equals(stored.item_type))
     return False
