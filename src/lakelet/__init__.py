@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,23 +26,6 @@ _HOMES = {
     "RefreshSelection": "lakelet.pipeline",
     "UpdateResult": "lakelet.pipeline",
 }
-
-
-def _import_client_without_a_main_file() -> None:
-    """Import the Spark Connect client where `__main__` has no file, as under `python -c`.
-
-    pyspark 4.2 takes such a process for its own doctests, and ends it if it finds no Spark installation.
-    """
-    main = sys.modules["__main__"]
-    if main.__spec__ is None and not hasattr(main, "__file__") and not hasattr(sys, "ps1"):
-        main.__file__ = "<string>"
-        try:
-            import pyspark.sql.connect  # noqa: F401
-        finally:
-            del main.__file__
-
-
-_import_client_without_a_main_file()
 
 
 def __getattr__(name: str) -> Any:

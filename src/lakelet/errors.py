@@ -167,6 +167,24 @@ class DefinitionErrors(LakeletError):
         return "\n\n".join(error.render() for error in self.errors)
 
 
+def raise_all(errors: Sequence[LakeletError]) -> None:
+    """Raise what is wrong with a definition, each thing once; the command ends with exit code 2, since nothing ran.
+
+    What fails the same way at the same line, seen from several datasets, is one error.
+    """
+    found: dict[tuple[object, ...], LakeletError] = {}
+    for error in errors:
+        for part in error.errors if isinstance(error, DefinitionErrors) else (error,):
+            place = (part.origin.file, part.origin.line) if part.origin else None
+            found.setdefault((part.condition, part.message, place), part)
+            part.exit_code = 2
+    each = list(found.values())
+    if len(each) == 1:
+        raise each[0]
+    if each:
+        raise DefinitionErrors(each)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """Return the known name nearest to `name`, or None if none is near."""
     import difflib

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakelet.errors import LakeletError, Origin
 from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
-from lakelet.execution.update import FlowOutcome, RefreshSelection, UpdateResult
+from lakelet.execution.outcome import FlowOutcome, RefreshSelection, UpdateResult
 from lakelet.names import NameContext
 from lakelet.spec import PipelineSpec, check_setting, load_spec
 from lakelet.storage.catalog import Catalog

@@ -165,7 +165,10 @@ _RULES: tuple[tuple[re.Pattern[str], _Explain], ...] = (
     (re.compile(r"found (?P<found>.+?)(?: at (?P<at>\d+):\d+)? expected (?P<expected>.+)$", re.DOTALL), _syntax),
     (re.compile(r"Cannot cast (?:string|value) '(?P<value>.*?)' to (?:value of )?(?P<type>\w+)", re.DOTALL), _cast),
     (re.compile(r'The value \'(?P<value>.*?)\' of the type "\w+" cannot be cast to "(?P<type>\w+)"', re.DOTALL), _cast),
-    (re.compile(r"Can't cast value (?P<value>\S+) to type|(?P<decimal>\S+) is too large to store in a Decimal"), _overflow),
+    (
+        re.compile(r"Can't cast value (?P<value>\S+) to type|(?P<decimal>\S+) is too large to store in a Decimal"),
+        _overflow,
+    ),
     (re.compile(r"invalid timestamp|datetime field|DateValue|TimestampValue", re.IGNORECASE), _date),
     (re.compile(r"(?:divide|division|remainder|modulo) by zero", re.IGNORECASE), _division),
     (

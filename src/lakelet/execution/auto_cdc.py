@@ -68,8 +68,10 @@ __all__ = ["AutoCdc", "CdcResult", "CdcTie", "sequence_type_of", "target_schema"
 
 LOCAL_ROWS = 20_000
 """A batch of at most so many events is sent along with the query; a larger one is stored first and read from there."""
-COMPACTION_INTERVAL = 50
-"""Commits after which the small files of the auxiliary table are put together."""
+COMPACTION_INTERVAL = 10
+"""Commits after which the small files of the auxiliary table are put together: a query opens every file."""
+COMPACTED_BYTES = 8 << 20
+"""Files of this size are left alone, so that the cost of putting the others together does not grow with the table."""
 
 _turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """By target: flows that share one take turns, since each derives rows from what the others stored."""
@@ -164,7 +166,7 @@ class AutoCdc:
             else:
                 result = self._continue(auxiliary, target, changes, receipt)
             if auxiliary is not None and auxiliary.version % COMPACTION_INTERVAL == 0:
-                auxiliary.compact()
+                auxiliary.compact(file_size_bytes=COMPACTED_BYTES)
             return result
 
     def check(self, changes: Relation) -> None:

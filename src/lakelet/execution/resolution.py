@@ -6,36 +6,40 @@ the engine says what the query makes of them. The same answers serve `df.columns
 
 from __future__ import annotations
 
-import contextlib
 import glob
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyspark.sql.connect import proto
-from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import DataType, StructType
 
 from lakelet.engine.base import Engine
-from lakelet.errors import DefinitionError, DefinitionErrors, GraphError, LakeletError, Origin, QueryError, did_you_mean
+from lakelet.errors import DefinitionError, GraphError, LakeletError, Origin, QueryError, did_you_mean, raise_all
 from lakelet.execution.auto_cdc_schema import sequence_type_of, target_schema
 from lakelet.execution.slices import METADATA_TYPE
-from lakelet.execution.sources import RATE_SCHEMA, missing_table
+from lakelet.execution.diagnosis import explained, missing_table, near_paths, relative_sites
+from lakelet.execution.rules import check_expectations
+from lakelet.execution.sources import RATE_SCHEMA, check_options
 from lakelet.graph.dataflow_graph import DataflowGraph, Input, ResolvedFlow
 from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Definitions, Flow, SqlQuery
 from lakelet.names import NameContext, TableName, split_name
 from lakelet.pipelines.session import relation_of
 from lakelet.plan import relation as plan
 from lakelet.plan.normalize import METADATA, normalize, reads_metadata, runnable
+from lakelet.plan.operators import refuse_stateful
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, LeafKind, is_streaming, leaf_of, leaves
 from lakelet.storage.base import TableStore
 from lakelet.storage.catalog import Catalog
+from lakelet.storage.schema import compare, nullable
 
 Key = tuple[str, str, str]
 FILE_FORMATS = {"json", "csv", "parquet", "text", "binaryfile", "avro", "orc"}
+_FORMAT_NAMES = {"cloudfiles": "cloudFiles", "binaryfile": "binaryFile"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +95,10 @@ class Resolver:
             name = self.names.resolve(leaf.name, origin=place)
             dataset = self.datasets.get(name.key)
             if dataset is not None:
-                return Source(leaf=leaf, dataset=dataset)
+                return Source(leaf=_checked(leaf, place), dataset=dataset)
             location = self.external.get(name.key) or self.catalog.location(name)
             if name.key in self.external or self.store.open(location) is not None:
-                return Source(leaf=leaf, location=location)
+                return Source(leaf=_checked(leaf, place), location=location)
             known = [self.names.display(d.name) for d in self.datasets.values()]
             near = did_you_mean(leaf.name, known)
             raise GraphError(
@@ -107,22 +111,30 @@ class Resolver:
             )  # fmt: skip
         if leaf.format == "delta":
             if len(leaf.paths) != 1:
-                raise GraphError("UNSUPPORTED_SOURCE", "a Delta read needs exactly one path", origin=place, hint="call `.load(path)`")
-            return Source(leaf=leaf, location=self.catalog.path(leaf.paths[0]))
+                raise GraphError(
+                    "UNSUPPORTED_SOURCE",
+                    "a Delta read needs exactly one path",
+                    origin=place,
+                    cause=f"it has {len(leaf.paths) or 'none'}",
+                    hint="call `.load(path)` with the folder of one table",
+                )
+            return Source(leaf=_checked(leaf, place), location=self.catalog.path(leaf.paths[0]))
         if leaf.format == "rate" and leaf.streaming:
             return Source(leaf=leaf)
         if leaf.format in FILE_FORMATS and not leaf.streaming:
             return Source(leaf=leaf, files=replace(leaf, paths=tuple(self.catalog.path(path) for path in leaf.paths)))
         raise GraphError(
             "UNSUPPORTED_SOURCE",
-            f"{'a stream' if leaf.streaming else 'a table'} of format `{leaf.format}` cannot be read",
+            f"{'a stream' if leaf.streaming else 'a table'} of format `{_FORMAT_NAMES.get(leaf.format, leaf.format)}` cannot be read",
             origin=place,
             cause="streams are read from Delta tables, datasets of the pipeline and `rate` in this release"
             if leaf.streaming
             else f"known formats are delta, {', '.join(sorted(FILE_FORMATS))}",
             hint="write the data to a Delta table first, or read the files in a materialized view (`spark.read`)"
             if leaf.streaming
-            else "check the format's name",
+            else f"did you mean `{did_you_mean(leaf.format, FILE_FORMATS)}`?"
+            if did_you_mean(leaf.format, FILE_FORMATS)
+            else "write the data to a Delta table or to files first",
         )
 
     def leaf_schema(self, leaf: Leaf, origin: Origin) -> StructType:
@@ -140,9 +152,7 @@ class Resolver:
         if location not in self._table_schemas:
             table = self.store.open(location)
             if table is None:
-                error = missing_table(label, location)
-                error.at(origin)
-                raise error
+                raise missing_table(label, location).at(origin)
             self._table_schemas[location] = from_arrow_schema(table.schema)
         return self._table_schemas[location]
 
@@ -156,7 +166,7 @@ class Resolver:
             elif isinstance(flow.query, SqlQuery):
                 self._relations[flow.name] = normalize(plan.sql(flow.query.text))
             else:
-                self._relations[flow.name] = normalize(_called(flow))
+                self._relations[flow.name] = relative_sites(normalize(_called(flow)), self.catalog.root)
         return self._relations[flow.name]
 
     def schema(self, name: TableName) -> StructType:
@@ -210,9 +220,9 @@ class Resolver:
         except QueryError as error:
             raise DefinitionError(
                 "INVALID_SCHEMA",
-                f"the schema of `{self.names.display(dataset.name)}` cannot be read",
+                f"the schema of `{self.names.display(dataset.name)}` cannot be read: {dataset.schema}",
                 origin=dataset.origin,
-                cause=error.cause,
+                cause=error.message if error.condition == "PARSE_SYNTAX_ERROR" else error.cause,
                 hint='write columns as "id INT, name STRING"',
             ) from error
 
@@ -230,7 +240,18 @@ class Resolver:
     def sequence_type(self, flow: AutoCdcFlow, columns: StructType) -> DataType:
         """Return the type of a flow's `sequence_by`."""
         if flow.name not in self._sequence_types:
-            self._sequence_types[flow.name] = sequence_type_of(flow, columns, self.engine)
+            try:
+                self._sequence_types[flow.name] = sequence_type_of(flow, columns, self.engine)
+            except QueryError as error:
+                near = did_you_mean(error.column, columns.names) if error.column else None
+                raise GraphError(
+                    "AUTOCDC_COLUMNS_NOT_FOUND_IN_SCHEMA" if error.column else "AUTOCDC_INVALID_CONDITION",
+                    f"`sequence_by` of flow `{flow.name}` names a column `{error.column}` that its source `{flow.source}` does "
+                    "not have" if error.column else f"`sequence_by` of flow `{flow.name}` cannot be evaluated",
+                    origin=flow.origin,
+                    cause=f"the columns there are {', '.join(columns.names)}" if error.column else error.message,
+                    hint=f"did you mean `{near}`?" if near else "correct `sequence_by`",
+                ) from error
         return self._sequence_types[flow.name]
 
     def analyze(self, relation: Relation, origin: Origin) -> StructType:
@@ -246,13 +267,15 @@ class Resolver:
                 columns = StructType([*columns.fields, *from_arrow_schema(pa.schema([(METADATA, METADATA_TYPE)])).fields])
             return named_leaf(leaf, plan.empty(columns))
 
-        with located(origin, relation):
+        try:
             return self.engine.schema(runnable(plan.substitute(relation, empty), self.engine.capabilities))
+        except QueryError as error:
+            raise explained(error, relation, origin, columns_of=lambda part: self.analyze(part, origin)) from error.__cause__
 
     # -- user code asks -------------------------------------------------------------------------------------------
 
     def schema_of(self, relation: Relation) -> StructType:
-        return self.analyze(normalize(relation), Origin())
+        return self.analyze(relative_sites(normalize(relation), self.catalog.root), Origin())
 
     def is_streaming(self, relation: Relation) -> bool:
         return is_streaming(normalize(relation)) or any(
@@ -294,15 +317,16 @@ class Resolver:
         """
         from lakelet.graph.validation import check_definitions, check_graph
 
-        check_definitions(definitions, self.names)
+        errors: list[LakeletError] = check_definitions(definitions, self.names)
         self.datasets = {dataset.name.key: dataset for dataset in definitions.datasets}
         self.flows = {}
         for flow in definitions.flows:
             self.flows.setdefault(flow.target.key, []).append(flow)
-        errors: list[LakeletError] = []
         broken: set[Key] = set()
         resolved: dict[str, ResolvedFlow] = {}
         for flow in definitions.flows:
+            if flow.name in resolved or flow.target.key not in self.datasets:
+                continue
             try:
                 resolved[flow.name] = self._resolve_flow(flow)
             except LakeletError as error:
@@ -313,18 +337,26 @@ class Resolver:
                 streams = any(r.streaming for r in resolved.values() if r.target.key == key)
                 kind = DatasetKind.STREAMING_TABLE if streams else DatasetKind.MATERIALIZED_VIEW
                 self.datasets[key] = replace(dataset, kind=kind)
-        raise_all(errors)
         graph = DataflowGraph(names=self.names, datasets=dict(self.datasets), flows=tuple(resolved.values()))
-        graph.order()
-        raise_all(check_graph(graph))
-        for name in graph.order():
+        try:
+            order = graph.order()
+        except GraphError as cycle:
+            raise_all([*errors, cycle])
+        duplicates = {error.condition for error in errors} & {"PIPELINE_DUPLICATE_IDENTIFIERS.OUTPUT"}
+        errors += [] if duplicates else check_graph(graph)
+        for name in order:
+            if name.key in broken or any(
+                read.dataset.key in broken
+                for item in graph.flows_to(name)
+                for read in item.inputs
+                if read.dataset is not None
+            ):
+                broken.add(name.key)
+                continue
             for item in graph.flows_to(name):
-                if {read.dataset.key for read in item.inputs if read.dataset is not None} & broken:
-                    broken.add(name.key)
-                    continue
                 try:
                     resolved[item.name] = replace(item, schema=self.output_schema(item.flow))
-                    self._check_expectations(self.datasets[name.key], item.flow)
+                    self._check_flow(self.datasets[name.key], item.flow)
                 except LakeletError as error:
                     errors.append(self._at_flow(error, item.flow))
                     broken.add(name.key)
@@ -333,6 +365,7 @@ class Resolver:
 
     def _resolve_flow(self, flow: AnyFlow) -> ResolvedFlow:
         relation = self.relation(flow)
+        refuse_stateful(relation, flow.origin)
         inputs: dict[tuple[Any, bool], Input] = {}
         streaming = False
         for leaf in leaves(relation):
@@ -346,46 +379,70 @@ class Resolver:
             )
         return ResolvedFlow(flow=flow, relation=relation, inputs=tuple(inputs.values()), streaming=streaming)
 
-    def _check_expectations(self, dataset: Dataset, flow: AnyFlow) -> None:
-        """Analyse every rule over the columns of the query, so that a wrong one is found before anything runs."""
-        if not dataset.expectations:
-            return
-        if isinstance(flow, AutoCdcFlow):
-            columns = self.leaf_schema(plan_leaf(self.relation(flow)), flow.origin)
-        else:
-            columns = self.output_schema(flow)
-        everything = {
-            f"rule{number}": plan.expression_of(rule.condition) for number, rule in enumerate(dataset.expectations)
-        }
-        with contextlib.suppress(QueryError):
-            kinds = self.engine.schema(plan.with_columns(plan.empty(columns), everything))
-            if all(kinds[name].dataType.typeName() in ("boolean", "void") for name in everything):
-                return
-        for rule in dataset.expectations:
-            self._check_expectation(dataset, columns, rule)
-
-    def _check_expectation(self, dataset: Dataset, columns: StructType, rule: Any) -> None:
+    def _check_flow(self, dataset: Dataset, flow: AnyFlow) -> None:
+        """Check what needs the columns of a flow's query, so that it is found before anything runs."""
+        columns = self.output_schema(flow)
         display = self.names.display(dataset.name)
-        origin = replace(rule.origin, dataset=display)
-        condition = plan.expression_of(rule.condition)
-        try:
-            kind = self.engine.schema(plan.with_columns(plan.empty(columns), {"rule": condition}))["rule"].dataType.typeName()
-        except QueryError as error:
-            near = did_you_mean(error.message.split("`")[1], columns.names) if "`" in error.message else None
+        _refuse_columns_twice(columns, display, flow.origin)
+        if dataset.schema is not None:
+            self._check_declared_schema(dataset, self._declared_schema(dataset), columns)
+        if isinstance(flow, AutoCdcFlow):
+            source = self.leaf_schema(plan_leaf(self.relation(flow)), flow.origin)
+            self._check_change_conditions(flow, source)
+            columns = source
+        check_expectations(self.engine, dataset, display, columns)
+        stored = self.schema(dataset.name)
+        for name in dataset.partition_cols:
+            if name not in stored.names:
+                near = did_you_mean(name, stored.names)
+                raise GraphError(
+                    "PARTITION_COLUMN_NOT_FOUND",
+                    f"`{display}` is partitioned by `{name}`, which it does not have",
+                    origin=dataset.origin,
+                    cause=f"its columns are {', '.join(stored.names)}",
+                    hint=f"did you mean `{near}`?" if near else "name one of its columns in `partition_cols`",
+                )
+
+    def _check_declared_schema(self, dataset: Dataset, declared: StructType, columns: StructType) -> None:
+        change = compare(
+            nullable(to_arrow_schema(declared, timezone="UTC")), nullable(to_arrow_schema(columns, timezone="UTC"))
+        )
+        causes = [text.replace(" in the table ", " in the declared schema ") for text in change.conflicts]
+        causes += [f"`{name}` of the query is not in the declared schema" for name in change.added]
+        if causes:
             raise GraphError(
-                "INVALID_EXPECTATION",
-                f"the expectation `{rule.name}` of `{display}` cannot be evaluated: {rule.text}",
-                origin=origin,
-                cause=error.message if error.condition == "UNRESOLVED_COLUMN" else error.cause,
-                hint=f"did you mean `{near}`?" if near else f"the query's columns are {', '.join(columns.names)}",
-            ) from error
-        if kind not in ("boolean", "void"):
-            raise GraphError(
-                "INVALID_EXPECTATION",
-                f"the expectation `{rule.name}` of `{display}` is {kind}, not boolean: {rule.text}",
-                origin=origin,
-                hint="write a condition, for example `amount > 0`",
+                "USER_SPECIFIED_AND_INFERRED_SCHEMA_NOT_COMPATIBLE",
+                f"the query of `{self.names.display(dataset.name)}` does not fit the schema that it declares",
+                origin=dataset.origin,
+                cause="\n".join(causes),
+                hint="cast or select the columns in the query, or change `schema`",
             )
+
+    def _check_change_conditions(self, flow: AutoCdcFlow, source: StructType) -> None:
+        """Analyse the conditions of an AUTO CDC flow over the columns of its source."""
+        conditions = {"apply_as_deletes": flow.apply_as_deletes, "apply_as_truncates": flow.apply_as_truncates}
+        for parameter, condition in conditions.items():
+            if condition is None:
+                continue
+            rows = plan.with_columns(plan.empty(source), {"__lakelet_condition": plan.expression_of(condition)})
+            try:
+                kind = self.engine.schema(rows)["__lakelet_condition"].dataType.typeName()
+            except QueryError as error:
+                near = did_you_mean(error.column, source.names) if error.column else None
+                raise GraphError(
+                    "AUTOCDC_INVALID_CONDITION",
+                    f"`{parameter}` of flow `{flow.name}` cannot be evaluated: {condition}",
+                    origin=flow.origin,
+                    cause=error.message if error.column or not error.cause else f"{error.message}: {error.cause}",
+                    hint=f"did you mean `{near}`?" if near else f"the source's columns are {', '.join(source.names)}",
+                ) from error
+            if kind not in ("boolean", "void"):
+                raise GraphError(
+                    "AUTOCDC_INVALID_CONDITION",
+                    f"`{parameter}` of flow `{flow.name}` is {kind}, not boolean: {condition}",
+                    origin=flow.origin,
+                    hint="write a condition, for example `operation = 'DELETE'`",
+                )
 
     def _at_flow(self, error: LakeletError, flow: AnyFlow) -> LakeletError:
         return error.at(replace(flow.origin, dataset=self.names.display(flow.target), flow=flow.name))
@@ -450,7 +507,10 @@ def file_read(leaf: Leaf) -> Relation:
         found = [item for item in found if Path(item).exists()]
         if not found:
             raise GraphError(
-                "PATH_NOT_FOUND", f"there is nothing at `{path}`", origin=leaf.origin, hint="check the path and the storage folder"
+                "PATH_NOT_FOUND",
+                f"there is nothing at `{path}`",
+                origin=leaf.origin,
+                hint=near_paths(path) or "check the path, or put the files there before the update",
             )
         source.paths.extend(found)
     return result
@@ -467,23 +527,27 @@ def without_flow(dataset: Dataset, names: NameContext) -> GraphError:
     )
 
 
-def raise_all(errors: list[LakeletError]) -> None:
-    """Raise the error, or all of them as one."""
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise DefinitionErrors(errors)
+def _checked(leaf: Leaf, place: Origin) -> Leaf:
+    """Return a leaf whose options are those of a streaming Delta read."""
+    if leaf.streaming:
+        try:
+            check_options(leaf.label, leaf.options)
+        except LakeletError as error:
+            raise error.at(place) from None
+    return leaf
 
 
-@contextlib.contextmanager
-def located(origin: Origin, relation: Relation) -> Iterator[None]:
-    """Give errors of the engine the user's line."""
-    try:
-        yield
-    except LakeletError as error:
-        error.at(plan.call_site(relation) or origin)
-        error.at(origin)
-        raise
+def _refuse_columns_twice(columns: StructType, display: str, origin: Origin) -> None:
+    folded = [name.lower() for name in columns.names]
+    twice = [name for position, name in enumerate(columns.names) if name.lower() in folded[:position]]
+    if twice:
+        raise GraphError(
+            "COLUMN_ALREADY_EXISTS",
+            f"the query of `{display}` has the column `{twice[0]}` twice",
+            origin=origin,
+            cause=f"its columns are {', '.join(columns.names)}; names are compared without regard to case",
+            hint=f"rename one of them: `.alias(\"...\")`, or after a join drop the other side's `{twice[0]}`",
+        )
 
 
 def _place(leaf: Leaf, origin: Origin) -> Origin:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from lakelet.errors import SourceError, did_you_mean
+from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.slices import INLINE_BYTES, MAX_FILES_BY_ENGINE, file_rows
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
@@ -63,17 +64,62 @@ class StreamSource(Protocol):
 
 
 _DELTA_OPTIONS = {
-    "maxfilespertrigger", "maxbytespertrigger", "startingversion", "skipchangecommits", "ignoredeletes", "ignorechanges",
-    "failondataloss",
+    name.lower(): name
+    for name in (
+        "maxFilesPerTrigger", "maxBytesPerTrigger", "startingVersion", "skipChangeCommits", "ignoreDeletes", "ignoreChanges",
+        "failOnDataLoss",
+    )
 }  # fmt: skip
 _REFUSED_OPTIONS = {
-    "startingtimestamp": "use `startingVersion`",
-    "readchangefeed": "read the table's rows instead",
-    "readchangedata": "read the table's rows instead",
-    "witheventtimeorder": "leave it out: rows come in the order of commits",
-    "excluderegex": "filter in the query",
-    "schematrackinglocation": "leave it out: column mapping is not supported",
+    "startingTimestamp": "use `startingVersion`",
+    "readChangeFeed": "read the table's rows instead",
+    "readChangeData": "read the table's rows instead",
+    "withEventTimeOrder": "leave it out: rows come in the order of commits",
+    "excludeRegex": "filter in the query",
+    "schemaTrackingLocation": "leave it out: column mapping is not supported",
 }
+
+
+def check_options(label: str, options: Mapping[str, str]) -> None:
+    """Check the options of a streaming read of a Delta table.
+
+    Args:
+        options: keys in lower case.
+
+    Raises:
+        SourceError: `UNSUPPORTED_OPTION`, `UNKNOWN_OPTION`, `INVALID_OPTION`.
+    """
+    refused = {name.lower(): (name, hint) for name, hint in _REFUSED_OPTIONS.items()}
+    for key, text in options.items():
+        if key in refused:
+            name, hint = refused[key]
+            raise SourceError(
+                "UNSUPPORTED_OPTION", f"the option `{name}` of a streaming read of `{label}` is not supported", hint=hint
+            )
+        if key not in _DELTA_OPTIONS and key != "path":
+            near = did_you_mean(key, _DELTA_OPTIONS)
+            raise SourceError(
+                "UNKNOWN_OPTION",
+                f"`{key}` is no option of a streaming read of a Delta table",
+                cause=f"the options are {', '.join(_DELTA_OPTIONS.values())}",
+                hint=f"did you mean `{_DELTA_OPTIONS[near]}`?" if near else "remove it",
+            )
+        problem = _value_problem(key, text.strip())
+        if problem:
+            raise SourceError("INVALID_OPTION", f"`{_DELTA_OPTIONS[key]}` of `{label}` is `{text}`", hint=problem)
+
+
+def _value_problem(key: str, text: str) -> str | None:
+    """Return how to write the value of an option that is wrong, None if it is right."""
+    if key == "startingversion" and text != "latest" and not text.isdigit():
+        return 'give a version number, or "latest"'
+    if key == "maxfilespertrigger" and (not text.isdigit() or int(text) == 0):
+        return "give a positive number, for example 100"
+    if key == "maxbytespertrigger" and not parse_bytes(text):
+        return "give a size, for example 64m"
+    if key in ("skipchangecommits", "ignoredeletes", "ignorechanges") and text.lower() not in ("true", "false"):
+        return 'give "true" or "false"'
+    return None
 
 
 @dataclass(slots=True)
@@ -103,20 +149,7 @@ class DeltaSource:
     _table_id: str | None = None
 
     def __post_init__(self) -> None:
-        for key in self.options:
-            if key in _REFUSED_OPTIONS:
-                raise SourceError(
-                    "UNSUPPORTED_OPTION",
-                    f"the option `{key}` of a streaming read of `{self.label}` is not supported",
-                    hint=_REFUSED_OPTIONS[key],
-                )
-            if key not in _DELTA_OPTIONS and key != "path":
-                near = did_you_mean(key, _DELTA_OPTIONS)
-                raise SourceError(
-                    "UNKNOWN_OPTION",
-                    f"`{key}` is no option of a streaming read of a Delta table",
-                    hint=f"did you mean `{near}`?" if near else "remove it",
-                )
+        check_options(self.label, self.options)
 
     def head(self) -> int | None:
         version = latest_version(self.location, known=self._known)
@@ -264,27 +297,8 @@ class DeltaSource:
         text = self.options.get(key)
         if text is None:
             return default
-        value = parse_bytes(text) if key == "maxbytespertrigger" else int(text) if text.strip().isdigit() else None
-        if value is None or value <= 0:
-            raise SourceError(
-                "INVALID_OPTION", f"`{key}` of `{self.label}` is `{text}`", hint="give a positive number, for example 100"
-            )
-        return value
-
-
-def missing_table(label: str, location: str) -> SourceError:
-    """Return the error for a source that is no Delta table, saying what is there instead."""
-    from pathlib import Path
-
-    folder = Path(location)
-    if not folder.exists():
-        cause, hint = f"`{location}` does not exist", "check the path, or write the first rows to it before the update"
-    elif not any(folder.iterdir()):
-        cause, hint = f"`{location}` is empty", "write the first rows to it before the update"
-    else:
-        cause = f"`{location}` has files but no `_delta_log`"
-        hint = "point the read at the table's own folder, or name the files' format"
-    return SourceError("DELTA_TABLE_NOT_FOUND", f"there is no Delta table at `{label}`", cause=cause, hint=hint)
+        value = parse_bytes(text) if key == "maxbytespertrigger" else int(text)
+        return value or default
 
 
 _UNITS = {"b": 1, "k": 2**10, "kb": 2**10, "m": 2**20, "mb": 2**20, "g": 2**30, "gb": 2**30, "": 1}

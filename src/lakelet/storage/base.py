@@ -82,8 +82,12 @@ class Table(Protocol):
         """
         ...
 
-    def compact(self) -> None:
-        """Put small files together, in one commit that changes no row; nothing to gain, no commit."""
+    def compact(self, *, file_size_bytes: int | None = None) -> None:
+        """Put small files together, in one commit that changes no row; nothing to gain, no commit.
+
+        Args:
+            file_size_bytes: files of at least this size stay as they are; None for the writer's own choice.
+        """
         ...
 
 

@@ -64,9 +64,9 @@ class DeltaRsTable:
             with storage_errors(self.location):
                 self._table.alter.set_table_properties(dict(properties), raise_if_not_exists=False)
 
-    def compact(self) -> None:
+    def compact(self, *, file_size_bytes: int | None = None) -> None:
         with storage_errors(self.location):
-            self._table.optimize.compact()
+            self._table.optimize.compact(target_size=file_size_bytes)
 
     def batch_id(self, app_id: str) -> int:
         found = self._table.transaction_version(app_id)
