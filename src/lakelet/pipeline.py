@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FlowOutcome", "Pipeline", "RefreshSelection", "UpdateResult"]
 
+TIME_ZONE = "spark.sql.session.timeZone"
 DEFAULT_MAX_BYTES = 64 * 2**20
 """Size on disk of a micro-batch, where neither the read nor the project file sets one."""
 
@@ -91,7 +92,7 @@ class Pipeline:
             from lakelet.project import load_project
 
             resolver = self._new_resolver()
-            configuration = {"spark.sql.session.timeZone": self._time_zone, **self.spec.configuration}
+            configuration = {**self.spec.configuration, **self._engine_configuration}
             session = user_session(self.engine.url, self.engine.session_id, resolver, configuration, names=self.names)
             registry = Registry(self.names)
             definitions = load_project(self.spec, registry, session)
@@ -110,7 +111,7 @@ class Pipeline:
         if self._engine is None:
             from lakelet.engine.sail import SailEngine
 
-            self._engine = SailEngine(time_zone=self._time_zone)
+            self._engine = SailEngine(configuration=self._engine_configuration)
         return self._engine
 
     @property
@@ -280,7 +281,14 @@ class Pipeline:
 
     @property
     def _time_zone(self) -> str:
-        return str(self.spec.setting("lakelet.timezone"))
+        """The session's zone: `lakelet.timezone`, else Spark's own setting, else UTC whatever the machine's zone is."""
+        own = self.spec.settings.get("lakelet.timezone")
+        return own or self.spec.configuration.get(TIME_ZONE) or str(self.spec.setting("lakelet.timezone"))
+
+    @property
+    def _engine_configuration(self) -> dict[str, str]:
+        spark = {key: value for key, value in self.spec.configuration.items() if key.startswith("spark.")}
+        return {**spark, TIME_ZONE: self._time_zone}
 
     def _pipeline_id(self) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"lakelet:{self.spec.name}:{self.spec.storage}"))

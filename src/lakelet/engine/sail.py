@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -33,13 +33,17 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 
 
 class SailEngine:
-    """Sail on a free port of the loopback interface; closed with the object."""
+    """Sail on a free port of the loopback interface; closed with the object.
+
+    Args:
+        configuration: session settings, `spark.*` keys.
+    """
 
     capabilities = EngineCapabilities(
         file_metadata=False, join_key_by_frame=False, group_by_all=False, batch_watermark=False
     )
 
-    def __init__(self, *, time_zone: str = "UTC") -> None:
+    def __init__(self, *, configuration: Mapping[str, str] | None = None) -> None:
         os.environ.setdefault("RUST_LOG", "off")
         os.environ.setdefault("SAIL_SPARK__SESSION_TIMEOUT_SECS", str(10 * 365 * 24 * 3600))
         import importlib.metadata
@@ -53,7 +57,8 @@ class SailEngine:
         self.url = f"sc://{host}:{port}"
         self.session_id = str(uuid.uuid4())
         self._client = connect(self.url, self.session_id)
-        _set_config(self._client, "spark.sql.session.timeZone", time_zone)
+        for key, value in {"spark.sql.session.timeZone": "UTC", **(configuration or {})}.items():
+            _set_config(self._client, key, value)
 
     def schema(self, relation: Relation) -> StructType:
         with _translated():

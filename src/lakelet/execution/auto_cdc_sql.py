@@ -171,7 +171,7 @@ def _stages(shape: Shape, batch: Batch, *, everything: bool) -> list[str]:
         f"(PARTITION BY {keys} ORDER BY {order}, {preference}, {arrival}) AS former FROM events)",
         # One row per event. `pick`: it counts for its key and sequence. Tied: it differs from one that counts more.
         # New: from the batch, and no equal one came before.
-        f"flagged AS (SELECT *, true AS pick, {same[0]} AND NOT ({' AND '.join(same)}) AS {_q(TIED)}, "
+        f"flagged AS (SELECT *, NOT ({same[0]}) AS pick, {same[0]} AND NOT ({' AND '.join(same)}) AS {_q(TIED)}, "
         f"{_q(_IN_BATCH)} AND NOT ({' AND '.join(same)}) AS {_q(NEW)} FROM sorted)",
     ]
     window = f"(PARTITION BY {keys}, pick ORDER BY {order})"

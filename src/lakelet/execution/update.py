@@ -111,7 +111,7 @@ class Update:
     def _set_up_table(self, dataset: Dataset) -> None:
         context = self._context
         location = context.location(dataset)
-        if context.store.open(location) is not None:
+        if context.store.exists(location):
             return
         properties = {key: str(value) for key, value in dataset.table_properties.items()}
         if dataset.cluster_by or dataset.cluster_by_auto:
@@ -287,6 +287,14 @@ def describe(context: UpdateContext, datasets: Sequence[Dataset]) -> None:
             expectations=[(rule.name, rule.text, rule.action.value) for rule in dataset.expectations],
         )
         for flow in graph.flows_to(dataset.name):
+            settings = sorted({*dataset.spark_conf, *flow.flow.spark_conf})
+            if settings:
+                kinds.warning(
+                    context.events,
+                    f"Flow '{flow.name}': `spark_conf` has no effect on this engine: {', '.join(settings)}",
+                    flow=flow.name,
+                    dataset=display,
+                )
             columns = flow.schema.fields if flow.schema else []
             kinds.flow_definition(
                 context.events,

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from pyspark.sql.connect import proto
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from lakelet.engine.paths import readable_path
 from lakelet.errors import Origin
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def delta(path: str, version: int) -> Relation:
     """Return a pinned version of the Delta table at `path`."""
     relation = new()
     relation.read.data_source.format = "delta"
-    relation.read.data_source.paths.append(path)
+    relation.read.data_source.paths.append(readable_path(path))
     relation.read.data_source.options["versionAsOf"] = str(version)
     return relation
 

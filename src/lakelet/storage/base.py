@@ -98,6 +98,10 @@ class TableStore(Protocol):
         """Return the newest version, or None where there is no table."""
         ...
 
+    def exists(self, location: str) -> bool:
+        """Return whether there is a table, without opening it."""
+        ...
+
     def create(self, location: str, definition: TableDefinition) -> Table:
         """Create an empty table, or open the one that is there."""
         ...

@@ -169,6 +169,10 @@ class DeltaRsStore:
         except TableNotFoundError:
             return None
 
+    def exists(self, location: str) -> bool:
+        log = Path(location) / "_delta_log"
+        return log.is_dir() and any(log.iterdir())
+
     def create(self, location: str, definition: TableDefinition) -> DeltaRsTable:
         present = self.open(location)
         if present is not None:
