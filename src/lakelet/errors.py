@@ -97,6 +97,8 @@ class LakeletError(Exception):
             dataset=have.dataset or origin.dataset,
             flow=have.flow or origin.flow,
         )
+        if self.hint and self.origin.dataset:
+            self.hint = self.hint.replace("<dataset>", self.origin.dataset)
         return self
 
 

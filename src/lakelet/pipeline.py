@@ -1,8 +1,8 @@
 """A pipeline project as one object: load it, check it, run it, read its tables.
 
-    with Pipeline("spark-pipeline.yml") as pipeline:
-        pipeline.run()
-        print(pipeline.query("SELECT * FROM silver.orders"))
+with Pipeline("spark-pipeline.yml") as pipeline:
+    pipeline.run()
+    print(pipeline.query("SELECT * FROM silver.orders"))
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,7 @@ from lakelet.errors import LakeletError, Origin
 from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection, UpdateResult
 from lakelet.names import NameContext
-from lakelet.spec import PipelineSpec, check_setting, load_spec
+from lakelet.spec import PipelineSpec, load_spec
 from lakelet.storage.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -34,14 +33,9 @@ if TYPE_CHECKING:
     from lakelet.execution.repair import UnfinishedBatch
     from lakelet.execution.resolution import Resolver
     from lakelet.graph.dataflow_graph import DataflowGraph
-    from lakelet.graph.elements import Dataset
     from lakelet.storage.delta_rs import DeltaRsStore
 
 __all__ = ["FlowOutcome", "Pipeline", "RefreshSelection", "UpdateResult"]
-
-TIME_ZONE = "spark.sql.session.timeZone"
-DEFAULT_MAX_BYTES = 64 * 2**20
-"""Size on disk of a micro-batch, where neither the read nor the project file sets one."""
 
 Subscriber = Callable[[PipelineEvent], None]
 
@@ -68,7 +62,7 @@ class Pipeline:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         engine: Engine | None = None,
     ) -> None:
-        self.spec: PipelineSpec = _overridden(load_spec(spec, storage=storage), configuration or {})
+        self.spec: PipelineSpec = load_spec(spec, storage=storage).overridden(configuration or {})
         self.names = NameContext(self.spec.catalog, self.spec.database)
         self._clock = clock
         self._engine: Engine | None = engine
@@ -92,15 +86,22 @@ class Pipeline:
             from lakelet.project import load_project
 
             resolver = self._new_resolver()
-            configuration = {**self.spec.configuration, **self._engine_configuration}
+            configuration = {**self.spec.configuration, **self.spec.engine_configuration}
             session = user_session(self.engine.url, self.engine.session_id, resolver, configuration, names=self.names)
             registry = Registry(self.names)
             definitions = load_project(self.spec, registry, session)
             self._notes = tuple(str(note) for note in registry.notes)
-            resolver.catalog = replace(self.catalog, tables=_locations(definitions.datasets, self.catalog))
+            resolver.catalog = self.catalog.holding(definitions.datasets)
             self._graph = resolver.resolve(definitions)
             self._resolver = resolver
         return self._graph
+
+    def _located_graph(self) -> DataflowGraph:
+        """Return the graph; an error that belongs to no line of a pipeline file belongs to the project file."""
+        try:
+            return self.graph()
+        except LakeletError as error:
+            raise error.at(Origin(file=self.spec.file.name)) from error.__cause__
 
     def reload(self) -> None:
         """Forget the loaded files, so that the next call reads them again."""
@@ -111,7 +112,7 @@ class Pipeline:
         if self._engine is None:
             from lakelet.engine.sail import SailEngine
 
-            self._engine = SailEngine(configuration=self._engine_configuration)
+            self._engine = SailEngine(configuration=self.spec.engine_configuration)
         return self._engine
 
     @property
@@ -132,9 +133,7 @@ class Pipeline:
         external = {
             self.names.resolve(name).key: self.catalog.path(path) for name, path in self.spec.external_tables.items()
         }
-        return Resolver(
-            names=self.names, catalog=self.catalog, engine=self.engine, store=self.store, external=external
-        )
+        return Resolver(names=self.names, catalog=self.catalog, engine=self.engine, store=self.store, external=external)
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -196,7 +195,7 @@ class Pipeline:
         outcomes: tuple[FlowOutcome, ...] = ()
         try:
             kinds.update_progress(bus, UpdateState.INITIALIZING)
-            graph = self.graph()
+            graph = self._located_graph()
             for note in self._notes:
                 kinds.deprecation(bus, note)
             plan = plan_update(graph, selection)
@@ -209,7 +208,6 @@ class Pipeline:
             if continuous:
                 outcomes = self._run_rounds(update, context, plan, outcomes, recording.flush)
         except LakeletError as error:
-            error.at(Origin(file=self.spec.file.name))
             kinds.update_progress(bus, UpdateState.FAILED, error=error)
             return UpdateResult(update_id=bus.update_id, state=UpdateState.FAILED, flows=outcomes, error=error)
         state = UpdateState.COMPLETED
@@ -244,7 +242,12 @@ class Pipeline:
             return found
 
     def _run_rounds(
-        self, update: Any, context: UpdateContext, plan: Any, outcomes: tuple[FlowOutcome, ...], flush: Callable[[], int]
+        self,
+        update: Any,
+        context: UpdateContext,
+        plan: Any,
+        outcomes: tuple[FlowOutcome, ...],
+        flush: Callable[[], int],
     ) -> tuple[FlowOutcome, ...]:
         from lakelet.execution.update import has_new_input
 
@@ -259,36 +262,19 @@ class Pipeline:
         return outcomes
 
     def _context(self, graph: DataflowGraph, bus: Any, stop: threading.Event) -> UpdateContext:
-        from lakelet.execution.binding import Binder
-        from lakelet.execution.context import UpdateContext
+        from lakelet.execution.context import update_context
 
         assert self._resolver is not None
-        return UpdateContext(
-            pipeline=self.spec.name,
+        return update_context(
+            self.spec,
             graph=graph,
             resolver=self._resolver,
-            binder=Binder(self._resolver, time_zone=self._time_zone),
             engine=self.engine,
             store=self.store,
-            catalog=self._resolver.catalog,
             events=bus,
-            stop=stop,
-            max_bytes=self.spec.setting("lakelet.maxBytesPerTrigger") or DEFAULT_MAX_BYTES,
-            time_zone=self._time_zone,
-            cdc_ties=str(self.spec.setting("lakelet.cdc.ties")),
             clock=self._clock,
+            stop=stop,
         )
-
-    @property
-    def _time_zone(self) -> str:
-        """The session's zone: `lakelet.timezone`, else Spark's own setting, else UTC whatever the machine's zone is."""
-        own = self.spec.settings.get("lakelet.timezone")
-        return own or self.spec.configuration.get(TIME_ZONE) or str(self.spec.setting("lakelet.timezone"))
-
-    @property
-    def _engine_configuration(self) -> dict[str, str]:
-        spark = {key: value for key, value in self.spec.configuration.items() if key.startswith("spark.")}
-        return {**spark, TIME_ZONE: self._time_zone}
 
     def _pipeline_id(self) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"lakelet:{self.spec.name}:{self.spec.storage}"))
@@ -340,19 +326,3 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _locations(datasets: Sequence[Dataset], catalog: Catalog) -> dict[tuple[str, str, str], str]:
-    """Return the locations of datasets that do not lie where their name says: a `path` of their own, or private."""
-    own = {dataset.name.key: catalog.path(dataset.path) for dataset in datasets if dataset.path}
-    private = {dataset.name.key: catalog.private(dataset.name) for dataset in datasets if dataset.private}
-    return {**private, **own}
-
-
-def _overridden(spec: PipelineSpec, configuration: Mapping[str, str]) -> PipelineSpec:
-    """Return the project file with some of its `configuration` replaced."""
-    own = {key: value for key, value in configuration.items() if key.startswith("lakelet.")}
-    for key, value in own.items():
-        check_setting(key, value)
-    plain = {key: value for key, value in configuration.items() if key not in own}
-    return replace(spec, settings={**spec.settings, **own}, configuration={**spec.configuration, **plain})

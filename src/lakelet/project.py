@@ -69,10 +69,22 @@ def load_project(
             "RUN_EMPTY_PIPELINE",
             "the pipeline has no datasets",
             origin=Origin(file=spec.file.name),
-            cause=f"{len(files)} files were loaded" if files else "`libraries` names no files",
-            hint="declare one with `@dp.table`" if files else "add `- glob: {include: transformations/**}`",
+            cause=_empty_cause(spec, len(files)),
+            hint="declare one with `@dp.table`"
+            if files
+            else "put a .py or .sql file there"
+            if spec.libraries
+            else "add `libraries:` with `- glob: {include: transformations/**}`",
         )
     return replace(definitions, flows=tuple(loader.bound(flow) for flow in definitions.flows))
+
+
+def _empty_cause(spec: PipelineSpec, num_files: int) -> str:
+    if num_files:
+        return f"{num_files} file{'s were' if num_files > 1 else ' was'} loaded, and nothing in {'them' if num_files > 1 else 'it'} declares one"
+    if spec.libraries:
+        return f"there is no file in {', '.join(f'`{pattern}`' for pattern in spec.libraries)}"
+    return "the project file has no `libraries`"
 
 
 def library_files(spec: PipelineSpec) -> list[Path]:

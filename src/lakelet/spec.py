@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,17 @@ SPEC_FILE_NAMES = ("spark-pipeline.yml", "spark-pipeline.yaml")
 FIELDS = ("name", "storage", "catalog", "database", "schema", "configuration", "libraries")
 STORAGE_VARIABLE = "LAKELET_STORAGE"
 TABLES_PREFIX = "lakelet.tables."
+TIME_ZONE = "spark.sql.session.timeZone"
+_OTHER_FIELDS = {
+    "target": "write `schema`, its name in this file",
+    "root_path": "leave it out: paths are relative to the project file",
+    "continuous": "leave it out, and run `lakelet run --continuous`",
+    "development": "leave it out: it means nothing here",
+    "clusters": "leave it out: there is no cluster here",
+    "serverless": "leave it out: there is no cluster here",
+    "environment": "leave it out, and install the packages into the environment that runs `lakelet`",
+}
+"""Fields of a Databricks pipeline's settings, and what they are here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +76,26 @@ class PipelineSpec:
         declared = SETTINGS[key]
         text = self.settings.get(key, declared.default)
         return None if text is None else declared.parse(text)
+
+    @property
+    def time_zone(self) -> str:
+        """The session's zone: `lakelet.timezone`, else Spark's own setting, else UTC whatever the machine's zone is."""
+        own = self.settings.get("lakelet.timezone")
+        return own or self.configuration.get(TIME_ZONE) or str(self.setting("lakelet.timezone"))
+
+    @property
+    def engine_configuration(self) -> dict[str, str]:
+        """The settings that an engine's session starts with."""
+        spark = {key: value for key, value in self.configuration.items() if key.startswith("spark.")}
+        return {**spark, TIME_ZONE: self.time_zone}
+
+    def overridden(self, configuration: Mapping[str, str]) -> PipelineSpec:
+        """Return the project file with some of its `configuration` replaced."""
+        own = {key: value for key, value in configuration.items() if key.startswith("lakelet.")}
+        for key, value in own.items():
+            check_setting(key, value)
+        plain = {key: value for key, value in configuration.items() if key not in own}
+        return replace(self, settings={**self.settings, **own}, configuration={**self.configuration, **plain})
 
     @property
     def external_tables(self) -> Mapping[str, str]:
@@ -197,6 +228,9 @@ class _Document:
                 f"`{file.name}` cannot be read",
                 origin=Origin(file=file.name, line=mark.line + 1 if mark else None),
                 cause=getattr(error, "problem", None) or str(error),
+                hint="correct the YAML: check its indentation, colons and quotes"
+                if isinstance(error, yaml.YAMLError)
+                else "save it as UTF-8 text that you may read",
             ) from error
         if not isinstance(fields, dict):
             raise SpecError(
@@ -215,7 +249,8 @@ class _Document:
                     "PIPELINE_SPEC_UNEXPECTED_FIELD",
                     f"the project file has no field `{key}`",
                     origin=document.origin(str(key)),
-                    hint=f"did you mean `{near}`?" if near else "the fields are " + ", ".join(FIELDS),
+                    hint=_OTHER_FIELDS.get(str(key))
+                    or (f"did you mean `{near}`?" if near else "the fields are " + ", ".join(FIELDS)),
                 )
         return document
 

@@ -106,7 +106,7 @@ def test_an_error_in_a_late_row_fails_the_whole_result(engine: Engine, read: Rea
     )
     with pytest.raises(QueryError) as raised:
         read(engine, late)
-    assert raised.value.condition == "QUERY_FAILED"
+    assert raised.value.condition == "DIVIDE_BY_ZERO"
     assert not raised.value.retryable
 
 

@@ -54,6 +54,7 @@ from lakelet.execution.auto_cdc_sql import (
     target_query,
     tie_query,
 )
+from lakelet.execution.faults import reach
 from lakelet.names import quote
 from lakelet.plan import relation
 from lakelet.plan.relation import Relation
@@ -115,6 +116,7 @@ class AutoCdc:
         target, auxiliary: locations of the two tables; those that do not exist are created.
         definition: what a missing target is created with, and the schema that it has after a full refresh; None for
             the columns of `target_schema`.
+        fail_on_ties: refuse a batch in which, or with which, a key has different events with one sequence value.
 
     Raises:
         DefinitionError: the flow does not fit the source's columns.
@@ -131,8 +133,10 @@ class AutoCdc:
         target: str,
         auxiliary: str,
         definition: TableDefinition | None = None,
+        fail_on_ties: bool = False,
     ) -> None:
         self._flow = flow
+        self._fail_on_ties = fail_on_ties
         self._source = source_schema
         self._engine = engine
         self._store = store
@@ -153,7 +157,8 @@ class AutoCdc:
                 with one target only the first to run restarts it.
 
         Raises:
-            CdcError: `AUTOCDC_MICROBATCH_VALIDATION.*` for rows without a key or sequence (nothing is written),
+            CdcError: `AUTOCDC_MICROBATCH_VALIDATION.*` for rows without a key or sequence, `AUTOCDC_TIE` if ties are refused
+                (nothing is written in both cases),
                 `AUTOCDC_INVALID_STATE.*` where the auxiliary table is another flow's history.
         """
         with _turns[self._target_location]:
@@ -161,6 +166,8 @@ class AutoCdc:
             target = self._store.open(self._target_location)
             if auxiliary is not None and auxiliary.batch_id(receipt.app_id) >= receipt.batch_id:
                 return self._replay(auxiliary, target, receipt, restart=restart)
+            if self._fail_on_ties:
+                self._refuse_ties(None if restart else auxiliary, changes)
             if restart or auxiliary is None:
                 result = self._start(auxiliary, target, changes, receipt, restart=restart)
             else:
@@ -209,6 +216,7 @@ class AutoCdc:
             auxiliary.set_properties({METADATA_PROPERTY: self._metadata.to_json()})
         events = self._events(reader, schema, receipt)
         auxiliary.replace(events.reader(), receipt=receipt)
+        reach("cdc.auxiliary_committed")
         return self._rebuild(auxiliary, target, receipt, num_input_rows=events.rows, replace=restart)
 
     def _continue(self, auxiliary: Table, target: Table | None, changes: Relation, receipt: Receipt) -> CdcResult:
@@ -221,12 +229,14 @@ class AutoCdc:
         local = events.buffer(LOCAL_ROWS)
         if local is None:
             auxiliary.append(events.reader(), receipt=receipt)
+            reach("cdc.auxiliary_committed")
             return self._recorded(
                 auxiliary, target, receipt, num_input_rows=events.rows, is_truncating=events.has_truncates
             )
         everything = target is None or events.has_truncates
         if not events.rows and not everything:
             auxiliary.append(local, receipt=receipt)
+            reach("cdc.auxiliary_committed")
             return CdcResult()
         target = self._open_target(auxiliary, target)
         numbered = local.append_column(ROW, pa.array(range(local.num_rows), pa.int64()))
@@ -235,6 +245,7 @@ class AutoCdc:
             new = found.filter(found.column(NEW)).column(ROW).sort()
             local = local.take(new)
         auxiliary.append(local, receipt=receipt)
+        reach("cdc.auxiliary_committed")
         return self._write(target, found, receipt, num_input_rows=events.rows)
 
     def _replay(self, auxiliary: Table, target: Table | None, receipt: Receipt, *, restart: bool) -> CdcResult:
@@ -277,6 +288,7 @@ class AutoCdc:
         else:
             self._evolve(target, nullable(rows.schema))
             written = target.append(rows, receipt=receipt)
+        reach("cdc.target_committed")
         ties = self._engine.collect(relation.sql(tie_query(shape), {"history": _read(auxiliary)}))
         return CdcResult(num_upserted_rows=written, num_input_rows=num_input_rows, **self._summary(self._tied(ties)))
 
@@ -308,6 +320,7 @@ class AutoCdc:
             identity = self._keys(target.schema) + ((START_AT,) if self._flow.scd_type == 2 else ())
             operations = changes.column(OPERATION).cast(pa.string())
             target.merge(table.append_column(OPERATION, operations), keys=identity, receipt=receipt)
+            reach("cdc.target_committed")
         deleted = pc.sum(pc.equal(changes.column(OPERATION), "D")).as_py() or 0
         return CdcResult(
             num_upserted_rows=changes.num_rows - deleted,
@@ -402,6 +415,26 @@ class AutoCdc:
         for condition, what, before, after in checks:
             if before != after:
                 raise self._invalid_state(condition, f"{what} changed from {_shown(before)} to {_shown(after)}")
+
+    def _refuse_ties(self, auxiliary: Table | None, changes: Relation) -> None:
+        """Raise if the events of a batch, together with those that are stored, have ties; evaluates `changes` once more."""
+        spelling = {name.lower(): name for name in (auxiliary or self._definition).schema.names}
+        events = event_relation(self._flow, self._source, changes, spelling)
+        columns = self._engine.schema(events)
+        stored = auxiliary_schema(to_arrow_schema(columns, timezone="UTC"))
+        everything = [relation.local(stored.empty_table()), events, *([_read(auxiliary)] if auxiliary else [])]
+        history = relation.union(everything, by_name=True)
+        found = self._engine.collect(relation.sql(tie_query(self._shape(stored)), {"history": history}))
+        ties = self._summary(self._tied(found))
+        if ties["num_ties"]:
+            examples = "; ".join(f"{dict(tie.key)} at {tie.sequence}" for tie in ties["ties"])
+            raise CdcError(
+                "AUTOCDC_TIE",
+                f"{ties['num_ties']} keys of flow `{self._flow.name}` have different events with one sequence value",
+                origin=self._flow.origin,
+                cause=f"`lakelet.cdc.ties` is `fail`; for example {examples}",
+                hint="add a tie-break to the sequence, as in `struct(changed_at, id)`, or set `lakelet.cdc.ties: warn`",
+            )
 
     def _refuse_rows_without_history(self, target: Table) -> None:
         some = relation.limited(_read(target), 1)

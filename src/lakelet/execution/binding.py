@@ -11,7 +11,7 @@ from lakelet.execution.resolution import Resolver, Source, file_read, named_leaf
 from lakelet.execution.slices import file_rows
 from lakelet.graph.elements import Action, Dataset, DatasetKind, Expectation
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import reads_metadata, with_clock, runnable
+from lakelet.plan.normalize import reads_metadata, runnable, with_clock
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, leaf_of, leaves
 from lakelet.storage.delta_log import snapshot_files

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from pyspark.sql.pandas.types import to_arrow_schema
+
 from lakelet.engine.base import Engine
-from lakelet.errors import Origin
+from lakelet.errors import GraphError, Origin
 from lakelet.events.log import EventBus
 from lakelet.execution.binding import Binder, Inputs, StreamInput
 from lakelet.execution.checkpoint import read_generation
+from lakelet.execution.expectations import DroppedRows, Quality
 from lakelet.execution.resolution import Resolver
 from lakelet.execution.sources import DeltaSource, RateSource, StreamSource
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import Dataset
 from lakelet.names import TableName
-from lakelet.storage.base import Table, TableStore
+from lakelet.spec import PipelineSpec
+from lakelet.storage.base import Table, TableDefinition, TableStore
 from lakelet.storage.catalog import Catalog
 
 
@@ -29,6 +34,7 @@ class UpdateContext:
     Attributes:
         cdc_ties: `warn` or `fail`: what different events with one key and one sequence value mean.
         drop_invalid: leave out change rows that AUTO CDC cannot apply; set by a repair only.
+        on_dropped: is handed, with the flow's name, the rows that drop rules remove.
         heads: per flow and source id, how far an external source is read in this round.
     """
 
@@ -45,6 +51,7 @@ class UpdateContext:
     time_zone: str = "UTC"
     cdc_ties: str = "warn"
     drop_invalid: bool = False
+    on_dropped: Callable[[str, DroppedRows], None] | None = None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     heads: dict[tuple[str, str], Any] = field(default_factory=dict)
     _sources: dict[tuple[str, str], StreamSource] = field(default_factory=dict)
@@ -65,12 +72,41 @@ class UpdateContext:
         assert table is not None, f"{dataset.name} was not set up"
         return table
 
+    def definition(self, dataset: Dataset) -> TableDefinition:
+        """Return what the table of a dataset is created with.
+
+        Raises:
+            GraphError: `PARTITION_COLUMN_NOT_FOUND`.
+        """
+        columns = self.resolver.schema(dataset.name)
+        missing = [name for name in dataset.partition_cols if name not in columns.names]
+        if missing:
+            raise GraphError(
+                "PARTITION_COLUMN_NOT_FOUND",
+                f"`{self.display(dataset.name)}` is partitioned by `{missing[0]}`, which it does not have",
+                origin=dataset.origin,
+                hint=f"its columns are {', '.join(columns.names)}",
+            )
+        properties = {key: str(value) for key, value in dataset.table_properties.items()}
+        if dataset.cluster_by or dataset.cluster_by_auto:
+            properties["lakelet.clusterBy"] = ",".join(dataset.cluster_by) or "auto"
+        return TableDefinition(
+            schema=to_arrow_schema(columns, timezone="UTC"),
+            comment=dataset.comment,
+            partition_cols=dataset.partition_cols,
+            properties=properties,
+        )
+
     def generation(self, dataset: Dataset) -> int:
         return read_generation(self.catalog.checkpoint(dataset.name))
 
     def app_id(self, flow: ResolvedFlow, generation: int) -> str:
         """Return the application id of a flow's receipts; a full refresh begins a new one."""
         return f"lakelet/{flow.target}/{flow.name}/{generation}"
+
+    def quality(self, flow: ResolvedFlow) -> Quality:
+        """Return what counts the rules over one micro-batch of a flow."""
+        return Quality(on_dropped=self.on_dropped and functools.partial(self.on_dropped, flow.name))
 
     def inputs(self, flow: ResolvedFlow) -> Inputs:
         if flow.name not in self._inputs:
@@ -87,7 +123,7 @@ class UpdateContext:
                 self._sources[key] = RateSource(options=leaf.options, clock=self.clock)
             else:
                 self._sources[key] = DeltaSource(
-                    location=location, label=leaf.label, store=self.store, options=leaf.options, max_bytes=self.max_bytes
+                    location=location, label=leaf.shown, store=self.store, options=leaf.options, max_bytes=self.max_bytes
                 )
         return self._sources[key]
 
@@ -115,3 +151,38 @@ class UpdateContext:
         """Return how far a source may be read: the pinned head, or for a dataset of the pipeline what is there now."""
         key = (flow.name, item.id)
         return self.heads[key] if key in self.heads else self.source(flow, item).head()
+
+
+DEFAULT_MAX_BYTES = 64 * 2**20
+"""Size on disk of a micro-batch, where neither the read nor the project file sets one."""
+
+
+def update_context(
+    spec: PipelineSpec,
+    *,
+    graph: DataflowGraph,
+    resolver: Resolver,
+    engine: Engine,
+    store: TableStore,
+    events: EventBus,
+    clock: Callable[[], datetime],
+    stop: threading.Event | None = None,
+    on_dropped: Callable[[str, DroppedRows], None] | None = None,
+) -> UpdateContext:
+    """Return the context of one update of the pipeline that `spec` describes."""
+    return UpdateContext(
+        pipeline=spec.name,
+        graph=graph,
+        resolver=resolver,
+        binder=Binder(resolver, time_zone=spec.time_zone),
+        engine=engine,
+        store=store,
+        catalog=resolver.catalog,
+        events=events,
+        stop=stop or threading.Event(),
+        max_bytes=spec.setting("lakelet.maxBytesPerTrigger") or DEFAULT_MAX_BYTES,
+        time_zone=spec.time_zone,
+        cdc_ties=str(spec.setting("lakelet.cdc.ties")),
+        on_dropped=on_dropped,
+        clock=clock,
+    )

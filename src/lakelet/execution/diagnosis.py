@@ -72,7 +72,12 @@ def _naming(relation: Relation, column: str) -> Relation | None:
     wanted = column.lower()
     found = None
     for part in plan.relations(relation):
-        if any(_names(message, wanted) for message in plan.own_messages(part)):
+        kind = part.WhichOneof("rel_type")
+        if kind == "with_relations" and part.with_relations.root.HasField("sql"):
+            matches = _names(part.with_relations.root.sql, wanted)
+        else:
+            matches = kind != "sql" and any(_names(message, wanted) for message in plan.own_messages(part))
+        if matches:
             found = part
     return found
 

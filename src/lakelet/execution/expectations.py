@@ -6,8 +6,8 @@ A row passes where the condition is true; NULL fails. A violated fail rule wins 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,10 +25,28 @@ VIOLATION = "__lakelet_violates_"
 MAX_EXAMPLES = 5
 
 
-class Quality:
-    """Counts of the rules that the rows of one micro-batch met; `result` is complete once all rows have been read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedRows:
+    """Rows that drop rules of one dataset removed.
 
-    def __init__(self) -> None:
+    Attributes:
+        rules: per row, the names of the drop rules that it violates.
+    """
+
+    dataset: str
+    rows: pa.Table
+    rules: tuple[tuple[str, ...], ...]
+
+
+class Quality:
+    """Counts of the rules that the rows of one micro-batch met; `result` is complete once all rows have been read.
+
+    Args:
+        on_dropped: is handed the rows that drop rules remove; without it they are only counted.
+    """
+
+    def __init__(self, *, on_dropped: Callable[[DroppedRows], None] | None = None) -> None:
+        self.on_dropped = on_dropped
         self.num_rows = 0
         self._dropped = 0
         self._results: list[ExpectationResult] = []
@@ -73,6 +91,11 @@ def check_view(item: ViewRows, display: str, engine: Engine, quality: Quality) -
         broken = any_of([plan.is_not_true(plan.expression_of(rule.condition)) for rule, _ in violated])
         examples = engine.collect(plan.limited(plan.filtered(item.rows, broken), MAX_EXAMPLES)).to_pylist()
         raise violation(item.view, display, violated, examples)
+    if quality.on_dropped is not None and row.get("dropped", 0):
+        gone = engine.collect(plan.filtered(marked(item.rows, rules), any_of(drops)))
+        marks = [gone.column(f"{VIOLATION}{number}") for number in range(len(rules))]
+        names = [name for name in gone.column_names if not name.startswith(VIOLATION)]
+        quality.on_dropped(_dropped(display, rules, gone.select(names), marks))
     quality.add(display, rules, row["total"], failed, row.get("dropped", 0))
 
 
@@ -111,6 +134,9 @@ def enforce(reader: pa.RecordBatchReader, dataset: Dataset, display: str, qualit
                 gone = _any([mark for mark, rule in zip(marks, rules, strict=True) if rule.action is Action.DROP])
                 if gone is not None:
                     dropped += pc.sum(gone).as_py() or 0
+                    if quality.on_dropped is not None and pc.any(gone).as_py():
+                        lost = pa.Table.from_batches([kept.filter(gone)])
+                        quality.on_dropped(_dropped(display, rules, lost, [mark.filter(gone) for mark in marks]))
                     kept = kept.filter(pc.invert(gone))
             yield kept
         violated = [(rule, count) for rule, count in zip(rules, failed, strict=True) if count and rule.action is Action.FAIL]
@@ -138,6 +164,13 @@ def violation(
         hint=f"nothing of this batch was written; mend the rows at their source, loosen the rule, or step over the batch with "
         f"`lakelet repair {display}`",
     )
+
+
+def _dropped(dataset: str, rules: Sequence[Expectation], rows: pa.Table, marks: Sequence[pa.Array]) -> DroppedRows:
+    """Return dropped rows with the rules that dropped them; `marks` has per rule whether each row violates it."""
+    columns = [(rule.name, mark.to_pylist()) for rule, mark in zip(rules, marks, strict=True) if rule.action is Action.DROP]
+    violated = tuple(tuple(name for name, mark in columns if mark[row]) for row in range(rows.num_rows))
+    return DroppedRows(dataset=dataset, rows=rows, rules=violated)
 
 
 def any_of(conditions: Sequence[proto.Expression]) -> proto.Expression:

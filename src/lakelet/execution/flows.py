@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -22,10 +22,11 @@ from lakelet.execution.auto_cdc_events import applicable
 from lakelet.execution.binding import BoundQuery, ViewRows
 from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_generations
 from lakelet.execution.context import UpdateContext
+from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
 from lakelet.execution.resolution import plan_leaf
-from lakelet.execution.sources import Slice, missing_table
+from lakelet.execution.sources import Slice
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Action, AutoCdcFlow, Dataset
 from lakelet.plan import relation as plan
@@ -90,7 +91,7 @@ def run_batch(
     _check_table(context, flow, table, app_id, checkpoint)
     receipt = Receipt(app_id=app_id, batch_id=batch.id)
     present = table.batch_id(app_id) >= batch.id
-    quality = Quality()
+    quality = context.quality(flow)
     bound = _checked_query(context, flow, batch, quality)
     if isinstance(flow.flow, AutoCdcFlow):
         written = _apply_changes(context, flow, dataset, table, bound, receipt, quality)
@@ -229,11 +230,11 @@ def _append(
     if change.conflicts or (change.evolves and dataset.schema is not None):
         raise _schema_mismatch(context, flow, dataset, change.conflicts, change.added)
     if starts_generation(context, flow, dataset, table, receipt):
-        return Written(output_rows=table.replace(_ordered(reader, context, dataset), receipt=receipt))
+        return Written(output_rows=table.replace(ordered(reader, context, dataset), receipt=receipt))
     return Written(output_rows=table.append(reader, receipt=receipt, evolve=change.evolves))
 
 
-def _ordered(reader: pa.RecordBatchReader, context: UpdateContext, dataset: Dataset) -> pa.RecordBatchReader:
+def ordered(reader: pa.RecordBatchReader, context: UpdateContext, dataset: Dataset) -> pa.RecordBatchReader:
     """Return the rows with all columns of the dataset, for a swap that must not lose those of its other flows."""
     schema = nullable(to_arrow_schema(context.resolver.schema(dataset.name), timezone="UTC"))
     return pa.RecordBatchReader.from_batches(schema, (conform(batch, schema) for batch in reader))
@@ -299,6 +300,8 @@ def _applier(context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, 
         store=context.store,
         target=context.location(dataset),
         auxiliary=context.catalog.auxiliary(dataset.name),
+        definition=context.definition(dataset),
+        fail_on_ties=context.cdc_ties == "fail",
     )
 
 

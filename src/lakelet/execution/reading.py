@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from lakelet.errors import DefinitionError, Origin
+from lakelet.errors import DefinitionError, Origin, SourceError
 from lakelet.execution.binding import Binder
+from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.resolution import Resolver
-from lakelet.execution.sources import missing_table
 from lakelet.plan import relation as plan
 from lakelet.plan.normalize import normalize
 from lakelet.storage.base import TableStore
@@ -25,7 +25,12 @@ def run_query(resolver: Resolver, sql: str, *, event_log: str) -> pa.Table:
     from lakelet.plan.sql import is_query
 
     if not is_query(sql):
-        raise DefinitionError("NOT_A_QUERY", "only queries can be run here", cause=sql.strip()[:200], hint="write a SELECT")
+        raise DefinitionError(
+            "NOT_A_QUERY",
+            "only a query can be run here",
+            cause=sql.strip()[:200],
+            hint="write one SELECT; only the pipeline writes its tables",
+        )
     resolver.external = {**resolver.external, resolver.names.resolve("event_log").key: event_log}
     binder = Binder(resolver)
     relation = normalize(plan.sql(sql))
@@ -34,20 +39,34 @@ def run_query(resolver: Resolver, sql: str, *, event_log: str) -> pa.Table:
     for location, label in inputs.locations.items():
         version = latest_version(location)
         if version is None:
-            raise missing_table(label, location)
+            raise _not_there(label, location, is_own=location.startswith(str(resolver.catalog.storage / "tables")))
         versions[location] = version
     if inputs.streams:
         streams = ", ".join(f"`{name}`" for name in inputs.streams)
         raise DefinitionError(
-            "QUERY_OVER_STREAM", f"the query reads a stream of {streams}", hint="read a stored table instead of a streaming view"
+            "QUERY_OVER_STREAM",
+            f"the query reads a stream of {streams}",
+            hint="read a stored table instead of a streaming view",
         )
     bound = binder.bind(relation, Origin(), slices={}, versions=versions, at=datetime.now(UTC))
     return resolver.engine.collect(bound.rows)
+
+
+def _not_there(label: str, location: str, *, is_own: bool) -> SourceError:
+    """Return the error for a table that cannot be read yet."""
+    if not is_own and label != "event_log":
+        return missing_table(label, location)
+    return SourceError(
+        "DATASET_NOT_MATERIALIZED",
+        f"`{label}` has no rows yet",
+        cause="no update of this pipeline has written it",
+        hint="run `lakelet run` first",
+    )
 
 
 def read_table(store: TableStore, location: str, label: str) -> pa.Table:
     """Return all rows of a stored table."""
     table = store.open(location)
     if table is None:
-        raise missing_table(label, location)
+        raise _not_there(label, location, is_own=True)
     return table.rows()

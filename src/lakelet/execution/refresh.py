@@ -15,9 +15,9 @@ from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.checkpoint import FORMAT, read_json, write_json
 from lakelet.execution.context import UpdateContext
-from lakelet.execution.expectations import Quality, check_view, enforce, marked
+from lakelet.execution.expectations import check_view, enforce, marked
 from lakelet.execution.faults import reach
-from lakelet.execution.flows import pinned_versions
+from lakelet.execution.flows import ordered, pinned_versions
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset, Expectation
 from lakelet.plan.normalize import fingerprint, is_volatile
@@ -57,13 +57,13 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     if not reasons:
         return False
     reach("view.planned")
-    bound = context.binder.bind(
-        flow.relation, context.origin(flow), slices={}, versions=versions, at=context.clock()
-    )
-    quality = Quality()
+    bound = context.binder.bind(flow.relation, context.origin(flow), slices={}, versions=versions, at=context.clock())
+    quality = context.quality(flow)
     for view in bound.views:
         check_view(view, context.display(view.view.name), context.engine, quality)
     reader = enforce(context.engine.stream(marked(bound.rows, dataset.expectations)), dataset, display, quality)
+    if dataset.schema is not None:
+        reader = ordered(reader, context, dataset)
     written = table.replace(
         reader, receipt=Receipt(app_id=context.app_id(flow, state["generation"]), batch_id=table.version + 1)
     )

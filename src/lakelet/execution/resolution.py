@@ -7,6 +7,7 @@ the engine says what the query makes of them. The same answers serve `df.columns
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +21,9 @@ from pyspark.sql.types import DataType, StructType
 from lakelet.engine.base import Engine
 from lakelet.errors import DefinitionError, GraphError, LakeletError, Origin, QueryError, did_you_mean, raise_all
 from lakelet.execution.auto_cdc_schema import sequence_type_of, target_schema
-from lakelet.execution.slices import METADATA_TYPE
 from lakelet.execution.diagnosis import explained, missing_table, near_paths, relative_sites
 from lakelet.execution.rules import check_expectations
+from lakelet.execution.slices import METADATA_TYPE
 from lakelet.execution.sources import RATE_SCHEMA, check_options
 from lakelet.graph.dataflow_graph import DataflowGraph, Input, ResolvedFlow
 from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Definitions, Flow, SqlQuery
@@ -91,7 +92,7 @@ class Resolver:
         if leaf.kind is LeafKind.TABLE:
             parts = split_name(leaf.name, origin=place)
             if len(parts) == 2 and parts[0].lower() == "delta" and "/" in parts[1]:
-                return Source(leaf=leaf, location=self.catalog.path(parts[1]))
+                return Source(leaf=leaf, location=self._path(parts[1], place))
             name = self.names.resolve(leaf.name, origin=place)
             dataset = self.datasets.get(name.key)
             if dataset is not None:
@@ -118,11 +119,11 @@ class Resolver:
                     cause=f"it has {len(leaf.paths) or 'none'}",
                     hint="call `.load(path)` with the folder of one table",
                 )
-            return Source(leaf=_checked(leaf, place), location=self.catalog.path(leaf.paths[0]))
+            return Source(leaf=_checked(leaf, place), location=self._path(leaf.paths[0], place))
         if leaf.format == "rate" and leaf.streaming:
             return Source(leaf=leaf)
         if leaf.format in FILE_FORMATS and not leaf.streaming:
-            return Source(leaf=leaf, files=replace(leaf, paths=tuple(self.catalog.path(path) for path in leaf.paths)))
+            return Source(leaf=leaf, files=replace(leaf, paths=tuple(self._path(path, place) for path in leaf.paths)))
         raise GraphError(
             "UNSUPPORTED_SOURCE",
             f"{'a stream' if leaf.streaming else 'a table'} of format `{_FORMAT_NAMES.get(leaf.format, leaf.format)}` cannot be read",
@@ -136,6 +137,12 @@ class Resolver:
             if did_you_mean(leaf.format, FILE_FORMATS)
             else "write the data to a Delta table or to files first",
         )
+
+    def _path(self, text: str, place: Origin) -> str:
+        try:
+            return self.catalog.path(text)
+        except LakeletError as error:
+            raise error.at(place) from None
 
     def leaf_schema(self, leaf: Leaf, origin: Origin) -> StructType:
         """Return the columns of what `leaf` reads."""
@@ -222,7 +229,7 @@ class Resolver:
                 "INVALID_SCHEMA",
                 f"the schema of `{self.names.display(dataset.name)}` cannot be read: {dataset.schema}",
                 origin=dataset.origin,
-                cause=error.message if error.condition == "PARSE_SYNTAX_ERROR" else error.cause,
+                cause=_in_schema(error),
                 hint='write columns as "id INT, name STRING"',
             ) from error
 
@@ -247,7 +254,9 @@ class Resolver:
                 raise GraphError(
                     "AUTOCDC_COLUMNS_NOT_FOUND_IN_SCHEMA" if error.column else "AUTOCDC_INVALID_CONDITION",
                     f"`sequence_by` of flow `{flow.name}` names a column `{error.column}` that its source `{flow.source}` does "
-                    "not have" if error.column else f"`sequence_by` of flow `{flow.name}` cannot be evaluated",
+                    "not have"
+                    if error.column
+                    else f"`sequence_by` of flow `{flow.name}` cannot be evaluated",
                     origin=flow.origin,
                     cause=f"the columns there are {', '.join(columns.names)}" if error.column else error.message,
                     hint=f"did you mean `{near}`?" if near else "correct `sequence_by`",
@@ -264,13 +273,17 @@ class Resolver:
                 return None
             columns = self.leaf_schema(leaf, origin)
             if metadata:
-                columns = StructType([*columns.fields, *from_arrow_schema(pa.schema([(METADATA, METADATA_TYPE)])).fields])
+                columns = StructType(
+                    [*columns.fields, *from_arrow_schema(pa.schema([(METADATA, METADATA_TYPE)])).fields]
+                )
             return named_leaf(leaf, plan.empty(columns))
 
         try:
             return self.engine.schema(runnable(plan.substitute(relation, empty), self.engine.capabilities))
         except QueryError as error:
-            raise explained(error, relation, origin, columns_of=lambda part: self.analyze(part, origin)) from error.__cause__
+            raise explained(
+                error, relation, origin, columns_of=lambda part: self.analyze(part, origin)
+            ) from error.__cause__
 
     # -- user code asks -------------------------------------------------------------------------------------------
 
@@ -279,7 +292,9 @@ class Resolver:
 
     def is_streaming(self, relation: Relation) -> bool:
         return is_streaming(normalize(relation)) or any(
-            source.dataset is not None and source.dataset.kind is DatasetKind.TEMPORARY_VIEW and self._streams(source.dataset)
+            source.dataset is not None
+            and source.dataset.kind is DatasetKind.TEMPORARY_VIEW
+            and self._streams(source.dataset)
             for source in (self.source(leaf, Origin()) for leaf in leaves(normalize(relation)))
         )
 
@@ -433,7 +448,7 @@ class Resolver:
                     "AUTOCDC_INVALID_CONDITION",
                     f"`{parameter}` of flow `{flow.name}` cannot be evaluated: {condition}",
                     origin=flow.origin,
-                    cause=error.message if error.column or not error.cause else f"{error.message}: {error.cause}",
+                    cause=f"there is no column `{error.column}`" if error.column else error.cause or error.message,
                     hint=f"did you mean `{near}`?" if near else f"the source's columns are {', '.join(source.names)}",
                 ) from error
             if kind not in ("boolean", "void"):
@@ -483,7 +498,9 @@ def named_leaf(leaf: Leaf, rows: Relation) -> Relation:
     if leaf.kind is LeafKind.TABLE:
         *qualifier, name = split_name(leaf.name)
         if not any("/" in part for part in (*qualifier, name)):
-            return plan.alias(rows, name, tuple(part for part in qualifier if part.lower() != "live"), plan_id=leaf.plan_id)
+            return plan.alias(
+                rows, name, tuple(part for part in qualifier if part.lower() != "live"), plan_id=leaf.plan_id
+            )
     result = Relation()
     result.CopyFrom(rows)
     if leaf.plan_id is not None:
@@ -531,10 +548,18 @@ def _checked(leaf: Leaf, place: Origin) -> Leaf:
     """Return a leaf whose options are those of a streaming Delta read."""
     if leaf.streaming:
         try:
-            check_options(leaf.label, leaf.options)
+            check_options(leaf.shown, leaf.options)
         except LakeletError as error:
             raise error.at(place) from None
     return leaf
+
+
+def _in_schema(error: QueryError) -> str | None:
+    """Return what is wrong with the text of a schema; positions are left out, they count the engine's own prefix."""
+    if error.condition != "PARSE_SYNTAX_ERROR":
+        return error.cause
+    text = re.sub(r" at character \d+| there$", "", error.message)
+    return text.replace("`>` cannot stand", "a type is missing at its end").replace("the SQL text", "it")
 
 
 def _refuse_columns_twice(columns: StructType, display: str, origin: Origin) -> None:
@@ -546,7 +571,7 @@ def _refuse_columns_twice(columns: StructType, display: str, origin: Origin) -> 
             f"the query of `{display}` has the column `{twice[0]}` twice",
             origin=origin,
             cause=f"its columns are {', '.join(columns.names)}; names are compared without regard to case",
-            hint=f"rename one of them: `.alias(\"...\")`, or after a join drop the other side's `{twice[0]}`",
+            hint=f'rename one of them: `.alias("...")`, or after a join drop the other side\'s `{twice[0]}`',
         )
 
 

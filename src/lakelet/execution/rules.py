@@ -69,7 +69,9 @@ def _problem(engine: Engine, rule: Expectation, display: str, columns: StructTyp
     try:
         kind = engine.schema(plan.with_columns(plan.empty(columns), {_RULE: _whole(rule)}))[_RULE].dataType.typeName()
     except QueryError as error:
-        cause = "\n".join(text for text in (error.message, error.cause) if text) if not error.column else error.message
+        cause = "\n".join(text for text in (error.message, error.cause) if text)
+        if error.column:
+            cause = f"there is no column `{error.column}`"
         hint = column_hint(error.column, columns.names) if error.column else error.hint
         return _invalid(rule, display, cause, hint)
     if kind in ("boolean", "void") and rule.text.strip() != "*":

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pyspark.sql.connect.proto import Expression
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from lakelet.engine.paths import readable_path
 from lakelet.errors import SourceError
 from lakelet.plan import relation as plan
 from lakelet.plan.normalize import METADATA
@@ -65,7 +66,7 @@ def file_rows(
 
 
 def _scan(files: list[DataFile], schema: pa.Schema, stored: pa.Schema, metadata: bool) -> Relation:
-    scan = plan.parquet([file.path for file in files], from_arrow_schema(stored))
+    scan = plan.parquet([_readable(file.path) for file in files], from_arrow_schema(stored))
     expressions = []
     for field in schema:
         if field.name in stored.names:
@@ -79,6 +80,12 @@ def _scan(files: list[DataFile], schema: pa.Schema, stored: pa.Schema, metadata:
     result.project.input.CopyFrom(scan)
     result.project.expressions.extend(expressions)
     return result
+
+
+def _readable(path: str) -> str:
+    """Return a path to a data file without the characters that an engine takes for a glob."""
+    folder, slash, name = path.rpartition("/")
+    return readable_path(folder) + slash + name if any(char in folder for char in "*?{}") else path
 
 
 def _column(name: str) -> Expression:

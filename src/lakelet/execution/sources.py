@@ -23,6 +23,7 @@ from lakelet.storage.delta_log import (
     DataFile,
     latest_version,
     read_commit,
+    refuse_column_mapping,
     refuse_deletion_vectors,
     snapshot_files,
 )
@@ -194,7 +195,8 @@ class DeltaSource:
             end=end,
             num_files=len(taken),
             num_bytes=size,
-            is_empty=not taken and not skipped,
+            # "latest" is a place in the log; it must be noted, or the next update would look for it anew.
+            is_empty=not taken and not skipped and not (after is None and self.options.get("startingversion") == "latest"),
             skipped_commits=tuple(skipped),
         )
 
@@ -218,6 +220,7 @@ class DeltaSource:
             table = self.store.open(self.location)
             if table is None:
                 raise missing_table(self.label, self.location)
+            refuse_column_mapping(self.location, table.properties)
             self._schema, self._partition_cols, self._schema_version = table.schema, table.partition_cols, table.version
             self._table_id = table.id
         return self._schema, self._partition_cols
@@ -251,11 +254,11 @@ class DeltaSource:
             return self._offset(until, snapshot=True)
         if text == "latest":
             return self._offset(until + 1)
-        if not text.isdigit():
+        if int(text) > until + 1:
             raise SourceError(
-                "INVALID_OPTION",
-                f"`startingVersion` of `{self.label}` is `{text}`",
-                hint='give a version number, or "latest"',
+                "DELTA_VERSION_NOT_FOUND",
+                f"`startingVersion` is {text}, and the newest version of `{self.label}` is {until}",
+                hint='give a version that exists, or "latest" for what comes from now on',
             )
         return self._offset(int(text))
 

@@ -1,8 +1,8 @@
 """One update of a pipeline, from the resolved graph to its result. A newcomer reads this file first.
 
-    select   which datasets, which of them from the start
-    set up   every table exists before a flow reads or writes one
-    run      each dataset after those it reads; one failure does not stop the datasets that do not depend on it
+select   which datasets, which of them from the start
+set up   every table exists before a flow reads or writes one
+run      each dataset after those it reads; one failure does not stop the datasets that do not depend on it
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyspark.sql.pandas.types import to_arrow_schema
-
-from lakelet.errors import FlowError, GraphError, LakeletError
+from lakelet.errors import FlowError, GraphError, LakeletError, raise_all
 from lakelet.events import kinds
 from lakelet.events.model import FlowStatus, UpdateState
 from lakelet.execution.checkpoint import start_generation
@@ -25,7 +23,6 @@ from lakelet.execution.outcome import FlowOutcome, RefreshSelection
 from lakelet.execution.refresh import refresh_view
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import Dataset, DatasetKind
-from lakelet.storage.base import TableDefinition
 
 Key = tuple[str, str, str]
 MAX_WORKERS = 4
@@ -48,8 +45,7 @@ def plan_update(graph: DataflowGraph, selection: RefreshSelection) -> UpdatePlan
         GraphError: `UNKNOWN_DATASET`, `FULL_REFRESH_NOT_ALLOWED`.
     """
     stored = graph.stored()
-    listed = {_stored(graph, name).name.key for name in selection.refresh}
-    full = {_stored(graph, name).name.key for name in selection.full_refresh}
+    listed, full = _named(graph, selection)
     for dataset in stored:
         if dataset.name.key in full and not _reset_allowed(dataset):
             raise GraphError(
@@ -69,13 +65,30 @@ def plan_update(graph: DataflowGraph, selection: RefreshSelection) -> UpdatePlan
     )
 
 
+def _named(graph: DataflowGraph, selection: RefreshSelection) -> tuple[set[Key], set[Key]]:
+    """Return the datasets that the two lists of the command line name; all wrong names are reported at once."""
+    keys: dict[str, set[Key]] = {}
+    errors: list[LakeletError] = []
+    for option, names in (("--refresh", selection.refresh), ("--full-refresh", selection.full_refresh)):
+        keys[option] = set()
+        for name in names:
+            try:
+                keys[option].add(_stored(graph, name).name.key)
+            except LakeletError as error:
+                error.cause = error.cause or f"`{option}` names it"
+                errors.append(error)
+    raise_all(errors)
+    return keys["--refresh"], keys["--full-refresh"]
+
+
 def _stored(graph: DataflowGraph, name: str) -> Dataset:
     dataset = graph.find(name)
     if not dataset.is_stored:
+        readers = [graph.display(reader) for reader in graph.downstream(dataset.name)]
         raise GraphError(
             "DATASET_NOT_STORED",
             f"`{name}` is a {dataset.kind.label} and has no table to refresh",
-            hint="name a table that reads it",
+            hint=f"name a table that reads it, such as `{readers[0]}`" if readers else "name a table instead",
         )
     return dataset
 
@@ -113,32 +126,13 @@ class Update:
         location = context.location(dataset)
         if context.store.exists(location):
             return
-        properties = {key: str(value) for key, value in dataset.table_properties.items()}
         if dataset.cluster_by or dataset.cluster_by_auto:
             kinds.warning(
                 context.events,
                 f"`{context.display(dataset.name)}`: this writer cannot cluster; `cluster_by` is kept as a table property only",
                 dataset=context.display(dataset.name),
             )
-            properties["lakelet.clusterBy"] = ",".join(dataset.cluster_by) or "auto"
-        columns = context.resolver.schema(dataset.name)
-        missing = [name for name in dataset.partition_cols if name not in columns.names]
-        if missing:
-            raise GraphError(
-                "PARTITION_COLUMN_NOT_FOUND",
-                f"`{context.display(dataset.name)}` is partitioned by `{missing[0]}`, which it does not have",
-                origin=dataset.origin,
-                hint=f"its columns are {', '.join(columns.names)}",
-            )
-        context.store.create(
-            location,
-            TableDefinition(
-                schema=to_arrow_schema(columns, timezone="UTC"),
-                comment=dataset.comment,
-                partition_cols=dataset.partition_cols,
-                properties=properties,
-            ),
-        )
+        context.store.create(location, context.definition(dataset))
 
     def run_round(self, *, announce: bool = True) -> tuple[FlowOutcome, ...]:
         """Run every dataset of the plan once, each after those it reads; returns how each flow ended.
@@ -220,7 +214,9 @@ class Update:
         raise AssertionError("unreachable")
 
     def _skip(self, dataset: Dataset, broken: set[Key]) -> None:
-        names = ", ".join(f"`{self._context.display(self._context.graph.datasets[key].name)}`" for key in sorted(broken))
+        names = ", ".join(
+            f"`{self._context.display(self._context.graph.datasets[key].name)}`" for key in sorted(broken)
+        )
         error = FlowError(
             "UPSTREAM_FAILED",
             f"`{self._context.display(dataset.name)}` was skipped, because {names} did not succeed",
@@ -328,5 +324,3 @@ def has_new_input(context: UpdateContext, plan: UpdatePlan) -> bool:
                 if key in context.heads and context.source(flow, item).head() != context.heads[key]:
                     return True
     return False
-
-

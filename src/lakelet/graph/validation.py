@@ -119,6 +119,8 @@ def queries_fit_their_targets(graph: DataflowGraph) -> list[LakeletError]:
     errors: list[LakeletError] = []
     for flow in graph.flows:
         target = graph.dataset(flow.target)
+        if target.kind is DatasetKind.MATERIALIZED_VIEW and len(graph.flows_to(target.name)) > 1:
+            continue  # one error is enough
         display = graph.display(flow.target)
         origin = replace(flow.flow.origin, dataset=display, flow=flow.name)
         if flow.flow.once and flow.streaming and not flow.is_cdc:
@@ -220,6 +222,8 @@ def _stream_error(
             "SINK_NOT_READABLE", f"`{display}` is a sink and cannot be read", hint="read the dataset that feeds the sink"
         )
     if kind is DatasetKind.TEMPORARY_VIEW:
+        if not graph.flows_to(read):
+            return None  # its own query is wrong, which is reported
         is_stream = any(f.streaming for f in graph.flows_to(read))
         if streaming and not is_stream:
             return GraphError(

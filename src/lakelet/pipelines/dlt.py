@@ -6,6 +6,7 @@ module has the legacy one. Deprecated aliases leave a note in the event log, onc
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -126,6 +127,11 @@ create_table = _deprecated("create_table", table)
 create_view = _deprecated("create_view", temporary_view)
 create_target_table = _deprecated("create_target_table", create_streaming_table)
 create_streaming_live_table = _deprecated("create_streaming_live_table", create_streaming_table)
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"`dlt` has no `{name}`", name=name, obj=sys.modules[__name__])
+
 
 __all__ = [
     "append_flow",

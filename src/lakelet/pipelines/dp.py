@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 from lakelet.pipelines.auto_cdc import create_auto_cdc_flow, create_auto_cdc_from_snapshot_flow
 from lakelet.pipelines.decorators import (
     append_flow,
@@ -29,6 +32,11 @@ view = temporary_view
 apply_changes = create_auto_cdc_flow
 apply_changes_from_snapshot = create_auto_cdc_from_snapshot_flow
 readStream = read_stream
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"`dp` has no `{name}`", name=name, obj=sys.modules[__name__])
+
 
 __all__ = [
     "append_flow",

@@ -52,7 +52,7 @@ def check_arguments(api: str, signature: inspect.Signature, args: Sequence[Any],
             raise DefinitionError(
                 "UNKNOWN_PARAMETER",
                 f"`{api}` has no parameter `{name}`",
-                cause=f"its parameters are {', '.join(f'`{parameter}`' for parameter in known)}",
+                cause=f"its parameters are {', '.join(f'`{parameter}`' for parameter in known if parameter != 'query_function')}",
                 hint=f"did you mean `{near}`?" if near else f"remove `{name}`",
             )
     try:
@@ -81,7 +81,7 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise not_expected_type(name, "str", value)
     if not value.strip():
-        raise DefinitionError("INVALID_PARAMETER_VALUE", f"`{name}` is empty")
+        raise DefinitionError("INVALID_PARAMETER_VALUE", f"`{name}` is empty", hint=f"give `{name}` a value")
     return value
 
 
@@ -143,7 +143,7 @@ def expression(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         raise not_expected_type(name, "str or Column", value)
     if not value.strip():
-        raise DefinitionError("INVALID_PARAMETER_VALUE", f"`{name}` is empty")
+        raise DefinitionError("INVALID_PARAMETER_VALUE", f"`{name}` is empty", hint=f"give `{name}` a value")
     return value
 
 

@@ -16,7 +16,7 @@ from pyspark.sql.connect.functions import builtin as functions
 from pyspark.sql.connect.plan import SQL, LogicalPlan, SubqueryAlias
 from pyspark.sql.connect.session import SparkSession
 
-from lakelet.errors import DefinitionError, Origin
+from lakelet.errors import DefinitionError, Origin, did_you_mean
 from lakelet.names import NameContext
 from lakelet.pipelines.call_site import call_site
 from lakelet.pipelines.guarded_client import GuardedClient, UserCodeHandler
@@ -35,6 +35,7 @@ __all__ = [
     "user_session",
 ]
 
+_QUERY_KEYWORDS = ("SELECT", "WITH", "FROM", "VALUES", "TABLE")
 _ENVIRONMENT = {"SPARK_REMOTE": "sc://pipeline.invalid", "SPARK_CONNECT_MODE_ENABLED": "1"}
 
 
@@ -67,7 +68,9 @@ class UserSession(SparkSession):
                 f"`spark.sql` cannot run `{command}` in a pipeline",
                 origin=Origin(file=site.file, line=site.line) if site else None,
                 cause="inside a pipeline it takes one query",
-                hint="declare tables with `@dp.table`, and settings in `spark-pipeline.yml`",
+                hint=f"did you mean `{near}`?"
+                if (near := did_you_mean(command, _QUERY_KEYWORDS))
+                else "declare tables with `@dp.table`, and settings in `spark-pipeline.yml`",
             )
         named = {key: functions.lit(value) for key, value in args.items()} if isinstance(args, dict) else {}
         positional = [functions.lit(value) for value in args] if isinstance(args, list | tuple) else []

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
+import re
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from lakelet.errors import DefinitionError, LakeletError, Origin
+from lakelet.errors import DefinitionError, LakeletError, Origin, did_you_mean
 from lakelet.pipelines.call_site import display_path, is_internal
+
+MAX_SUMMARY = 160
 
 
 def file_failed(error: BaseException, *, file: str, root: Path | None) -> LakeletError:
@@ -32,8 +37,16 @@ def syntax_error(error: SyntaxError, *, file: str, root: Path | None) -> Definit
         f"`{display_path(error.filename or file, root=root)}` is not valid Python: {error.msg}",
         origin=Origin(file=display_path(error.filename or file, root=root), line=error.lineno),
         cause=line + marker if line else None,
-        hint="mend the line",
+        hint=_syntax_hint(error),
     )
+
+
+def _syntax_hint(error: SyntaxError) -> str:
+    if "Missing parentheses in call to 'print'" in (error.msg or ""):
+        return "this is Python 2: write `print(...)`"
+    if isinstance(error, TabError | IndentationError):
+        return "indent the block with spaces, all of its lines alike"
+    return f"correct the line; files are read by Python {sys.version_info.major}.{sys.version_info.minor}"
 
 
 def user_code_failed(
@@ -65,7 +78,7 @@ def user_code_failed(
         message,
         origin=place,
         cause=_text(error, frames, root=root),
-        hint="mend the line, or guard the call",
+        hint=_hint(error),
     )
     wrapped.__cause__ = error.with_traceback(_from_user_code(error.__traceback__))
     return wrapped
@@ -107,6 +120,42 @@ def _from_user_code(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _one_line(error: BaseException) -> str:
+    """Return kind and text of an exception; of a long text its first sentence, as the cause has all of it."""
     text = str(error).strip().splitlines()
     name = type(error).__name__
-    return f"{name}: {text[0]}" if text else name
+    if not text:
+        return name
+    first = text[0] if len(text[0]) <= MAX_SUMMARY else text[0].partition(". ")[0]
+    return f"{name}: {first}"
+
+
+def _hint(error: BaseException) -> str:
+    """Return what to do about an exception of user code: the name that was meant, where one is near."""
+    near: str | None = None
+    match error:
+        case AttributeError(name=str(name), obj=owner) if owner is not None:
+            near = did_you_mean(name, [known for known in dir(owner) if not known.startswith("_")])
+        case NameError(name=str(name)):
+            near = did_you_mean(name, _names_in(error.__traceback__))
+        case ImportError(name=str(module)) if isinstance(error, ModuleNotFoundError):
+            return (
+                f"install `{module}` into the environment that runs `lakelet`, or list the folder that has it under "
+                "`lakelet.source.folders`"
+            )
+        case ImportError(name=str(module)) if module in sys.modules:
+            wanted = re.search(r"cannot import name '(\w+)'", str(error))
+            near = did_you_mean(wanted[1], dir(sys.modules[module])) if wanted else None
+    if near:
+        return f"did you mean `{near}`?"
+    if getattr(error, "getCondition", lambda: None)() == "SQL_CONF_NOT_FOUND":
+        return (
+            "add the key to `configuration` in `spark-pipeline.yml`, or give a default: `spark.conf.get(key, default)`"
+        )
+    return "correct the line, or catch the exception"
+
+
+def _names_in(trace: TracebackType | None) -> list[str]:
+    """Return the names that the innermost frame of a traceback sees."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return [*trace.tb_frame.f_locals, *trace.tb_frame.f_globals, *dir(builtins)] if trace is not None else []

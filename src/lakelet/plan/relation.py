@@ -187,8 +187,12 @@ def aggregated(source: Relation, measures: Mapping[str, proto.Expression]) -> Re
     return relation
 
 
-def union(sources: list[Relation]) -> Relation:
-    """Return all rows of `sources`, which have the same columns in the same order."""
+def union(sources: list[Relation], *, by_name: bool = False) -> Relation:
+    """Return all rows of `sources`, which have the same columns in the same order.
+
+    Args:
+        by_name: match columns by name instead; one that a source lacks is NULL there.
+    """
     first, *rest = sources
     for source in rest:
         relation = new()
@@ -196,6 +200,8 @@ def union(sources: list[Relation]) -> Relation:
         relation.set_op.right_input.CopyFrom(source)
         relation.set_op.set_op_type = proto.SetOperation.SET_OP_TYPE_UNION
         relation.set_op.is_all = True
+        relation.set_op.by_name = by_name
+        relation.set_op.allow_missing_columns = by_name
         first = relation
     return first
 

@@ -46,6 +46,11 @@ class Leaf:
         return f"{self.format}:{','.join(self.paths)}" if self.paths else self.format
 
     @property
+    def shown(self) -> str:
+        """What the user wrote: the table's name, or the path."""
+        return ",".join(self.paths) if self.paths else self.label
+
+    @property
     def source_id(self) -> str:
         """A name for this input that stays the same as long as the user's code reads the same thing."""
         relevant = {key: value for key, value in self.options.items() if key in _IDENTITY_OPTIONS}

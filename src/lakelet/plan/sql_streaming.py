@@ -66,7 +66,7 @@ def _is_suspect(sql: str) -> bool:
     return any(token.word in _SUSPECTS or token.text == "|>" for token in tokens) or calls_aggregate(tokens)
 
 
-def _visit(node: exp.Expression, known: Mapping[str, bool]) -> bool:
+def _visit(node: exp.Expr, known: Mapping[str, bool]) -> bool:
     """Check a query and return whether its rows are a stream.
 
     Args:
@@ -126,7 +126,7 @@ def _joined(join: exp.Join, left: bool, right: bool) -> bool:
     return left or right
 
 
-def _with_modifiers(node: exp.Expression, streaming: bool) -> bool:
+def _with_modifiers(node: exp.Expr, streaming: bool) -> bool:
     if streaming:
         for clause, refusal in _CLAUSES.items():
             if node.args.get(clause):
@@ -134,7 +134,7 @@ def _with_modifiers(node: exp.Expression, streaming: bool) -> bool:
     return streaming
 
 
-def _own(node: exp.Expression, kind: type[Any]) -> Iterator[Any]:
+def _own(node: exp.Expr, kind: type[Any]) -> Iterator[Any]:
     """Yield the expressions of a kind that belong to this query and to none inside it."""
     from sqlglot import exp
 
@@ -152,7 +152,7 @@ def _own(node: exp.Expression, kind: type[Any]) -> Iterator[Any]:
             stack.extend(item.iter_expressions())
 
 
-def _queries(*nodes: exp.Expression | None) -> Iterator[exp.Expression]:
+def _queries(*nodes: exp.Expr | None) -> Iterator[exp.Expr]:
     """Yield the outermost queries inside these expressions."""
     from sqlglot import exp
 

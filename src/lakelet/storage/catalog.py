@@ -11,12 +11,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 from urllib.parse import unquote, urlparse
 
-from lakelet.errors import SourceError
+from lakelet.errors import DefinitionError, SourceError
+from lakelet.graph.elements import Dataset
 from lakelet.names import TableName
 
 
@@ -34,6 +36,12 @@ class Catalog:
     root: Path
     tables: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
 
+    def holding(self, datasets: Iterable[Dataset]) -> Self:
+        """Return the catalog with the places of datasets that lie elsewhere than their name says: own path, private."""
+        own = {dataset.name.key: self.path(dataset.path) for dataset in datasets if dataset.path}
+        private = {dataset.name.key: self.private(dataset.name) for dataset in datasets if dataset.private}
+        return replace(self, tables={**private, **own})
+
     def location(self, name: TableName) -> str:
         """Return the folder of a table's data."""
         return self.tables.get(name.key) or str(self._below("tables", name))
@@ -49,7 +57,15 @@ class Catalog:
         return self._below("_checkpoints", name)
 
     def _below(self, folder: str, name: TableName) -> Path:
-        return self.storage / folder / name.catalog / name.schema / name.name
+        parts = (name.catalog, name.schema, name.name)
+        if any("/" in part or part in (".", "..") for part in parts):
+            raise DefinitionError(
+                "INVALID_IDENTIFIER",
+                f"`{name}` cannot be the name of a table",
+                cause="its parts are the names of folders in the storage",
+                hint="leave out the slash, or read files by path: `spark.read.format(…).load(path)`",
+            )
+        return self.storage.joinpath(folder, *parts)
 
     @property
     def system(self) -> Path:

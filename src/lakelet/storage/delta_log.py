@@ -7,6 +7,7 @@ neither. Source: https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,9 @@ def snapshot_files(location: str, version: int) -> tuple[DataFile, ...]:
     """Return the data files of a whole version, oldest first."""
     with storage_errors(location):
         table = DeltaTable(location, version=version)
+        if "deletionVectors" in (table.protocol().reader_features or ()):
+            # The list of files does not say which of them have one.
+            raise _with_deletion_vectors(location, "the table's protocol has the feature `deletionVectors`")
         actions = pa.table(table.get_add_actions(flatten=False))
     files = []
     for row in actions.to_pylist():
@@ -145,9 +149,25 @@ def refuse_deletion_vectors(location: str, files: tuple[DataFile, ...]) -> None:
     """Raise if a file's rows are not all alive: the data file alone would give deleted rows back."""
     for file in files:
         if file.has_deletion_vector:
-            raise SourceError(
-                "DELETION_VECTORS_UNSUPPORTED",
-                f"the table at `{location}` uses deletion vectors",
-                cause=f"rows of `{file.path}` are marked as deleted outside of the file",
-                hint="rewrite the table without them (`delta.enableDeletionVectors=false` and a purge), then run again",
-            )
+            raise _with_deletion_vectors(location, f"rows of `{file.path}` are marked as deleted outside of the file")
+
+
+def _with_deletion_vectors(location: str, cause: str) -> SourceError:
+    return SourceError(
+        "DELETION_VECTORS_UNSUPPORTED",
+        f"the table at `{location}` uses deletion vectors",
+        cause=cause,
+        hint="rewrite the table without them (`delta.enableDeletionVectors=false` and a purge), then run again",
+    )
+
+
+def refuse_column_mapping(location: str, properties: Mapping[str, str]) -> None:
+    """Raise if the columns of the data files have other names than the table's: they would all be read as NULL."""
+    mode = properties.get("delta.columnMapping.mode", "none")
+    if mode != "none":
+        raise SourceError(
+            "COLUMN_MAPPING_UNSUPPORTED",
+            f"the table at `{location}` uses column mapping",
+            cause=f"its property `delta.columnMapping.mode` is `{mode}`, so its files name the columns in another way",
+            hint="write a copy of the table without column mapping, and read that",
+        )

@@ -7,6 +7,7 @@ caller reads `batch_id` and commits on the same handle, and a writer in between 
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -161,6 +162,7 @@ class DeltaRsStore:
     """Delta tables on the local file system."""
 
     def open(self, location: str) -> DeltaRsTable | None:
+        check_location(location)
         if not (Path(location) / "_delta_log").is_dir():
             return None
         try:
@@ -193,6 +195,25 @@ class DeltaRsStore:
     def drop(self, location: str) -> None:
         if Path(location).exists():
             shutil.rmtree(location)
+
+
+_UNWRITABLE = re.compile(r"[\[\]^|\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
+
+
+def check_location(location: str) -> None:
+    """Refuse a folder that delta-rs would take for another one, or die of.
+
+    Raises:
+        StorageError: `UNSUPPORTED_PATH`.
+    """
+    found = _UNWRITABLE.search(location)
+    if found:
+        raise StorageError(
+            "UNSUPPORTED_PATH",
+            f"there can be no table at `{location}`",
+            cause=f"the table writer cannot handle `{found.group()}` in a path",
+            hint="choose another folder for the storage, or another name for the dataset",
+        )
 
 
 def _properties(receipt: Receipt | None) -> CommitProperties | None:

@@ -58,7 +58,7 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             except pa.ArrowException as error:
                 raise StorageError(
                     "CAST_INVALID_INPUT",
-                    f"column `{field.name}` has a value that is no {field.type}",
+                    f"column `{field.name}` has a value that is no {sql_type(field.type)}",
                     cause=str(error),
                     hint="cast the column in the query, or declare another type in the table's schema",
                 ) from error
@@ -104,6 +104,26 @@ def evolved(stored: pa.Schema, incoming: pa.Schema) -> pa.Schema:
     return pa.schema([*stored, *(come.field(name) for name in change.added)])
 
 
+_SQL_TYPES = {
+    "int8": "tinyint", "int16": "smallint", "int32": "int", "int64": "bigint", "float": "float", "double": "double",
+    "string": "string", "bool": "boolean", "date32[day]": "date", "binary": "binary",
+    "timestamp[us, tz=UTC]": "timestamp", "timestamp[us]": "timestamp_ntz",
+}  # fmt: skip
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """Return the name that SQL has for a stored type."""
+    if pa.types.is_decimal(kind):
+        return f"decimal({kind.precision},{kind.scale})"
+    if pa.types.is_list(kind):
+        return f"array<{sql_type(kind.value_type)}>"
+    if pa.types.is_map(kind):
+        return f"map<{sql_type(kind.key_type)},{sql_type(kind.item_type)}>"
+    if pa.types.is_struct(kind):
+        return f"struct<{','.join(f'{field.name}:{sql_type(field.type)}' for field in kind)}>"
+    return _SQL_TYPES.get(str(kind), str(kind))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaChange:
     """What a query's columns mean for the stored table."""
@@ -126,7 +146,7 @@ def compare(stored: pa.Schema, incoming: pa.Schema) -> SchemaChange:
     come = {field.name.lower(): field for field in nullable(incoming)}
     untyped = {field.name.lower() for field in incoming if pa.types.is_null(field.type)}
     conflicts = tuple(
-        f"`{have[name].name}` is {have[name].type} in the table and {field.type} in the query"
+        f"`{have[name].name}` is {sql_type(have[name].type)} in the table and {sql_type(field.type)} in the query"
         for name, field in come.items()
         if name in have and name not in untyped and not _fits(field.type, have[name].type)
     )
