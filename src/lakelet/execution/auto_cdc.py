@@ -281,7 +281,7 @@ class AutoCdc:
         """Write every row of the target, derived from all events, in one commit."""
         if target is None:
             target = self._store.create(self._target_location, self._definition)
-        shape = self._shape(auxiliary)
+        shape = self._shape(auxiliary.schema)
         rows = self._engine.stream(relation.sql(target_query(shape), {"history": _read(auxiliary)}))
         if replace:
             written = target.replace(_conformed(rows, self._definition.schema), receipt=receipt)
@@ -301,7 +301,7 @@ class AutoCdc:
         self, auxiliary: Table, target: Table, batch: Batch, *, everything: bool, local: Relation | None = None
     ) -> pa.Table:
         """Return what `difference_query` finds."""
-        query = difference_query(self._shape(auxiliary), batch, everything=everything, target=_types(target.schema))
+        query = difference_query(self._shape(auxiliary.schema), batch, everything=everything, target=_types(target.schema))
         tables = {"history": _read(auxiliary), "stored": _read(target)}
         if local is not None:
             tables["batch"] = local
@@ -364,9 +364,8 @@ class AutoCdc:
             added = [nullable(wanted).field(name) for name in change.added]
             table.append(pa.schema([*table.schema, *added]).empty_table(), evolve=True)
 
-    def _shape(self, auxiliary: Table) -> Shape:
-        """Return what the auxiliary table has: the columns of all its flows, also those that this source lacks."""
-        schema = auxiliary.schema
+    def _shape(self, schema: pa.Schema) -> Shape:
+        """Return what an auxiliary table of this schema has: the columns of all its flows, also those that this source lacks."""
         columns = _types(pa.schema([field for field in schema if not field.name.startswith(PREFIX)]))
         return Shape(
             keys=self._keys(schema),
