@@ -137,7 +137,7 @@ def demo(storage: Path, batches: int, interval: float, keep_running: bool, seed:
 
     stop = threading.Event()
     with stopping_on_signals(stop) as interrupts:
-        results = run_demo(
+        result = run_demo(
             storage,
             batches=None if keep_running else batches,
             interval_seconds=30.0 if keep_running else interval,
@@ -145,14 +145,13 @@ def demo(storage: Path, batches: int, interval: float, keep_running: bool, seed:
             view=lambda: view_for(sys.stdout),
             stop=stop,
         )
-    failures = [result for result in results if result.errors]
-    for result in failures:
+    if result.errors:
         click.echo(render_failures(result), err=True)
     click.echo("\nHealth")
     click.get_current_context().invoke(health, storage=storage, as_json=False)
     if interrupts.count and not keep_running:
         click.get_current_context().exit(130)
-    click.get_current_context().exit(1 if failures else 0)
+    click.get_current_context().exit(1 if result.errors else 0)
 
 
 @cli.command()

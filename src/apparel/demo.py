@@ -34,7 +34,7 @@ QUALITY = """
       FROM (
         SELECT origin, explode(from_json(get_json_object(details, '$.flow_progress.data_quality.expectations'),
           'array<struct<name: string, dataset: string, action: string, passed_records: long, failed_records: long>>')) AS e
-        FROM event_log WHERE event_type = 'flow_progress' AND origin.update_id IN ({updates})
+        FROM event_log WHERE event_type = 'flow_progress' AND origin.update_id = '{update}'
       )
       GROUP BY origin.flow_name, e.dataset, e.name, e.action
     )
@@ -84,8 +84,8 @@ def run_demo(
     seed: int | None,
     view: Callable[[], AbstractContextManager[Any]],
     stop: threading.Event,
-) -> list[UpdateResult]:
-    """Set up, generate and run the pipeline side by side; returns the results of the updates.
+) -> UpdateResult:
+    """Set up, generate and run the pipeline side by side; returns how the update ended.
 
     Args:
         batches: how many batches the generator writes; None: until `stop` is set.
@@ -96,32 +96,31 @@ def run_demo(
     operations.setup(storage)
     generator = Generator(GeneratorSettings(seed=seed), DeltaLanding(storage))
     generator.write_batch()
-    feed = Feed(generator, interval_seconds, None if batches is None else batches - 1, stop.set)
+    drain = threading.Event()
+    feed = Feed(generator, interval_seconds, None if batches is None else batches - 1, drain.set)
     thread = threading.Thread(target=feed.run, name="generator", daemon=True)
     with Pipeline(PIPELINE, storage=storage) as pipeline:
         thread.start()
         try:
             with view() as subscriber:
-                results = [pipeline.run(continuous=True, stop=stop, subscribers=[subscriber])]
+                result = pipeline.run(continuous=True, stop=stop, drain=drain, subscribers=[subscriber])
         finally:
             feed.stop()
             thread.join()
         if feed.failure is not None:
             raise feed.failure
-        if results[0].error is None:
-            results.append(pipeline.run())
-        show_answers(pipeline, results)
-    return results
+        if result.error is None:
+            show_answers(pipeline, result)
+    return result
 
 
-def show_answers(pipeline: Pipeline, results: list[UpdateResult]) -> None:
+def show_answers(pipeline: Pipeline, result: UpdateResult) -> None:
     """Print the gold tables and the counts of every rule."""
     from lakelet.terminal.rows import write_table
 
     for title, query in GOLD.items():
         _print_table(title, pipeline.query(query), write_table)
-    updates = ", ".join(f"'{result.update_id}'" for result in results)
-    _print_table("Expectations (rows passed and failed)", pipeline.query(QUALITY.format(updates=updates)), write_table)
+    _print_table("Expectations (rows passed and failed)", pipeline.query(QUALITY.format(update=result.update_id)), write_table)
 
 
 def _print_table(title: str, rows: pa.Table, write_table: Callable[..., None]) -> None:

@@ -32,10 +32,14 @@ if TYPE_CHECKING:
     from lakelet.execution.recording import Recording
     from lakelet.execution.repair import UnfinishedBatch
     from lakelet.execution.resolution import Resolver
+    from lakelet.execution.update import Update, UpdatePlan
     from lakelet.graph.dataflow_graph import DataflowGraph
     from lakelet.storage.delta_rs import DeltaRsStore
 
 __all__ = ["FlowOutcome", "Pipeline", "RefreshSelection", "UpdateResult"]
+
+FLUSH_SECONDS = 10
+"""How often a continuous update commits its events to the event log."""
 
 Subscriber = Callable[[PipelineEvent], None]
 
@@ -144,6 +148,7 @@ class Pipeline:
         continuous: bool = False,
         subscribers: Sequence[Subscriber] = (),
         stop: threading.Event | None = None,
+        drain: threading.Event | None = None,
     ) -> UpdateResult:
         """Run one update: every available row through every dataset.
 
@@ -152,6 +157,7 @@ class Pipeline:
             continuous: keep running as data arrives, until `stop` is set.
             subscribers: called with every event.
             stop: set it to end the update after the micro-batches that are under way.
+            drain: set it to end a continuous update as soon as everything that has arrived is processed.
 
         Returns:
             How the update and each flow ended. Errors of flows are in the result; an error of the definition or the
@@ -169,7 +175,9 @@ class Pipeline:
                 refresh_selection=selection.refresh,
                 full_refresh_selection=selection.full_refresh,
             )
-            return self._run(recording, selection, continuous, stop or threading.Event())
+            return self._run(
+                recording, selection, continuous, stop or threading.Event(), drain or threading.Event()
+            )
 
     @contextmanager
     def _recorded(self, subscribers: Sequence[Subscriber]) -> Iterator[Recording]:
@@ -186,7 +194,12 @@ class Pipeline:
             yield recording
 
     def _run(
-        self, recording: Recording, selection: RefreshSelection, continuous: bool, stop: threading.Event
+        self,
+        recording: Recording,
+        selection: RefreshSelection,
+        continuous: bool,
+        stop: threading.Event,
+        drain: threading.Event,
     ) -> UpdateResult:
         from lakelet.events import kinds
         from lakelet.execution.update import Update, describe, plan_update
@@ -206,7 +219,7 @@ class Pipeline:
             kinds.update_progress(bus, UpdateState.RUNNING)
             outcomes = update.run_round()
             if continuous:
-                outcomes = self._run_rounds(update, context, plan, outcomes, recording.flush)
+                outcomes = self._run_rounds(update, context, plan, outcomes, drain, recording.flush)
         except LakeletError as error:
             kinds.update_progress(bus, UpdateState.FAILED, error=error)
             return UpdateResult(update_id=bus.update_id, state=UpdateState.FAILED, flows=outcomes, error=error)
@@ -243,22 +256,27 @@ class Pipeline:
 
     def _run_rounds(
         self,
-        update: Any,
+        update: Update,
         context: UpdateContext,
-        plan: Any,
+        plan: UpdatePlan,
         outcomes: tuple[FlowOutcome, ...],
+        drain: threading.Event,
         flush: Callable[[], int],
     ) -> tuple[FlowOutcome, ...]:
         from lakelet.execution.update import has_new_input
 
         interval = float(self.spec.setting("lakelet.trigger.interval"))
         flushed_at = time.monotonic()
-        while not context.stop.wait(interval):
+        while not context.stop.is_set():
+            is_draining = drain.is_set()
             if has_new_input(context, plan):
                 outcomes = update.run_round(announce=False)
-            if time.monotonic() - flushed_at > 10:
+            elif is_draining:
+                break
+            if time.monotonic() - flushed_at > FLUSH_SECONDS:
                 flush()
                 flushed_at = time.monotonic()
+            context.stop.wait(0 if is_draining else interval)
         return outcomes
 
     def _context(self, graph: DataflowGraph, bus: Any, stop: threading.Event) -> UpdateContext:

@@ -22,11 +22,6 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-
-from apparel.generator.settings import Dirt, Span
-from lakelet.events.model import FlowStatus, UpdateState
-from lakelet.execution import faults
-from lakelet.pipeline import Pipeline, UpdateResult
 from tests.reference.apparel_oracle import (
     GRAIN,
     KEYS,
@@ -41,6 +36,11 @@ from tests.reference.apparel_oracle import (
     versions,
 )
 from tests.reference.apparel_play import EDGE, PIPELINE, Play, generator, seed_of_this_run
+
+from apparel.generator.settings import Dirt, Span
+from lakelet.events.model import FlowStatus, UpdateState
+from lakelet.execution import faults
+from lakelet.pipeline import Pipeline, UpdateResult
 
 REPOSITORY = Path(__file__).parents[2]
 SEED = seed_of_this_run()
@@ -58,9 +58,7 @@ def _say_the_seed() -> None:
     print(f"APPAREL_SEED={SEED}")  # noqa: T201 pytest shows it with a failure
 
 
-def check(
-    storage: Path, *, tables: Sequence[str] = TABLES, counts: bool = True, stepped_over: bool = False
-) -> Oracle:
+def check(storage: Path, *, tables: Sequence[str] = TABLES, counts: bool = True, stepped_over: bool = False) -> Oracle:
     """Compare all tables and all counts with the oracle."""
     oracle = Oracle(storage, stepped_over=stepped_over)
     differences = [text for table in tables for text in oracle.differences(table)]
@@ -143,7 +141,9 @@ def test_the_play_has_the_histories_that_are_hard(played: Play) -> None:
     (ties,) = oracle.rows("""
         SELECT count(*) AS n FROM (SELECT customer_id FROM landing_customers GROUP BY customer_id, last_update_time
         HAVING count(DISTINCT (name, email, address, phone_number, age)) > 1)""")
-    (versions_of_one,) = oracle.rows("SELECT max(n) AS n FROM (SELECT count(*) AS n FROM expected_silver_customers GROUP BY customer_id)")
+    (versions_of_one,) = oracle.rows(
+        "SELECT max(n) AS n FROM (SELECT count(*) AS n FROM expected_silver_customers GROUP BY customer_id)"
+    )
     (nameless,) = oracle.rows("SELECT count(*) AS n FROM expected_denormalized_sales_facts WHERE customer_name IS NULL")
     assert (late["n"] > 0, ties["n"] >= 3, versions_of_one["n"] >= 4, nameless["n"] > 0) == (True, True, True, True)
 
@@ -355,6 +355,7 @@ def test_a_null_id_in_a_dimension_keeps_sales_out_of_gold_only(tmp_path: Path, n
 
 
 # -- killed at each point ---------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from lakelet.pipeline import Pipeline
 
-TRANSFORMATIONS = '''
+TRANSFORMATIONS = """
 from pyspark import pipelines as dp
 from pyspark.sql import functions as F
 
@@ -48,10 +48,8 @@ dp.create_auto_cdc_flow(
 def gold_cities():
     people = spark.read.table("silver_people").filter("__END_AT IS NULL")
     return people.groupBy("city").agg(F.count("*").alias("people"), F.sum("points").alias("points"))
-'''
-SCHEMA = pa.schema(
-    [("id", pa.int32()), ("at", pa.int64()), ("name", pa.string()), ("city", pa.string()), ("points", pa.int64())]
-)
+"""
+SCHEMA = pa.schema([("id", pa.int32()), ("at", pa.int64()), ("name", pa.string()), ("city", pa.string()), ("points", pa.int64())])
 Event = tuple[int, int, str | None, str | None, int | None]
 
 EVENTS: tuple[Event, ...] = (
@@ -100,9 +98,7 @@ def silver() -> set[tuple[Any, ...]]:
 def gold() -> set[tuple[Any, ...]]:
     current = [row for row in silver() if row[5] is None]
     cities = {row[2] for row in current}
-    return {
-        (city, sum(row[2] == city for row in current), sum(row[3] for row in current if row[2] == city)) for city in cities
-    }
+    return {(city, sum(row[2] == city for row in current), sum(row[3] for row in current if row[2] == city)) for city in cities}
 
 
 @dataclass(frozen=True, slots=True)

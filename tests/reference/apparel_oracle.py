@@ -195,11 +195,7 @@ def _between(location: Path, start: dict[str, Any], end: dict[str, Any]) -> Iter
     """Yield the files between two offsets: "everything before file `index` of that version has been read"."""
     version, index, snapshot = start["version"], start["index"], start["snapshot"]
     while (version, index) < (end["version"], end["index"]):
-        files = (
-            [path for v in range(version + 1) for path in _added(location, v)]
-            if snapshot
-            else _added(location, version)
-        )
+        files = [path for v in range(version + 1) for path in _added(location, v)] if snapshot else _added(location, version)
         yield from files[index : end["index"] if version == end["version"] else None]
         version, index, snapshot = version + 1, 0, False
 
@@ -245,7 +241,7 @@ class Oracle:
     def __init__(self, storage: Path, *, stepped_over: bool = False) -> None:
         self.storage = storage
         self._stepped_over = stepped_over
-        self._db = duckdb.connect()
+        self._db = duckdb.connect(config={"threads": 1})
         self._db.execute("SET TimeZone = 'UTC'")
         for folder, name in STREAMS.items():
             self._landing(folder, name)
@@ -346,8 +342,7 @@ class Oracle:
         greatest = ", ".join(f"{column} DESC NULLS LAST" for column in sorted(values))
         in_order = f"PARTITION BY {key} ORDER BY last_update_time"
         carried = ", ".join(
-            f"last_value({column} IGNORE NULLS) OVER ({in_order} ROWS UNBOUNDED PRECEDING) AS {column}"
-            for column in values
+            f"last_value({column} IGNORE NULLS) OVER ({in_order} ROWS UNBOUNDED PRECEDING) AS {column}" for column in values
         )
         changed = " OR ".join(f"{column} IS DISTINCT FROM lag({column}) OVER w" for column in TRACKED[name])
         shown = ", ".join(f"last({column} ORDER BY last_update_time) AS {column}" for column in values)
@@ -402,9 +397,7 @@ class Oracle:
             for number, batch in enumerate(batches):
                 version = batch.versions[table]
                 self._read("pinned", data_files(location, version), location)
-                self._db.execute(
-                    f"INSERT INTO seen_{name} SELECT {number}, {columns} FROM pinned WHERE __END_AT IS NULL"
-                )
+                self._db.execute(f"INSERT INTO seen_{name} SELECT {number}, {columns} FROM pinned WHERE __END_AT IS NULL")
         self._db.execute("""
             CREATE TABLE expected_denormalized_sales_facts AS
             SELECT s.transaction_id, s.event_time, s.customer_id, c.name AS customer_name, s.product_id,
@@ -448,9 +441,7 @@ class Oracle:
         for column in columns:
             differs.append(f"(e.{column} IS NULL) <> (s.{column} IS NULL)")
             is_double = kinds[column] == "DOUBLE"
-            differs.append(
-                f"abs(e.{column} - s.{column}) > {LAST_DIGIT} * 1.0001" if is_double else f"e.{column} <> s.{column}"
-            )
+            differs.append(f"abs(e.{column} - s.{column}) > {LAST_DIGIT} * 1.0001" if is_double else f"e.{column} <> s.{column}")
         same_group = " AND ".join(f"e.{column} IS NOT DISTINCT FROM s.{column}" for column in grain)
         found = self._dicts(
             f"SELECT e.*, s.* FROM (SELECT *, true AS _found FROM {expected}) e "

@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import write_deltalake
+from tests.reference.apparel_oracle import landing_of
 
 from apparel.generator.clock import SteppingClock
 from apparel.generator.landing import DeltaLanding
@@ -26,16 +27,13 @@ from apparel.generator.model import Stream
 from apparel.generator.settings import Dirt, GeneratorSettings, Span
 from apparel.generator.streams import Generator
 from lakelet.pipeline import Pipeline, UpdateResult
-from tests.reference.apparel_oracle import landing_of
 
 PIPELINE = Path(__file__).parents[2] / "src" / "apparel" / "pipeline"
 NEW_YEAR = datetime(2026, 1, 1, 2, tzinfo=UTC)  # in New York still the year before
 SIZES = ("1b", "12kb", "64mb")
 """Limits of a micro-batch: one file, some files, everything."""
 
-DIRT = Dirt(
-    duplicate_rate=0.1, null_foreign_key_rate=0.05, unknown_foreign_key_rate=0.05, bad_price_rate=0.2, late_rate=0.1
-)
+DIRT = Dirt(duplicate_rate=0.1, null_foreign_key_rate=0.05, unknown_foreign_key_rate=0.05, bad_price_rate=0.2, late_rate=0.1)
 SETTINGS = GeneratorSettings(
     sales_per_batch=60,
     customer_changes=Span(5, 15),
@@ -78,9 +76,7 @@ class Play:
     def pipeline(self, size: str = "64mb") -> Pipeline:
         """Return the pipeline that cuts micro-batches of this size; each has an engine of its own."""
         if size not in self._pipelines:
-            self._pipelines[size] = Pipeline(
-                PIPELINE, storage=self.storage, configuration={"lakelet.maxBytesPerTrigger": size}
-            )
+            self._pipelines[size] = Pipeline(PIPELINE, storage=self.storage, configuration={"lakelet.maxBytesPerTrigger": size})
         return self._pipelines[size]
 
     def update(self, size: str = "64mb") -> UpdateResult:

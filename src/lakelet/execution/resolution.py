@@ -173,7 +173,7 @@ class Resolver:
             elif isinstance(flow.query, SqlQuery):
                 self._relations[flow.name] = normalize(plan.sql(flow.query.text))
             else:
-                self._relations[flow.name] = relative_sites(normalize(_called(flow)), self.catalog.root)
+                self._relations[flow.name] = relative_sites(self._normalized(_called(flow)), self.catalog.root)
         return self._relations[flow.name]
 
     def schema(self, name: TableName) -> StructType:
@@ -285,10 +285,13 @@ class Resolver:
                 error, relation, origin, columns_of=lambda part: self.analyze(part, origin)
             ) from error.__cause__
 
+    def _normalized(self, relation: Relation) -> Relation:
+        return normalize(relation, columns_of=lambda part: list(self.schema_of(part).names))
+
     # -- user code asks -------------------------------------------------------------------------------------------
 
     def schema_of(self, relation: Relation) -> StructType:
-        return self.analyze(relative_sites(normalize(relation), self.catalog.root), Origin())
+        return self.analyze(relative_sites(self._normalized(relation), self.catalog.root), Origin())
 
     def is_streaming(self, relation: Relation) -> bool:
         return is_streaming(normalize(relation)) or any(
@@ -300,7 +303,7 @@ class Resolver:
 
     def execute(self, relation: Relation) -> pa.Table:
         """Return the rows of tables outside of the pipeline, while a file loads."""
-        normal = normalize(relation)
+        normal = self._normalized(relation)
 
         def rows(node: Relation) -> Relation | None:
             leaf = leaf_of(node)

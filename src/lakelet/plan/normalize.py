@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -11,6 +10,8 @@ from google.protobuf.message import Message
 from pyspark.sql.connect import proto
 
 from lakelet.engine.base import EngineCapabilities
+from lakelet.errors import DefinitionError
+from lakelet.names import quote, split_name
 from lakelet.plan.relation import (
     EXPRESSION,
     RELATION,
@@ -39,10 +40,16 @@ _PASSES_COLUMNS = {
 """Relations that either hand the columns of their input on or name what they use; the others must not see hidden ones."""
 
 
-def normalize(relation: Relation) -> Relation:
-    """Return the tree with SQL text opened up, file metadata as a hidden column and join keys that every engine finds."""
+def normalize(relation: Relation, *, columns_of: Callable[[Relation], list[str]] | None = None) -> Relation:
+    """Return the tree with SQL text opened up, file metadata as a hidden column and join keys that every engine finds.
+
+    Args:
+        columns_of: names of the columns of a part of the tree, for `frame["*"]`.
+    """
     result = _map_relations(relation, lambda node: normalize_sql(node, next_plan_id) if _is_sql(node) else node)
     result = _name_metadata(result)
+    if columns_of is not None:
+        result = _expand_stars(result, columns_of)
     result = _resolve_join_keys(result)
     return hide_columns(result)
 
@@ -139,70 +146,134 @@ def _aliased(expression: proto.Expression, name: str) -> proto.Expression:
 # -- join keys ----------------------------------------------------------------------------------------------------
 
 
-def _resolve_join_keys(relation: Relation) -> Relation:
-    """Make `frame.key` work above several USING joins.
+_KEEPS = {
+    proto.Join.JOIN_TYPE_INNER: ("left", "right"),
+    proto.Join.JOIN_TYPE_LEFT_OUTER: ("left",),
+    proto.Join.JOIN_TYPE_RIGHT_OUTER: ("right",),
+    proto.Join.JOIN_TYPE_LEFT_SEMI: ("left",),
+    proto.Join.JOIN_TYPE_LEFT_ANTI: ("left",),
+}
+"""Whose value the key of a USING join shows."""
 
-    After a second join an engine may no longer find the key of the first one through its DataFrame. Where the joined key
-    has that frame's value (its side is kept by the join), the reference goes to the join itself; otherwise the side gets a
-    hidden copy of the key and the reference goes to that.
+Step = tuple[Relation, str]
+"""A join on the way down, and the side on which the way goes on."""
+
+
+def _resolve_join_keys(relation: Relation) -> Relation:
+    """Make `frame.key`, and `alias.key`, work above USING joins.
+
+    An engine may no longer find the key of a USING join through a DataFrame or an alias. Where all joins above show that
+    frame's value, the reference goes to the topmost of them; otherwise the frame's side gets a hidden copy of the key, before
+    the first join that shows another value, and the reference goes to that.
     """
-    copies = itertools.count(1)
+    keys = {key.lower() for node in relations(relation) for key in node.join.using_columns}
+    if not keys:
+        return relation
+    copies: dict[str, str] = {}
     for node in list(relations(relation)):
         for attribute in list(own_messages(node)):
-            if attribute.DESCRIPTOR.name != "UnresolvedAttribute" or not attribute.HasField("plan_id"):
-                continue
-            paths = [path for item in children(node) for path in _paths(item, attribute.plan_id)]  # type: ignore[attr-defined]
-            if len(paths) != 1:
-                continue
-            _repoint(attribute, paths[0], copies)  # type: ignore[arg-type]
+            if attribute.DESCRIPTOR.name == "UnresolvedAttribute":
+                _resolve_join_key(node, attribute, keys, copies)  # type: ignore[arg-type]
+    for node in relations(relation):
+        for expression in (*node.project.expressions, *node.aggregate.grouping_expressions):
+            name = expression.unresolved_attribute.unparsed_identifier
+            if name in copies:
+                expression.CopyFrom(_aliased(expression, copies[name]))
     return relation
 
 
-def _paths(relation: Relation, plan_id: int) -> list[list[tuple[Relation, str]]]:
-    """Return every way down to the relation with this plan id, as (join, side) steps from the top."""
-    if relation.common.HasField("plan_id") and relation.common.plan_id == plan_id:
+def _resolve_join_key(
+    node: Relation, attribute: proto.Expression.UnresolvedAttribute, keys: set[str], copies: dict[str, str]
+) -> None:
+    try:
+        *qualifier, key = split_name(attribute.unparsed_identifier)
+    except DefinitionError:  # nothing that names a column: the engine says so
+        return
+    by_frame = attribute.HasField("plan_id")
+    if key.lower() not in keys or by_frame == bool(qualifier):
+        return
+    wanted = attribute.plan_id if by_frame else [part.lower() for part in qualifier]
+    paths = [path for item in children(node) for path in _paths(item, wanted)]
+    if len(paths) != 1:
+        return
+    steps = [(join, side) for join, side in paths[0] if key.lower() in {name.lower() for name in join.join.using_columns}]
+    if not steps or (by_frame and len(paths[0]) == 1 and node.WhichOneof("rel_type") != "join"):
+        return  # with one join on the way, every engine finds the key by its frame
+    hiding = [position for position, (join, side) in enumerate(steps) if side not in _KEEPS.get(join.join.join_type, ())]
+    if not hiding:
+        _refer(attribute, key, steps[0][0])
+        return
+    join, side = steps[hiding[-1]]
+    value = proto.Expression()
+    value.unresolved_attribute.CopyFrom(attribute)
+    if hiding[-1] + 1 < len(steps):
+        _refer(value.unresolved_attribute, key, steps[hiding[-1] + 1][0])
+    name = f"{METADATA}_key{len(copies) + 1}"
+    copies[name] = key
+    child = getattr(join.join, side)
+    copy = new()
+    copy.with_columns.input.CopyFrom(child)
+    column = copy.with_columns.aliases.add()
+    column.expr.CopyFrom(value)
+    column.name.append(name)
+    child.CopyFrom(copy)
+    attribute.unparsed_identifier = name
+    attribute.ClearField("plan_id")
+
+
+def _refer(attribute: proto.Expression.UnresolvedAttribute, key: str, node: Relation) -> None:
+    if not node.common.HasField("plan_id"):
+        node.common.plan_id = next_plan_id()
+    attribute.unparsed_identifier = quote(key)
+    attribute.plan_id = node.common.plan_id
+
+
+def _paths(relation: Relation, wanted: int | list[str]) -> list[list[Step]]:
+    """Return every way down to the relation with this plan id, or this alias, as (join, side) steps from the top."""
+    if _is_wanted(relation, wanted):
         return [[]]
-    result: list[list[tuple[Relation, str]]] = []
+    result: list[list[Step]] = []
     kind = relation.WhichOneof("rel_type")
     if kind is None:
         return result
     for name, item in parts(getattr(relation, kind)):
         if item.DESCRIPTOR.full_name == RELATION:
-            for path in _paths(item, plan_id):  # type: ignore[arg-type]
+            for path in _paths(item, wanted):  # type: ignore[arg-type]
                 result.append([(relation, name), *path] if kind == "join" else path)
     return result
 
 
-def _repoint(
-    attribute: proto.Expression.UnresolvedAttribute, path: list[tuple[Relation, str]], copies: itertools.count[int]
-) -> None:
-    key = attribute.unparsed_identifier.strip("`").lower()
-    inner = proto.Join
-    for depth, (node, side) in enumerate(path):
-        join = node.join
-        if key not in {column.lower() for column in join.using_columns}:
+def _is_wanted(relation: Relation, wanted: int | list[str]) -> bool:
+    if isinstance(wanted, int):
+        return relation.common.HasField("plan_id") and relation.common.plan_id == wanted
+    kind = relation.WhichOneof("rel_type")
+    if kind == "subquery_alias":
+        names = [*relation.subquery_alias.qualifier, relation.subquery_alias.alias]
+    elif kind == "read" and relation.read.HasField("named_table"):
+        names = split_name(relation.read.named_table.unparsed_identifier)
+    else:
+        return False
+    return [name.lower() for name in names][-len(wanted) :] == wanted
+
+
+def _expand_stars(relation: Relation, columns_of: Callable[[Relation], list[str]]) -> Relation:
+    """Write `frame["*"]` out, which engines do not find; `columns_of` gives the names of a part of the tree."""
+    for node in list(relations(relation)):
+        stars = [e for e in node.project.expressions if e.unresolved_star.HasField("plan_id")]
+        if not stars:
             continue
-        if depth == 0 and len(path) == 1:
-            return  # the only join on the way: every engine finds its key
-        keeps = {inner.JOIN_TYPE_INNER: ("left", "right"), inner.JOIN_TYPE_LEFT_OUTER: ("left",),
-                 inner.JOIN_TYPE_RIGHT_OUTER: ("right",), inner.JOIN_TYPE_LEFT_SEMI: ("left",),
-                 inner.JOIN_TYPE_LEFT_ANTI: ("left",)}  # fmt: skip
-        if side in keeps.get(join.join_type, ()):
-            if not node.common.HasField("plan_id"):
-                node.common.plan_id = next_plan_id()
-            attribute.plan_id = node.common.plan_id
-            return
-        name = f"{METADATA}_key{next(copies)}"
-        child = getattr(join, side)
-        copy = new()
-        copy.with_columns.input.CopyFrom(child)
-        column = copy.with_columns.aliases.add()
-        column.expr.CopyFrom(_attribute(attribute.unparsed_identifier))
-        column.name.append(name)
-        child.CopyFrom(copy)
-        attribute.unparsed_identifier = name
-        attribute.ClearField("plan_id")
-        return
+        expressions_ = list(node.project.expressions)
+        del node.project.expressions[:]
+        for expression in expressions_:
+            plan_id = expression.unresolved_star.plan_id if expression in stars else None
+            frame = next((r for r in relations(node.project.input) if r.common.plan_id == plan_id), None)
+            if plan_id is None or frame is None:
+                node.project.expressions.add().CopyFrom(expression)
+                continue
+            for name in columns_of(frame):
+                attribute = node.project.expressions.add().unresolved_attribute
+                attribute.unparsed_identifier, attribute.plan_id = quote(name), plan_id
+    return relation
 
 
 # -- hidden columns -----------------------------------------------------------------------------------------------
