@@ -194,4 +194,4 @@ def test_a_query_over_a_column_that_is_not_there(project: Project) -> None:
     assert project.run().exit_code == 0
     outcome = project.run("query", "select amout from orders")
     assert outcome.exit_code == 1
-    project.check(outcome, "UNRESOLVED_COLUMN", "`amout`", place=None, hint="")
+    project.check(outcome, "UNRESOLVED_COLUMN", "`amout`", place=None, hint="did you mean `amount`?")

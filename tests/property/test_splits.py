@@ -9,6 +9,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def gold_cities():
     people = spark.read.table("silver_people").filter("__END_AT IS NULL")
     return people.groupBy("city").agg(F.count("*").alias("people"), F.sum("points").alias("points"))
 """
-SCHEMA = pa.schema([("id", pa.int32()), ("at", pa.int64()), ("name", pa.string()), ("city", pa.string()), ("points", pa.int64())])
+SCHEMA = pa.schema(
+    [("id", pa.int32()), ("at", pa.int64()), ("name", pa.string()), ("city", pa.string()), ("points", pa.int64())]
+)
 Event = tuple[int, int, str | None, str | None, int | None]
 
 EVENTS: tuple[Event, ...] = (
@@ -98,7 +101,10 @@ def silver() -> set[tuple[Any, ...]]:
 def gold() -> set[tuple[Any, ...]]:
     current = [row for row in silver() if row[5] is None]
     cities = {row[2] for row in current}
-    return {(city, sum(row[2] == city for row in current), sum(row[3] for row in current if row[2] == city)) for city in cities}
+    return {
+        (city, sum(row[2] == city for row in current), sum(row[3] for row in current if row[2] == city))
+        for city in cities
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ def deliveries(draw: st.DrawFn) -> Delivery:
     events += draw(st.lists(st.sampled_from(EVENTS), max_size=6))
     cuts = sorted(draw(st.lists(st.integers(1, len(events) - 1), max_size=4, unique=True)))
     edges = [0, *cuts, len(events)]
-    commits = [events[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    commits = [events[start:end] for start, end in pairwise(edges)]
     if draw(st.booleans()):
         commits.append(draw(st.sampled_from(commits)))  # a whole commit again
     updates = draw(st.lists(st.booleans(), min_size=len(commits), max_size=len(commits)))
@@ -125,7 +131,8 @@ def deliveries(draw: st.DrawFn) -> Delivery:
 
 def table(events: list[Event]) -> pa.Table:
     return pa.table(
-        {field.name: pa.array([event[at] for event in events], field.type) for at, field in enumerate(SCHEMA)}, schema=SCHEMA
+        {field.name: pa.array([event[at] for event in events], field.type) for at, field in enumerate(SCHEMA)},
+        schema=SCHEMA,
     )
 
 
@@ -155,7 +162,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_splitting_reordering_and_replaying_commits_changes_no_row(project: Path, delivery: Delivery) -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = Path(folder)
-        with Pipeline(project, storage=storage, configuration={"lakelet.maxBytesPerTrigger": delivery.size}) as pipeline:
+        with Pipeline(
+            project, storage=storage, configuration={"lakelet.maxBytesPerTrigger": delivery.size}
+        ) as pipeline:
             for commit, updates in zip(delivery.commits, delivery.updates, strict=True):
                 write_deltalake(str(storage / "Volumes/c/s/v/changes"), table(commit), mode="append")
                 if updates:

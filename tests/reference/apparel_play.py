@@ -1,6 +1,6 @@
-"""Days in the life of the retailer: generator batches with every defect that a pipeline survives, and updates in between.
+"""Days of the retailer: generator batches with every defect that a pipeline survives, and updates in between.
 
-    python -m tests.reference.apparel_play STORAGE SEED     plays one from the shell, in whatever time zone the shell has
+    python -m tests.reference.apparel_play STORAGE SEED     plays one, in whatever time zone the shell has
     python -m tests.reference.apparel_play STORAGE          runs one update
 
 The same seed gives the same landing rows, the same cuts between updates and the same sizes of micro-batches.
@@ -33,7 +33,9 @@ NEW_YEAR = datetime(2026, 1, 1, 2, tzinfo=UTC)  # in New York still the year bef
 SIZES = ("1b", "12kb", "64mb")
 """Limits of a micro-batch: one file, some files, everything."""
 
-DIRT = Dirt(duplicate_rate=0.1, null_foreign_key_rate=0.05, unknown_foreign_key_rate=0.05, bad_price_rate=0.2, late_rate=0.1)
+DIRT = Dirt(
+    duplicate_rate=0.1, null_foreign_key_rate=0.05, unknown_foreign_key_rate=0.05, bad_price_rate=0.2, late_rate=0.1
+)
 SETTINGS = GeneratorSettings(
     sales_per_batch=60,
     customer_changes=Span(5, 15),
@@ -76,7 +78,9 @@ class Play:
     def pipeline(self, size: str = "64mb") -> Pipeline:
         """Return the pipeline that cuts micro-batches of this size; each has an engine of its own."""
         if size not in self._pipelines:
-            self._pipelines[size] = Pipeline(PIPELINE, storage=self.storage, configuration={"lakelet.maxBytesPerTrigger": size})
+            self._pipelines[size] = Pipeline(
+                PIPELINE, storage=self.storage, configuration={"lakelet.maxBytesPerTrigger": size}
+            )
         return self._pipelines[size]
 
     def update(self, size: str = "64mb") -> UpdateResult:
@@ -121,7 +125,8 @@ def _at(seconds: float) -> datetime:
 def _customer(at: float, customer_id: int = 900_001, **changes: Any) -> dict[str, Any]:
     row = {
         "customer_id": customer_id, "name": "Ann Odd", "email": "ann@odd.example", "address": "1 Odd Street",
-        "join_date": T0, "loyalty_points": 1, "phone_number": "+1", "age": 40, "gender": "Other", "last_update_time": _at(at),
+        "join_date": T0, "loyalty_points": 1, "phone_number": "+1", "age": 40, "gender": "Other",
+        "last_update_time": _at(at),
     }  # fmt: skip
     return row | changes
 
@@ -151,6 +156,17 @@ def _sale(transaction_id: int, **changes: Any) -> dict[str, Any]:
     return row | changes
 
 
+def _one_change_at_a_time(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the history of a row whose columns change one after the other: some open a version, some do not."""
+    key, *values = (name for name in row if name != "last_update_time")
+    rows = [row | {key: 900_003, "last_update_time": _at(200)}]
+    for number, name in enumerate(values, 1):
+        old = rows[-1][name]
+        new = old + (timedelta(days=1) if isinstance(old, datetime) else "!" if isinstance(old, str) else 1)
+        rows.append(rows[-1] | {name: new, "last_update_time": _at(200 + number)})
+    return rows
+
+
 ODD_ROWS: dict[Stream, Sequence[dict[str, Any]]] = {
     Stream.CUSTOMERS: [
         _customer(0),
@@ -162,6 +178,7 @@ ODD_ROWS: dict[Stream, Sequence[dict[str, Any]]] = {
         _customer(0, 900_002, email="no at sign", name=None, age=100),
         _customer(10, 900_002, email="", name="Tie B"),
         _customer(10, 900_002, email="x@y.z", name="Tie A", address=None),  # a tie within one commit
+        *_one_change_at_a_time(_customer(0)),
     ],
     Stream.ITEMS: [
         _product(0),
@@ -171,6 +188,7 @@ ODD_ROWS: dict[Stream, Sequence[dict[str, Any]]] = {
         _product(40, price=9_999.99, stock_quantity=-1),
         _product(50, price=None, name="Unpriced"),
         _product(60, price=0.01, category="Toys", brand=None, color=None),
+        *_one_change_at_a_time(_product(0)),
     ],
     Stream.STORES: [
         _store(0),
@@ -178,6 +196,7 @@ ODD_ROWS: dict[Stream, Sequence[dict[str, Any]]] = {
         _store(20, status="Closed", phone_number="+3"),
         _store(30, status=None, phone_number="+4"),
         _store(40, name=None, phone_number=None),
+        *_one_change_at_a_time(_store(0)),
     ],
     Stream.SALES: [
         _sale(1),
@@ -208,7 +227,11 @@ ODD_ROWS_LATER: dict[Stream, Sequence[dict[str, Any]]] = {
         _customer(0),  # again, as it was
         _customer(10, 900_002, email=None, name="Tie B", address=None, phone_number="+9"),
     ],
-    Stream.ITEMS: [_product(5, color="Blue", brand=None), _product(60, price=0.01, color="Red"), _product(70, price=0.0)],
+    Stream.ITEMS: [
+        _product(5, color="Blue", brand=None),
+        _product(60, price=0.01, color="Red"),
+        _product(70, price=0.0),
+    ],
     Stream.STORES: [_store(15, manager="Cy Odd"), _store(35, status="Under Renovation"), _store(30, status="Open")],
     Stream.SALES: [_sale(1), _sale(16, product_id=900_002, customer_id=900_002, store_id=2_000_000_001)],
 }

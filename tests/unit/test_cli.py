@@ -24,7 +24,7 @@ from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
 from lakelet.events.table import DeltaEventLog
-from lakelet.execution.update import FlowOutcome, RefreshSelection, UpdateResult
+from lakelet.execution.outcome import FlowOutcome, RefreshSelection, UpdateResult
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import Dataset, DatasetKind, Flow
 from lakelet.names import NameContext

@@ -15,7 +15,7 @@ from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.events.model import DataQuality, ExpectationResult, FlowMetrics, FlowStatus, UpdateState
 from lakelet.events.progress import UpdateProgress
-from lakelet.execution.update import FlowOutcome, UpdateResult
+from lakelet.execution.outcome import FlowOutcome, UpdateResult
 from lakelet.terminal.update_view import LiveView, PlainView, render_failures, render_update
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

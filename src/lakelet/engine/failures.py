@@ -156,7 +156,7 @@ _RULES: tuple[tuple[re.Pattern[str], _Explain], ...] = (
     (
         re.compile(
             r"attribute (?:ObjectName\(\[(?P<parts>.*?)\]\)|(?P<plain>\S+)) is missing from the schema"
-            r"|cannot resolve (?:attribute|column)[: ]+(?P<other>`?[\w.]+`?)"
+            r"|(?:cannot resolve (?:attribute|column)[: ]+|Cannot find column )(?P<other>`?[\w.]+`?)"
         ),
         _missing_column,
     ),

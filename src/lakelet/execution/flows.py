@@ -33,7 +33,7 @@ from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
 from lakelet.storage.delta_log import latest_version
-from lakelet.storage.schema import compare, conform, nullable
+from lakelet.storage.schema import compare, conform, evolved, nullable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,8 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
     folder = context.catalog.checkpoint(dataset.name)
     checkpoint = Checkpoint(folder, flow.name, generation)
     batches = 0
+    if checkpoint.committed_id >= 0 and not context.store.exists(context.location(dataset)):
+        raise _behind(context, flow, checkpoint, "the table is gone: it was deleted or moved by somebody else")
     if flow.flow.once and checkpoint.committed_id >= 0:
         return 0
     while not context.stop.is_set():
@@ -197,14 +199,12 @@ def bind_batch(context: UpdateContext, flow: ResolvedFlow, batch: Batch) -> Boun
         recorded = batch.sources.get(item.id)
         source = context.source(flow, item)
         if recorded is None:
-            if batch.sources and not flow.flow.once:
-                raise SourceError(
-                    "CHECKPOINT_SOURCE_MISSING",
-                    f"the flow `{flow.name}` reads `{item.id}`, which its unfinished batch does not know",
-                    origin=context.origin(flow),
-                    hint=f"run once with the query as it was, or `lakelet run --full-refresh {context.display(flow.target)}`",
-                )
-            continue
+            raise SourceError(
+                "CHECKPOINT_SOURCE_MISSING",
+                f"the flow `{flow.name}` reads `{item.id}`, which its unfinished batch does not know",
+                origin=context.origin(flow),
+                hint=f"run once with the query as it was, or `lakelet run --full-refresh {context.display(flow.target)}`",
+            )
         slices[item.id] = source.rows(recorded["start"], recorded["end"], metadata=item.metadata)
     return context.binder.bind(
         flow.relation, context.origin(flow), slices=slices, versions=batch.versions, at=batch.at
@@ -226,17 +226,40 @@ def _append(
     reader = enforce(context.engine.stream(marked(rows, dataset.expectations)), dataset, display, quality)
     if present:
         return Written(output_rows=sum(batch.num_rows for batch in reader))
-    change = compare(table.schema, reader.schema)
-    if change.conflicts or (change.evolves and dataset.schema is not None):
-        raise _schema_mismatch(context, flow, dataset, change.conflicts, change.added)
-    if starts_generation(context, flow, dataset, table, receipt):
-        return Written(output_rows=table.replace(ordered(reader, context, dataset), receipt=receipt))
-    return Written(output_rows=table.append(reader, receipt=receipt, evolve=change.evolves))
+    is_fresh = starts_generation(context, flow, dataset, table, receipt)
+    columns = check_columns(context, flow, dataset, reader.schema, stored=None if is_fresh else table.schema)
+    if is_fresh:
+        return Written(output_rows=table.replace(with_columns_of(reader, columns), receipt=receipt))
+    return Written(output_rows=table.append(reader, receipt=receipt, evolve=len(columns) > len(table.schema)))
 
 
-def ordered(reader: pa.RecordBatchReader, context: UpdateContext, dataset: Dataset) -> pa.RecordBatchReader:
-    """Return the rows with all columns of the dataset, for a swap that must not lose those of its other flows."""
-    schema = nullable(to_arrow_schema(context.resolver.schema(dataset.name), timezone="UTC"))
+def check_columns(
+    context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, incoming: pa.Schema, *, stored: pa.Schema | None
+) -> pa.Schema:
+    """Return the columns that the table will have with these rows.
+
+    Args:
+        stored: columns of the table as it is; None where its rows, and with them its columns, are replaced.
+
+    Raises:
+        StorageError: `DATASET_SCHEMA_MISMATCH` for a type that the stored column cannot hold, and for a column that the
+            declared schema does not have.
+    """
+    declared = None
+    if dataset.schema is not None or stored is None:
+        declared = nullable(to_arrow_schema(context.resolver.schema(dataset.name), timezone="UTC"))
+    base = declared if stored is None else stored
+    assert base is not None
+    change = compare(base, incoming)
+    known = {name.lower() for name in declared.names} if declared is not None and dataset.schema is not None else None
+    stray = tuple(name for name in change.added if known is not None and name.lower() not in known)
+    if change.conflicts or stray:
+        raise _schema_mismatch(context, flow, dataset, change.conflicts, stray)
+    return evolved(base, incoming)
+
+
+def with_columns_of(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:
+    """Return the rows with all columns of `schema`: a swap must not lose those of the dataset's other flows."""
     return pa.RecordBatchReader.from_batches(schema, (conform(batch, schema) for batch in reader))
 
 
@@ -312,15 +335,31 @@ def _check_table(
     if isinstance(flow.flow, AutoCdcFlow):
         return
     if table.batch_id(app_id) < checkpoint.committed_id:
-        display = context.display(flow.target)
-        raise StorageError(
-            "TABLE_BEHIND_CHECKPOINT",
-            f"the table of `{display}` lacks batches that the flow `{flow.name}` has committed",
-            origin=context.origin(flow),
-            cause=f"the checkpoint is at batch {checkpoint.committed_id}, the table at {table.batch_id(app_id)}: the table was "
+        raise _behind(
+            context,
+            flow,
+            checkpoint,
+            f"the checkpoint is at batch {checkpoint.committed_id}, the table at {table.batch_id(app_id)}: the table was "
             "deleted, restored or replaced by somebody else",
-            hint=f"restore the table, or rebuild it with `lakelet run --full-refresh {display}`",
         )
+
+
+def _behind(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint, cause: str) -> StorageError:
+    display = context.display(flow.target)
+    return StorageError(
+        "TABLE_BEHIND_CHECKPOINT",
+        f"the table of `{display}` lacks batches that the flow `{flow.name}` has committed",
+        origin=context.origin(flow),
+        cause=cause,
+        hint=f"restore the table, or rebuild it with `lakelet run --full-refresh {display}`",
+    )
+
+
+def has_committed(context: UpdateContext, dataset: Dataset) -> bool:
+    """Return whether a flow has committed to the dataset's table in this generation."""
+    folder, generation = context.catalog.checkpoint(dataset.name), context.generation(dataset)
+    flows = context.graph.flows_to(dataset.name)
+    return folder.is_dir() and any(Checkpoint(folder, flow.name, generation).committed_id >= 0 for flow in flows)
 
 
 def _schema_mismatch(

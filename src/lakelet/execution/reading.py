@@ -48,6 +48,7 @@ def run_query(resolver: Resolver, sql: str, *, event_log: str) -> pa.Table:
             f"the query reads a stream of {streams}",
             hint="read a stored table instead of a streaming view",
         )
+    resolver.analyze(relation, Origin())
     bound = binder.bind(relation, Origin(), slices={}, versions=versions, at=datetime.now(UTC))
     return resolver.engine.collect(bound.rows)
 

@@ -17,7 +17,7 @@ from lakelet.execution.checkpoint import FORMAT, read_json, write_json
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import check_view, enforce, marked
 from lakelet.execution.faults import reach
-from lakelet.execution.flows import ordered, pinned_versions
+from lakelet.execution.flows import check_columns, pinned_versions, with_columns_of
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset, Expectation
 from lakelet.plan.normalize import fingerprint, is_volatile
@@ -63,7 +63,7 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         check_view(view, context.display(view.view.name), context.engine, quality)
     reader = enforce(context.engine.stream(marked(bound.rows, dataset.expectations)), dataset, display, quality)
     if dataset.schema is not None:
-        reader = ordered(reader, context, dataset)
+        reader = with_columns_of(reader, check_columns(context, flow, dataset, reader.schema, stored=None))
     written = table.replace(
         reader, receipt=Receipt(app_id=context.app_id(flow, state["generation"]), batch_id=table.version + 1)
     )

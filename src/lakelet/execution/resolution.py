@@ -29,6 +29,7 @@ from lakelet.graph.dataflow_graph import DataflowGraph, Input, ResolvedFlow
 from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Definitions, Flow, SqlQuery
 from lakelet.names import NameContext, TableName, split_name
 from lakelet.pipelines.session import relation_of
+from lakelet.pipelines.user_errors import query_function_failed
 from lakelet.plan import relation as plan
 from lakelet.plan.normalize import METADATA, normalize, reads_metadata, runnable
 from lakelet.plan.operators import refuse_stateful
@@ -173,7 +174,7 @@ class Resolver:
             elif isinstance(flow.query, SqlQuery):
                 self._relations[flow.name] = normalize(plan.sql(flow.query.text))
             else:
-                self._relations[flow.name] = relative_sites(self._normalized(_called(flow)), self.catalog.root)
+                self._relations[flow.name] = relative_sites(self._normalized(_called(flow, self.catalog.root)), self.catalog.root)
         return self._relations[flow.name]
 
     def schema(self, name: TableName) -> StructType:
@@ -356,12 +357,13 @@ class Resolver:
                 kind = DatasetKind.STREAMING_TABLE if streams else DatasetKind.MATERIALIZED_VIEW
                 self.datasets[key] = replace(dataset, kind=kind)
         graph = DataflowGraph(names=self.names, datasets=dict(self.datasets), flows=tuple(resolved.values()))
+        if any(error.condition == "PIPELINE_DUPLICATE_IDENTIFIERS.OUTPUT" for error in errors):
+            raise_all(errors)  # which of the two a reader means is open
         try:
             order = graph.order()
         except GraphError as cycle:
             raise_all([*errors, cycle])
-        duplicates = {error.condition for error in errors} & {"PIPELINE_DUPLICATE_IDENTIFIERS.OUTPUT"}
-        errors += [] if duplicates else check_graph(graph)
+        errors += check_graph(graph)
         for name in order:
             if name.key in broken or any(
                 read.dataset.key in broken
@@ -466,7 +468,7 @@ class Resolver:
         return error.at(replace(flow.origin, dataset=self.names.display(flow.target), flow=flow.name))
 
 
-def _called(flow: Flow) -> Relation:
+def _called(flow: Flow, root: Path) -> Relation:
     """Call a query function and return the tree of its DataFrame.
 
     Raises:
@@ -477,7 +479,10 @@ def _called(flow: Flow) -> Relation:
     assert not isinstance(flow.query, SqlQuery)
     frame = flow.query()
     if isinstance(frame, DataFrame):
-        return relation_of(frame)
+        try:
+            return relation_of(frame)
+        except Exception as error:  # some mistakes show only now, such as the return type of a function
+            raise query_function_failed(error, name=flow.name, origin=flow.origin, root=root) from error
     kind = type(frame)
     raise DefinitionError(
         "QUERY_FUNCTION_RETURNED_NO_DATAFRAME",

@@ -18,7 +18,7 @@ from lakelet.events import kinds
 from lakelet.events.model import FlowStatus, UpdateState
 from lakelet.execution.checkpoint import start_generation
 from lakelet.execution.context import UpdateContext
-from lakelet.execution.flows import run_flow
+from lakelet.execution.flows import has_committed, run_flow
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection
 from lakelet.execution.refresh import refresh_view
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
@@ -126,6 +126,8 @@ class Update:
         location = context.location(dataset)
         if context.store.exists(location):
             return
+        if has_committed(context, dataset):
+            return  # somebody deleted the table: its flows say so, an empty one would hide it
         if dataset.cluster_by or dataset.cluster_by_auto:
             kinds.warning(
                 context.events,

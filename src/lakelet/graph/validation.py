@@ -253,7 +253,7 @@ def _stream_error(
 def columns_exist_for_layout(graph: DataflowGraph) -> list[LakeletError]:
     return [
         GraphError(
-            "PARTITION_AND_CLUSTER",
+            "SPECIFY_CLUSTER_BY_WITH_PARTITIONED_BY_IS_NOT_ALLOWED",
             f"`{graph.display(dataset.name)}` has both `partition_cols` and `cluster_by`",
             origin=dataset.origin,
             hint="choose one of the two",

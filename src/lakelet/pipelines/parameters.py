@@ -198,7 +198,7 @@ def not_expected_type(name: str, expected: str, value: Any, *, hint: str | None 
     return DefinitionError(
         "NOT_EXPECTED_TYPE",
         f"`{name}` must be {expected}, got {type(value).__name__} {value!r:.60}",
-        hint=hint,
+        hint=hint or f"give `{name}` a value of type {expected}",
     )
 
 

@@ -108,7 +108,7 @@ def _text(error: BaseException, frames: Sequence[traceback.FrameSummary], *, roo
         + (f": {frame.line}" if frame.line else "")
         for frame in frames
     ]
-    lines += [line.rstrip() for line in traceback.format_exception_only(error)]
+    lines += [_as_imported(line.rstrip()) for line in traceback.format_exception_only(error)]
     return "\n".join(lines)
 
 
@@ -121,12 +121,18 @@ def _from_user_code(trace: TracebackType | None) -> TracebackType | None:
 
 def _one_line(error: BaseException) -> str:
     """Return kind and text of an exception; of a long text its first sentence, as the cause has all of it."""
-    text = str(error).strip().splitlines()
+    text = _as_imported(str(error)).strip().splitlines()
     name = type(error).__name__
     if not text:
         return name
     first = text[0] if len(text[0]) <= MAX_SUMMARY else text[0].partition(". ")[0]
     return f"{name}: {first}"
+
+
+def _as_imported(text: str) -> str:
+    """Return a text with our modules under the names that users import them by."""
+    text = re.sub(r"'lakelet\.pipelines\.dp'( \([^)]*\))?", "'pyspark.pipelines'", text)
+    return re.sub(r"'lakelet\.pipelines\.dlt'( \([^)]*\))?", "'dlt'", text)
 
 
 def _hint(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,8 @@ class UserModules:
         own = None if folder in self._shared else folder
         finder = _Finder(search, libraries=self._libraries, run_file=self._run_file)
         modules = {**self._modules.get(None, {}), **self._modules.get(own, {})}
-        hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if finder.replaces(name)}
+        replaced = {top for top in {name.partition(".")[0] for name in sys.modules} if finder.replaces(top)}
+        hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in replaced}
         before = set(sys.modules)
         path, writes_bytecode = list(sys.path), sys.dont_write_bytecode
         by_value = set(cloudpickle.list_registry_pickle_by_value())
@@ -109,13 +111,12 @@ class _Finder(importlib.abc.MetaPathFinder):
             found.loader = _ByValueLoader(found.loader)
         return found
 
-    def replaces(self, name: str) -> bool:
-        """Tell whether a module that the process has loaded stands in the way of one of the project's."""
-        top = name.partition(".")[0]
+    def replaces(self, top: str) -> bool:
+        """Tell whether a top-level module that the process has loaded stands in the way of one of the project's."""
         if top in sys.stdlib_module_names or top in ("lakelet", "pyspark", "databricks", "dlt"):
             return False
         origin = getattr(sys.modules.get(top), "__file__", None)
-        if origin is not None and "site-packages" in Path(origin).parts:
+        if origin is not None and f"{os.sep}site-packages{os.sep}" in origin:
             return False
         return any(
             (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file() for folder in self._search

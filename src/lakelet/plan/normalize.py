@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -17,7 +18,6 @@ from lakelet.plan.relation import (
     RELATION,
     Relation,
     children,
-    expressions,
     messages,
     new,
     next_plan_id,
@@ -32,12 +32,14 @@ from lakelet.plan.sql_tokens import scan
 METADATA = "__lakelet_metadata"
 """Hidden struct column of a file source: what `_metadata` and `input_file_name()` read."""
 
+_HIDDEN = re.compile(rf"(?:^|\.)({METADATA}\w*)")
+
 _PASSES_COLUMNS = {
     "filter", "sort", "limit", "offset", "tail", "sample", "hint", "with_watermark", "with_columns",
     "with_columns_renamed", "drop", "repartition", "repartition_by_expression", "subquery_alias", "fill_na", "drop_na",
     "replace", "aggregate", "project", "join", "lateral_join", "with_relations", "read",
 }  # fmt: skip
-"""Relations that either hand the columns of their input on or name what they use; the others must not see hidden ones."""
+"""Relations that hand the columns of their input on, or name what they use; the others must not see hidden ones."""
 
 
 def normalize(relation: Relation, *, columns_of: Callable[[Relation], list[str]] | None = None) -> Relation:
@@ -62,7 +64,7 @@ def _is_sql(relation: Relation) -> bool:
 
 
 def _map_relations(relation: Relation, change: Callable[[Relation], Relation]) -> Relation:
-    """Return a copy with `change` applied to every relation, parents first; a changed WithRelations root is left alone."""
+    """Return a copy with `change` applied to every relation, parents first; not to the root of WithRelations."""
     result = Relation()
     result.CopyFrom(change(relation))
 
@@ -86,18 +88,50 @@ def _name_metadata(relation: Relation) -> Relation:
             message.expression = _metadata_in_text(message.expression)  # type: ignore[attr-defined]
         elif message.DESCRIPTOR.name == "SQL" and _in_text(message.query):  # type: ignore[attr-defined]
             message.query = _metadata_in_text(message.query)  # type: ignore[attr-defined]
-    for expression in expressions(relation):
-        kind = expression.WhichOneof("expr_type")
-        if kind == "unresolved_function" and expression.unresolved_function.function_name == "input_file_name":
-            expression.CopyFrom(_attribute(f"{METADATA}.file_path"))
-        elif kind == "unresolved_attribute":
-            attribute = expression.unresolved_attribute
-            first, dot, rest = attribute.unparsed_identifier.partition(".")
-            if first.strip("`") == "_metadata":
-                attribute.unparsed_identifier = f"{METADATA}{dot}{rest}"
-                if not dot:
-                    expression.CopyFrom(_aliased(expression, "_metadata"))
+    for node in list(relations(relation)):
+        shown = any(_shows_metadata(item) for item in children(node))
+        for expression in list(own_messages(node)):
+            if expression.DESCRIPTOR.full_name == EXPRESSION:
+                _name_metadata_in(expression, shown=shown)  # type: ignore[arg-type]
     return relation
+
+
+def _name_metadata_in(expression: proto.Expression, *, shown: bool) -> None:
+    """Rename in one expression; where the input shows a column `_metadata`, that is what the name means."""
+    kind = expression.WhichOneof("expr_type")
+    if kind == "unresolved_function" and expression.unresolved_function.function_name == "input_file_name":
+        expression.CopyFrom(_attribute(f"{METADATA}.file_path"))
+    elif kind == "unresolved_attribute" and not shown:
+        attribute = expression.unresolved_attribute
+        found = _METADATA_NAME.match(attribute.unparsed_identifier)
+        if found:
+            rest = attribute.unparsed_identifier[found.end() :]
+            attribute.unparsed_identifier = f"{found['frame'] or ''}{METADATA}{rest}"
+            if not rest:
+                expression.CopyFrom(_aliased(expression, "_metadata"))
+
+
+_METADATA_NAME = re.compile(r"(?P<frame>[^.]+\.)??`?_metadata`?(?=\.|$)")
+"""`_metadata`, alone or of an aliased frame, and not a longer name that begins like it."""
+
+
+def _shows_metadata(relation: Relation) -> bool:
+    """Return whether a relation has a column that the user named `_metadata`."""
+    match relation.WhichOneof("rel_type"):
+        case "project":
+            return any(
+                e.unresolved_attribute.unparsed_identifier.strip("`") == "_metadata"
+                or list(e.alias.name) == ["_metadata"]
+                or (e.HasField("unresolved_star") and _shows_metadata(relation.project.input))
+                for e in relation.project.expressions
+            )
+        case "with_columns":
+            named = any(list(item.name) == ["_metadata"] for item in relation.with_columns.aliases)
+            return named or _shows_metadata(relation.with_columns.input)
+        case "aggregate" | "read" | "local_relation" | "sql" | None:
+            return False
+        case _:
+            return any(_shows_metadata(item) for item in children(relation))
 
 
 def _metadata_in_text(sql: str) -> str:
@@ -116,7 +150,7 @@ def reads_metadata(relation: Relation) -> bool:
     """Return whether the tree reads the hidden metadata column, or `_metadata` in SQL text."""
     for message in messages(relation):
         name = message.DESCRIPTOR.name
-        if name == "UnresolvedAttribute" and message.unparsed_identifier.startswith(METADATA):  # type: ignore[attr-defined]
+        if name == "UnresolvedAttribute" and _HIDDEN.search(message.unparsed_identifier):  # type: ignore[attr-defined]
             return True
         if name == "ExpressionString" and _in_text(message.expression):  # type: ignore[attr-defined]
             return True
@@ -162,9 +196,9 @@ Step = tuple[Relation, str]
 def _resolve_join_keys(relation: Relation) -> Relation:
     """Make `frame.key`, and `alias.key`, work above USING joins.
 
-    An engine may no longer find the key of a USING join through a DataFrame or an alias. Where all joins above show that
-    frame's value, the reference goes to the topmost of them; otherwise the frame's side gets a hidden copy of the key, before
-    the first join that shows another value, and the reference goes to that.
+    An engine may no longer find the key of a USING join through a DataFrame or an alias. Where all joins above show
+    that frame's value, the reference goes to the topmost of them; otherwise the frame's side gets a hidden copy of the
+    key, before the first join that shows another value, and the reference goes to that.
     """
     keys = {key.lower() for node in relations(relation) for key in node.join.using_columns}
     if not keys:
@@ -196,10 +230,10 @@ def _resolve_join_key(
     paths = [path for item in children(node) for path in _paths(item, wanted)]
     if len(paths) != 1:
         return
-    steps = [(join, side) for join, side in paths[0] if key.lower() in {name.lower() for name in join.join.using_columns}]
+    steps = [step for step in paths[0] if key.lower() in {name.lower() for name in step[0].join.using_columns}]
     if not steps or (by_frame and len(paths[0]) == 1 and node.WhichOneof("rel_type") != "join"):
         return  # with one join on the way, every engine finds the key by its frame
-    hiding = [position for position, (join, side) in enumerate(steps) if side not in _KEEPS.get(join.join.join_type, ())]
+    hiding = [n for n, (join, side) in enumerate(steps) if side not in _KEEPS.get(join.join.join_type, ())]
     if not hiding:
         _refer(attribute, key, steps[0][0])
         return
@@ -257,23 +291,41 @@ def _is_wanted(relation: Relation, wanted: int | list[str]) -> bool:
 
 
 def _expand_stars(relation: Relation, columns_of: Callable[[Relation], list[str]]) -> Relation:
-    """Write `frame["*"]` out, which engines do not find; `columns_of` gives the names of a part of the tree."""
+    """Write `frame["*"]` out, and `alias.*` above USING joins: engines refuse the one, and lose the keys of the other.
+
+    Args:
+        columns_of: gives the names of the columns of a part of the tree.
+    """
     for node in list(relations(relation)):
-        stars = [e for e in node.project.expressions if e.unresolved_star.HasField("plan_id")]
-        if not stars:
-            continue
-        expressions_ = list(node.project.expressions)
-        del node.project.expressions[:]
-        for expression in expressions_:
-            plan_id = expression.unresolved_star.plan_id if expression in stars else None
-            frame = next((r for r in relations(node.project.input) if r.common.plan_id == plan_id), None)
-            if plan_id is None or frame is None:
-                node.project.expressions.add().CopyFrom(expression)
-                continue
-            for name in columns_of(frame):
-                attribute = node.project.expressions.add().unresolved_attribute
-                attribute.unparsed_identifier, attribute.plan_id = quote(name), plan_id
+        if any(e.HasField("unresolved_star") for e in node.project.expressions):
+            written = [item for e in node.project.expressions for item in _expanded(e, node.project.input, columns_of)]
+            del node.project.expressions[:]
+            node.project.expressions.extend(written)
     return relation
+
+
+def _expanded(
+    expression: proto.Expression, below: Relation, columns_of: Callable[[Relation], list[str]]
+) -> list[proto.Expression]:
+    star = expression.unresolved_star
+    target = star.unparsed_target.removesuffix(".*")
+    wanted: int | list[str]
+    if star.HasField("plan_id"):
+        wanted = star.plan_id
+    elif target and any(node.join.using_columns for node in relations(below)):
+        wanted = [part.lower() for part in split_name(target)]
+    else:
+        return [expression]
+    frame = next((node for node in relations(below) if _is_wanted(node, wanted)), None)
+    if frame is None:
+        return [expression]
+    result = []
+    for name in columns_of(frame):
+        column = _attribute(quote(name) if isinstance(wanted, int) else f"{target}.{quote(name)}")
+        if isinstance(wanted, int):
+            column.unresolved_attribute.plan_id = wanted
+        result.append(column)
+    return result
 
 
 # -- hidden columns -----------------------------------------------------------------------------------------------
@@ -284,9 +336,9 @@ def hidden_columns(relation: Relation) -> set[str]:
     names: set[str] = set()
     for message in messages(relation):
         if message.DESCRIPTOR.name == "UnresolvedAttribute":
-            first = message.unparsed_identifier.partition(".")[0]  # type: ignore[attr-defined]
-            if first.startswith(METADATA):
-                names.add(first)
+            found = _HIDDEN.search(message.unparsed_identifier)  # type: ignore[attr-defined]
+            if found:
+                names.add(found[1])
     if reads_metadata(relation):
         names.add(METADATA)
     return names
@@ -378,7 +430,7 @@ def without_watermarks(relation: Relation) -> Relation:
 
 
 _CLOCK_FUNCTIONS = {"current_timestamp": "timestamp", "now": "timestamp", "localtimestamp": "timestamp_ntz",
-                    "current_date": "date", "curdate": "date"}  # fmt: skip
+                    "current_date": "date", "curdate": "date", "unix_timestamp": "seconds"}  # fmt: skip
 
 
 def with_clock(relation: Relation, at: datetime, *, time_zone: str = "UTC") -> Relation:
@@ -405,6 +457,8 @@ def with_clock(relation: Relation, at: datetime, *, time_zone: str = "UTC") -> R
                 literal.literal.date = _micros(local) // 86_400_000_000
             elif kind == "timestamp":
                 literal.literal.timestamp = _micros(at)
+            elif kind == "seconds":
+                literal.literal.long = int(at.timestamp())
             else:
                 literal.literal.timestamp_ntz = _micros(local)
             expression.CopyFrom(_aliased(literal, f"{called}()"))
@@ -419,22 +473,29 @@ def _micros(at: datetime) -> int:
     return int(at.timestamp()) * 1_000_000 + at.microsecond
 
 
-_VOLATILE = {"rand", "random", "randn", "uuid", "shuffle", "monotonically_increasing_id", *_CLOCK_FUNCTIONS}
+_VOLATILE = {
+    "rand", "random", "randn", "randstr", "uniform", "uuid", "shuffle", "monotonically_increasing_id", *_CLOCK_FUNCTIONS
+}  # fmt: skip
+_VOLATILE_TEXT = re.compile(
+    rf"\b(?:{'|'.join(sorted(_VOLATILE))})\s*\(|\b(?:current_timestamp|current_date|localtimestamp)\b", re.IGNORECASE
+)
 
 
 def is_volatile(relation: Relation) -> bool:
     """Return whether the tree may give other rows for the same input: clocks, random numbers, user functions."""
     for message in messages(relation):
-        name = message.DESCRIPTOR.name
-        if name == "UnresolvedFunction" and message.function_name.lower() in _VOLATILE:  # type: ignore[attr-defined]
-            return True
-        if name == "CommonInlineUserDefinedFunction" and not message.deterministic:  # type: ignore[attr-defined]
-            return True
-        text = message.query if name == "SQL" else message.expression if name == "ExpressionString" else ""  # type: ignore[attr-defined]
-        if text and any(f"{function}(" in text.lower().replace(" ", "") for function in _VOLATILE):
-            return True
-        if text and ("current_timestamp" in text.lower() or "current_date" in text.lower()):
-            return True
+        match message.DESCRIPTOR.name:
+            case "UnresolvedFunction" if message.function_name.lower() in _VOLATILE:  # type: ignore[attr-defined]
+                # With an argument, `unix_timestamp` reads no clock, and a seed does not make random numbers sure: rows
+                # may come in another order.
+                if message.function_name.lower() != "unix_timestamp" or not message.arguments:  # type: ignore[attr-defined]
+                    return True
+            case "CommonInlineUserDefinedFunction" if not message.deterministic:  # type: ignore[attr-defined]
+                return True
+            case "SQL" if _VOLATILE_TEXT.search(message.query):  # type: ignore[attr-defined]
+                return True
+            case "ExpressionString" if _VOLATILE_TEXT.search(message.expression):  # type: ignore[attr-defined]
+                return True
     return False
 
 
@@ -453,6 +514,8 @@ def fingerprint(relation: Relation) -> str:
             if field in message.DESCRIPTOR.fields_by_name:
                 message.ClearField(field)
     for message in messages(result):
-        if message.DESCRIPTOR.name in ("UnresolvedAttribute", "UnresolvedStar", "UnresolvedRegex") and message.HasField("plan_id"):
+        name = message.DESCRIPTOR.name
+        refers = name in ("UnresolvedAttribute", "UnresolvedStar", "UnresolvedRegex") and message.HasField("plan_id")
+        if refers or name == "SubqueryExpression":
             message.plan_id = ids.get(message.plan_id, message.plan_id)  # type: ignore[attr-defined]
     return hashlib.sha256(result.SerializeToString(deterministic=True)).hexdigest()

@@ -45,7 +45,7 @@ def stateful_sql(sql: str, streams: Collection[str]) -> Refusal | None:
     Args:
         streams: names of the relations in the text that are streams.
     """
-    if not streams or not (len(streams) > 1 or _is_suspect(sql)):
+    if not streams or not (sum(sql.count(name) for name in streams) > 1 or _is_suspect(sql)):
         return None
     import sqlglot
     from sqlglot.errors import SqlglotError

@@ -1,0 +1,228 @@
+"""Writes the reference pages that follow from the code: settings, command line, declarative API.
+
+Run by `make docs`. A test fails when a page on disk is not what this writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lakelet.cli import cli
+from lakelet.pipelines import dlt, dp
+from lakelet.spec import SETTINGS, STORAGE_VARIABLE
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+
+# -- settings
+
+
+def settings_page() -> str:
+    lines = [
+        "# Settings",
+        "",
+        "Settings are `lakelet.*` keys under `configuration` in `spark-pipeline.yml`; their values are text. On the command",
+        "line, `--conf KEY=VALUE` overrides one for a run. All other keys of `configuration` are what `spark.conf.get`",
+        "answers in pipeline files.",
+        "",
+        "| key | default | meaning |",
+        "|---|---|---|",
+    ]
+    for setting in SETTINGS.values():
+        default = f"`{setting.default}`" if setting.default else "–"
+        lines.append(f"| `{setting.key}` | {default} | {setting.doc} |")
+    lines += [
+        "",
+        "| environment variable | meaning |",
+        "|---|---|",
+        f"| `{STORAGE_VARIABLE}` | The storage folder; wins over the project file, and `--storage` wins over it. |",
+        "| `LAKELET_DEBUG` | Show the traceback of an internal error, as `lakelet --debug` does. |",
+        "| `NO_COLOR` | No colours. |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# -- command line
+
+
+def cli_page() -> str:
+    lines = [
+        "# Command line",
+        "",
+        "Data goes to stdout, errors and warnings to stderr. Exit codes are listed with the [errors](errors.md).",
+        "",
+        "```",
+        "lakelet [OPTIONS] COMMAND",
+        "```",
+        "",
+        *_options(cli),
+    ]
+    context = click.Context(cli, info_name="lakelet")
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        lines += ["", f"## `lakelet {name}`", "", *_paragraphs(command), "", "```", _usage(name, command), "```", "", *_options(command)]
+    return "\n".join(lines) + "\n"
+
+
+def _paragraphs(command: click.Command) -> list[str]:
+    return inspect.cleandoc(command.help or "").splitlines()
+
+
+def _usage(name: str, command: click.Command) -> str:
+    arguments = [parameter.human_readable_name for parameter in command.params if isinstance(parameter, click.Argument)]
+    return " ".join(["lakelet", name, "[OPTIONS]", *arguments])
+
+
+def _options(command: click.Command) -> list[str]:
+    lines = ["| option | meaning |", "|---|---|"]
+    for option in command.params:
+        if not isinstance(option, click.Option) or option.hidden:
+            continue
+        names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+        if not option.is_flag:
+            names += f" `{_value_of(option)}`"
+        notes = [option.help or ""]
+        if option.required:
+            notes.append("Required.")
+        if option.show_default and isinstance(option.default, str | int):
+            notes.append(f"Default: `{option.default}`.")
+        lines.append(f"| {names} | {' '.join(notes)} |")
+    return lines
+
+
+def _value_of(option: click.Option) -> str:
+    if isinstance(option.type, click.Choice):
+        return "/".join(str(choice) for choice in option.type.choices)
+    return option.metavar or option.type.name.upper()
+
+
+# -- declarative API
+
+REPLACE = "use `create_auto_cdc_flow` to replace rows by key, or a materialized view"
+SINK = "write a streaming table, and copy it out after the update"
+REFUSED_PARAMETERS: Mapping[tuple[str, str], str] = {
+    ("table", "row_filter"): "filter the rows in the query",
+    ("table", "replace_where"): REPLACE,
+    ("table", "replace_using"): REPLACE,
+    ("table", "sequence_by"): REPLACE,
+    ("materialized_view", "row_filter"): "filter the rows in the query",
+    ("create_streaming_table", "row_filter"): "filter the rows in the query",
+    ("create_auto_cdc_flow", "where"): "filter the change rows in a view, and use the view as `source`",
+    ("create_auto_cdc_flow", "columns_to_update"): "use `ignore_null_updates` for partial rows",
+    ("create_auto_cdc_flow", "system_sequence_by"): "use SCD type 2",
+}
+"""Parameters that are accepted by name and refused when given, with what to do instead."""
+
+REFUSED_FUNCTIONS: Mapping[str, str] = {
+    "create_auto_cdc_from_snapshot_flow": "read the snapshots as change rows, and use `create_auto_cdc_flow`",
+    "create_sink": SINK,
+    "foreach_batch_sink": SINK,
+    "update_flow": SINK,
+    "replace_flow": "use `create_auto_cdc_flow` to replace rows by key",
+    "on_event_hook": "read the event log: `lakelet events --json`, or its Delta table",
+}
+"""Functions that exist and are refused when called, with what to do instead."""
+
+NOTES: Mapping[tuple[str, str], str] = {
+    ("table", "schema"): "checked against the query; a declared column that the query lacks is NULL",
+    ("table", "cluster_by"): "kept as a table property; the files are not clustered",
+    ("table", "cluster_by_auto"): "kept as a table property; the files are not clustered",
+    ("table", "format"): "`delta` only",
+    ("table", "temporary"): "older name of `private`",
+    ("table", "query_function"): "the decorated function",
+    ("materialized_view", "query_function"): "the decorated function",
+    ("materialized_view", "refresh_policy"): "accepted; a view is computed anew, or left alone when nothing has changed",
+    ("temporary_view", "query_function"): "the decorated function",
+    ("append_flow", "once"): "a batch query that runs a single time",
+    ("create_auto_cdc_flow", "stored_as_scd_type"): "1 or 2; `bitemporal` is refused",
+    ("create_auto_cdc_flow", "flow_name"): "older name of `name`",
+}
+
+ORDER = (
+    "table", "materialized_view", "temporary_view", "create_streaming_table", "append_flow", "create_auto_cdc_flow",
+    "create_auto_cdc_from_snapshot_flow", "expect", "expect_or_drop", "expect_or_fail", "expect_all", "expect_all_or_drop",
+    "expect_all_or_fail", "read", "read_stream", "create_sink", "foreach_batch_sink", "update_flow", "replace_flow",
+    "on_event_hook",
+)  # fmt: skip
+ALIASES: Mapping[str, str] = {
+    "view": "temporary_view",
+    "readStream": "read_stream",
+    "apply_changes": "create_auto_cdc_flow",
+    "apply_changes_from_snapshot": "create_auto_cdc_from_snapshot_flow",
+    "create_table": "table",
+    "create_view": "temporary_view",
+    "create_target_table": "create_streaming_table",
+    "create_streaming_live_table": "create_streaming_table",
+}
+_DLT_ONLY = ("create_table", "create_view", "create_target_table", "create_streaming_live_table")
+
+
+def api_page() -> str:
+    lines = [
+        "# The declarative API",
+        "",
+        "Inside pipeline files, `from pyspark import pipelines as dp`, `import databricks.pipelines as dp` and `import dlt`",
+        "give these functions, whatever else has those names. Parameters and defaults are those of Databricks and of Apache",
+        "Spark. What this release does not implement is refused at load, with file and line, and never ignored.",
+        "Decorators return your function unchanged.",
+        "",
+    ]
+    for name in ORDER:
+        lines += [f"## `{name}`", "", *_function(name, getattr(dp, name)), ""]
+    lines += [
+        "## Other names",
+        "",
+        "| name | same as | in |",
+        "|---|---|---|",
+        *(
+            f"| `{alias}` | `{name}` | {'`dlt` (deprecated)' if alias in _DLT_ONLY else '`dp`, `dlt`'} |"
+            for alias, name in ALIASES.items()
+        ),
+        "",
+        "In `dlt`, `append_flow` and `apply_changes` take their arguments in the older order, and `apply_changes` has",
+        "`flow_name` where `create_auto_cdc_flow` has `name`; both names work in both.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _function(name: str, function: Callable[..., Any]) -> list[str]:
+    lines = [(inspect.getdoc(function) or "").splitlines()[0], ""]
+    if name in REFUSED_FUNCTIONS:
+        lines[0] = f"Refused in this release: {REFUSED_FUNCTIONS[name]}."
+    lines += ["| parameter | default | state |", "|---|---|---|"]
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        required = parameter.default is parameter.empty
+        default = "required" if required else f"`{parameter.default!r}`"
+        lines.append(f"| `{parameter.name}` | {default} | {_state(name, parameter.name)} |")
+    return lines
+
+
+def _state(function: str, parameter: str) -> str:
+    if function in REFUSED_FUNCTIONS:
+        return "refused"
+    if (function, parameter) in REFUSED_PARAMETERS:
+        return f"refused: {REFUSED_PARAMETERS[function, parameter]}"
+    note = NOTES.get((function, parameter)) or NOTES.get(("table", parameter)) if function != "temporary_view" else None
+    note = NOTES.get((function, parameter), note)
+    return f"implemented: {note}" if note else "implemented"
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"settings.md": settings_page, "cli.md": cli_page, "api.md": api_page}
+MODULES = {"dp": dp, "dlt": dlt}
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

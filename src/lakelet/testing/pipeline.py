@@ -1,0 +1,479 @@
+"""Runs datasets of a pipeline over rows that a test gives.
+
+Everything is as in production, only the inputs are the test's: the same engine, Delta tables in a temporary folder, the
+same flows with their checkpoints and receipts. A dataset to which rows were given is not computed; it is a table with
+these rows.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+from deltalake import Field, Schema
+from pyspark.sql.connect import proto
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
+
+from lakelet.engine.base import Engine
+from lakelet.errors import DefinitionError, GraphError, LakeletError, did_you_mean
+from lakelet.events.log import EventBus
+from lakelet.events.model import FlowStatus, PipelineEvent
+from lakelet.execution.context import update_context
+from lakelet.execution.expectations import DroppedRows
+from lakelet.execution.outcome import FlowOutcome, RefreshSelection
+from lakelet.execution.update import Update, plan_update
+from lakelet.graph.dataflow_graph import DataflowGraph
+from lakelet.graph.elements import Action, AnyFlow, Dataset, DatasetKind, Definitions
+from lakelet.names import NameContext
+from lakelet.pipelines.registry import Registry
+from lakelet.pipelines.session import user_session
+from lakelet.plan.ddl import parse_columns
+from lakelet.project import library_files, load_project
+from lakelet.storage.base import TableDefinition
+from lakelet.storage.delta_rs import DeltaRsStore
+from lakelet.storage.schema import evolved, nullable
+from lakelet.testing.columns import Columns, ProbingResolver, columns_of
+from lakelet.testing.needs import Needs, view_table
+from lakelet.testing.result import DatasetRows, Dropped, RuleCount, Rules, RunResult, in_order
+from lakelet.testing.rows import table_of
+from lakelet.testing.sandbox import SandboxCatalog, spec_of
+from lakelet.testing.shared_engine import shared_engine
+
+Key = tuple[str, str, str]
+_known_columns: dict[Any, Columns] = {}
+"""What was found out about the columns of inputs, for the next test of the same files."""
+_ACTIONS = {Action.WARN: "warn", Action.DROP: "drop", Action.FAIL: "fail"}
+
+
+class PipelineTest:
+    """One pipeline in a temporary folder, which `close` removes.
+
+    Args:
+        source: a project file, its folder, or a single .py or .sql file; by default the project file in this folder or
+            the nearest above.
+        now: what `current_timestamp()` gives, a datetime or ISO text; by default the time of each run. A time without a
+            zone is one of the pipeline's zone.
+        configuration: overrides of the project file's `configuration`.
+
+    Raises:
+        SpecError: the project file is missing or wrong.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | None = None,
+        *,
+        now: datetime | str | None = None,
+        configuration: Mapping[str, str] | None = None,
+    ) -> None:
+        folder = tempfile.mkdtemp(prefix="lakelet-test-")
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        storage = Path(folder).resolve() / "storage"
+        try:
+            self._spec = spec_of(source, storage).overridden(configuration or {})
+        except LakeletError:
+            self._remove()
+            raise
+        self._names = NameContext(self._spec.catalog, self._spec.database)
+        self._zone = ZoneInfo(self._spec.time_zone)
+        self._store = DeltaRsStore()
+        self._catalog = SandboxCatalog(storage=storage, root=self._spec.root)
+        self._external: dict[Key, str] = {
+            self._names.resolve(name).key: self._catalog.path(path) for name, path in self._spec.external_tables.items()
+        }
+        self._definitions: Definitions | None = None
+        self._answers = _Answers()
+        self._session: Any = None
+        self._given: dict[Key, str] = {}
+        self._open: dict[str, str] = {}
+        self._computed: set[Key] = set()
+        self._is_typed = True
+        self.now = now
+
+    # -- inputs ---------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime | None:
+        """What `current_timestamp()` gives; set it between two runs to let time pass."""
+        return self._now
+
+    @now.setter
+    def now(self, value: datetime | str | None) -> None:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if moment is not None and moment.tzinfo is None:
+            moment = moment.replace(tzinfo=self._zone)
+        self._now = moment
+
+    def path(self, text: str) -> Path:
+        """Return the local path at which the pipeline finds `text`, such as `/Volumes/main/raw`; write files there."""
+        place = Path(self._catalog.own(text))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def given(self, name: str, rows: Any, *, schema: str | None = None) -> None:
+        """Give rows to an input; each call is one more commit to it, and later runs see only what is new.
+
+        Args:
+            name: a dataset or view of the pipeline, which is then not computed; or what it reads from outside: a
+                table's name, or a path such as `/Volumes/main/raw/orders`, which becomes a Delta table.
+            rows: a list of dicts, an Arrow table, or a frame of pandas or polars. A column that is not there is NULL.
+            schema: columns and types of the input, such as `"id INT, name STRING"`; by default those of the dataset's
+                query, and where that does not tell, those of the rows.
+
+        Raises:
+            GraphError: `UNKNOWN_DATASET`; `TEST_INPUT_COMPUTED` if an earlier run has computed it.
+            DefinitionError: `TEST_ROWS_INVALID` for an unknown column, or a value of another type.
+        """
+        if "/" in name:
+            location, label = self._catalog.own(name), name
+            dataset = None
+        else:
+            dataset = self._dataset(name)
+            label = self._names.display(dataset.name) if dataset else name
+            location = self._place(dataset, name)
+        columns = self._columns(dataset, location)
+        if schema is not None:
+            self._is_typed = False
+            declared = parse_columns(schema, self._engine)
+            columns = Columns.of_schema(nullable(to_arrow_schema(declared, timezone="UTC")))
+        self._append(location, table_of(rows, columns, label=label, zone=self._zone))
+        if dataset is not None:
+            self._given[dataset.name.key] = location
+        if not columns.is_complete:
+            self._open[location] = label
+
+    def _dataset(self, name: str) -> Dataset | None:
+        """Return the dataset that a test names, None for a table from outside."""
+        key = self._names.resolve(name).key
+        if key in self._external:
+            return None
+        try:
+            dataset = self._declared.find(name)
+        except GraphError as error:
+            if error.hint is None or not error.hint.startswith("did you mean") or self._needs().is_read(key):
+                return None
+            raise
+        if dataset.name.key in self._computed:
+            raise GraphError(
+                "TEST_INPUT_COMPUTED",
+                f"`{name}` cannot be given rows: an earlier run of this test has computed it",
+                hint="give its rows before the first run that needs it",
+            )
+        return dataset
+
+    def _place(self, dataset: Dataset | None, name: str) -> str:
+        if dataset is not None:
+            return self._catalog.location(dataset.name)
+        table = self._names.resolve(name)
+        self._external[table.key] = SandboxCatalog.location(replace(self._catalog, tables={}), table)
+        return self._external[table.key]
+
+    def _columns(self, dataset: Dataset | None, location: str) -> Columns:
+        table = self._store.open(location)
+        if table is not None:
+            return Columns.of_schema(table.schema, is_complete=location not in self._open)
+        if dataset is None:
+            return Columns()
+        key = None
+        if self._is_typed and not self._open:
+            files = tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in library_files(self._spec))
+            settings = tuple(sorted({**self._spec.configuration, **self._spec.settings}.items()))
+            key = (files, settings, frozenset(self._given), dataset.name.key)
+        if key is None or key not in _known_columns:
+            found = columns_of(dataset.name, lambda: self._answering(self._resolver(probes=True)))
+            if key is None:
+                return found
+            _known_columns[key] = found
+        return _known_columns[key]
+
+    def _append(self, location: str, rows: pa.Table) -> None:
+        table = self._store.open(location)
+        if table is None:
+            table = self._store.create(location, TableDefinition(schema=rows.schema))
+        if rows.num_rows:
+            table.append(rows, evolve=len(evolved(table.schema, rows.schema)) > len(table.schema))
+
+    # -- the pipeline ---------------------------------------------------------------------------------------------
+
+    @property
+    def _engine(self) -> Engine:
+        return shared_engine(self._spec.engine_configuration)
+
+    @property
+    def _loaded(self) -> Definitions:
+        """What the pipeline's files declare; they are run on first use."""
+        if self._definitions is None:
+            self._answering(
+                ProbingResolver(
+                    names=self._names,
+                    catalog=self._catalog,
+                    engine=self._engine,
+                    store=self._store,
+                    external=self._external,
+                    probes=False,
+                )
+            )
+            configuration = {**self._spec.configuration, **self._spec.engine_configuration}
+            self._session = user_session(
+                self._engine.url, self._engine.session_id, self._answers, configuration, names=self._names
+            )
+            loaded = load_project(self._spec, Registry(self._names), self._session)
+            for dataset in loaded.datasets:
+                if dataset.path is not None:
+                    place = SandboxCatalog.location(self._catalog, dataset.name)
+                    self._catalog.inside.setdefault(self._catalog.path(dataset.path), place)
+            self._catalog = self._catalog.holding(loaded.datasets)
+            self._definitions = loaded
+        return self._definitions
+
+    @property
+    def _declared(self) -> DataflowGraph:
+        """The datasets by name, before any query function is called."""
+        datasets = {dataset.name.key: dataset for dataset in self._loaded.datasets}
+        return DataflowGraph(names=self._names, datasets=datasets, flows=())
+
+    def _resolver(self, *, probes: bool = False) -> ProbingResolver:
+        loaded = self._loaded
+        given = self._given
+        flows: dict[Key, list[AnyFlow]] = {}
+        for flow in loaded.flows:
+            if flow.target.key not in given:
+                flows.setdefault(flow.target.key, []).append(flow)
+        return ProbingResolver(
+            names=self._names,
+            catalog=self._catalog,
+            engine=self._engine,
+            store=self._store,
+            external={**self._external, **given},
+            datasets={d.name.key: d for d in loaded.datasets if d.name.key not in given},
+            flows=flows,
+            is_open=frozenset(self._open),
+            probes=probes,
+        )
+
+    def _answering(self, resolver: ProbingResolver) -> ProbingResolver:
+        """Let a resolver answer what query functions ask."""
+        self._answers.resolver = resolver
+        return resolver
+
+    def _needs(self) -> Needs:
+        loaded = self._loaded
+        return Needs(
+            resolver=self._answering(self._resolver()),
+            given={d.name.key: d for d in loaded.datasets if d.name.key in self._given},
+            changing={flow.target.key for flow in loaded.flows if not hasattr(flow, "query")}
+            | {d.name.key for d in loaded.datasets if d.kind is DatasetKind.MATERIALIZED_VIEW},
+            labels=tuple(self._open.values()),
+        )
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def run(self, *names: str) -> RunResult:
+        """Compute datasets over the given rows, and everything between; a second run takes what came since.
+
+        Args:
+            names: datasets or views; none means every dataset that a given input leads to.
+
+        Returns:
+            The rows, what was dropped, and the counts of rules.
+
+        Raises:
+            LakeletError: what made a flow or the definition fail, as it is; `TEST_INPUT_MISSING` where rows lack.
+        """
+        needs = self._needs()
+        targets = [self._target(name) for name in names] or needs.led_to()
+        views: dict[Key, Dataset] = {}
+        wanted: dict[Key, Dataset] = {}
+        for dataset in targets:
+            for found in needs.of(dataset):
+                wanted[found.name.key] = found
+        self._complete(needs, wanted)
+        resolver = self._answering(self._resolver()) if self._open else needs.resolver
+        flows = [flow for flow in self._loaded.flows if flow.target.key in wanted]
+        datasets = list(wanted.values())
+        for dataset in targets:
+            if dataset.kind is DatasetKind.TEMPORARY_VIEW:
+                table, flow = view_table(dataset, resolver)
+                views[dataset.name.key] = table
+                datasets.append(table)
+                flows.append(flow)
+        graph = resolver.resolve(Definitions(datasets=tuple(datasets), flows=tuple(flows)))
+        watch = _Watch()
+        outcomes = self._update(graph, resolver, watch)
+        self._computed.update(wanted)
+        failed = [outcome.error for outcome in outcomes if outcome.status is FlowStatus.FAILED and outcome.error]
+        if failed:
+            raise failed[0]
+        return self._result(graph, targets, views, watch)
+
+    def _target(self, name: str) -> Dataset:
+        dataset = self._declared.find(name)
+        if dataset.name.key in self._given:
+            raise GraphError(
+                "TEST_INPUT_GIVEN",
+                f"`{name}` cannot be run: the test gave its rows",
+                hint="run a dataset that reads it, or give rows to what it reads instead",
+            )
+        return dataset
+
+    def _complete(self, needs: Needs, wanted: Mapping[Key, Dataset]) -> None:
+        """Add the columns that the queries ask of a table from outside and that the test left out: they are NULL."""
+        resolver = needs.resolver
+        for flow in needs.reading(self._open, wanted):
+            resolver.output_schema(flow)
+        for location, lacking in resolver.asked.items():
+            table = self._store.open(location)
+            if table is None or not lacking:
+                continue
+            label = self._open[location]
+            for name in lacking:
+                near = did_you_mean(name, [c for c in table.schema.names if not needs.names_column(location, c)])
+                if near is not None:
+                    raise DefinitionError(
+                        "TEST_ROWS_INVALID",
+                        f"the pipeline reads a column `{name}` of `{label}`, and the given rows have `{near}`",
+                        hint=f"rename `{near}` to `{name}`, or give `{name}` as well",
+                    )
+            added = Schema.from_arrow(pa.schema([pa.field(name, pa.string()) for name in lacking]))
+            fields: list[Field] = list(added.fields)
+            table.delta.alter.add_columns(fields)
+            lacking.clear()
+
+    def _update(self, graph: DataflowGraph, resolver: ProbingResolver, watch: _Watch) -> tuple[FlowOutcome, ...]:
+        bus = EventBus(self._spec.name, self._spec.name, str(uuid.uuid4()), clock=self._clock)
+        bus.subscribe(watch.events.append)
+        context = update_context(
+            self._spec,
+            graph=graph,
+            resolver=resolver,
+            engine=self._engine,
+            store=self._store,
+            events=bus,
+            clock=self._clock,
+            on_dropped=watch.add_dropped,
+        )
+        update = Update(context, plan_update(graph, RefreshSelection()))
+        update.set_up()
+        return update.run_round()
+
+    def _clock(self) -> datetime:
+        return (self._now or datetime.now(UTC)).astimezone(UTC)
+
+    def _result(
+        self, graph: DataflowGraph, targets: list[Dataset], views: Mapping[Key, Dataset], watch: _Watch
+    ) -> RunResult:
+        shown = {table.name.key: self._names.display(self._declared.datasets[key].name) for key, table in views.items()}
+        rows: dict[str, DatasetRows] = {}
+        for dataset in graph.stored():
+            name = shown.get(dataset.name.key) or graph.display(dataset.name)
+            table = self._store.open(self._catalog.location(dataset.name))
+            assert table is not None
+            rows[name] = DatasetRows(name=name, table=table.rows())
+        names = tuple(self._names.display(dataset.name) for dataset in targets)
+        return RunResult(
+            datasets=rows,
+            targets=names,
+            dropped=watch.dropped(),
+            rules=Rules(watch.counts(graph), targets=names),
+            events=tuple(watch.events),
+        )
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Remove the folder; the engine stays for the next test."""
+        if self._session is not None:
+            self._session.client.close()
+            self._session = None
+        self._remove()
+
+    def __enter__(self) -> PipelineTest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Watch:
+    """What happens in a run."""
+
+    def __init__(self) -> None:
+        self.events: list[PipelineEvent] = []
+        self._dropped: list[Dropped] = []
+
+    def add_dropped(self, flow: str, found: DroppedRows) -> None:
+        rows = zip(found.rows.to_pylist(), found.rules, strict=True)
+        self._dropped += [Dropped(dataset=found.dataset, flow=flow, row=row, rules=rules) for row, rules in rows]
+
+    def dropped(self) -> tuple[Dropped, ...]:
+        """Return the dropped rows by dataset and flow, and in the order of their columns."""
+        groups: dict[tuple[str, str], list[Dropped]] = {}
+        for item in self._dropped:
+            groups.setdefault((item.dataset, item.flow), []).append(item)
+        result: list[Dropped] = []
+        for _, items in sorted(groups.items()):
+            numbered = in_order([{**item.row, "__lakelet_number": number} for number, item in enumerate(items)])
+            result += [items[row["__lakelet_number"]] for row in numbered]
+        return tuple(result)
+
+    def counts(self, graph: DataflowGraph) -> list[RuleCount]:
+        """Return the counts of every rule of a graph, 0 where no row came."""
+        passed: dict[tuple[str, str], int] = {}
+        failed: dict[tuple[str, str], int] = {}
+        for event in self.events:
+            if event.event_type == "flow_progress":
+                for found in event.details.get("data_quality", {}).get("expectations", ()):
+                    key = (found["dataset"], found["name"])
+                    passed[key] = passed.get(key, 0) + found["passed_records"]
+                    failed[key] = failed.get(key, 0) + found["failed_records"]
+        result = []
+        for dataset in graph.datasets.values():
+            display = graph.display(dataset.name)
+            for rule in dataset.expectations:
+                key = (display, rule.name)
+                result.append(
+                    RuleCount(
+                        dataset=display,
+                        name=rule.name,
+                        action=_ACTIONS[rule.action],
+                        passed=passed.get(key, 0),
+                        failed=failed.get(key, 0),
+                    )
+                )
+        return result
+
+
+class _Answers:
+    """What query functions ask, answered by the resolver that is at work."""
+
+    def __init__(self) -> None:
+        self.resolver: ProbingResolver | None = None
+
+    def schema_of(self, relation: proto.Relation) -> StructType:
+        assert self.resolver is not None
+        return self.resolver.schema_of(relation)
+
+    def is_streaming(self, relation: proto.Relation) -> bool:
+        assert self.resolver is not None
+        return self.resolver.is_streaming(relation)
+
+    def execute(self, relation: proto.Relation) -> pa.Table:
+        assert self.resolver is not None
+        return self.resolver.execute(relation)
+
+    def command(self, command: proto.Command) -> None:
+        assert self.resolver is not None
+        self.resolver.command(command)
