@@ -25,9 +25,9 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Settings are `lakelet.*` keys under `configuration` in `spark-pipeline.yml`; their values are text. On the command",
-        "line, `--conf KEY=VALUE` overrides one for a run. All other keys of `configuration` are what `spark.conf.get`",
-        "answers in pipeline files.",
+        "Settings are `lakelet.*` keys under `configuration` in `spark-pipeline.yml`; their values are text. On the",
+        "command line, `--conf KEY=VALUE` overrides one for a run. All other keys of `configuration` are what",
+        "`spark.conf.get` answers in pipeline files.",
         "",
         "| key | default | meaning |",
         "|---|---|---|",
@@ -65,7 +65,18 @@ def cli_page() -> str:
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
-        lines += ["", f"## `lakelet {name}`", "", *_paragraphs(command), "", "```", _usage(name, command), "```", "", *_options(command)]
+        lines += [
+            "",
+            f"## `lakelet {name}`",
+            "",
+            *_paragraphs(command),
+            "",
+            "```",
+            _usage(name, command),
+            "```",
+            "",
+            *_options(command),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -133,20 +144,27 @@ NOTES: Mapping[tuple[str, str], str] = {
     ("table", "cluster_by"): "kept as a table property; the files are not clustered",
     ("table", "cluster_by_auto"): "kept as a table property; the files are not clustered",
     ("table", "format"): "`delta` only",
+    ("table", "spark_conf"): "has no effect on the embedded engine, and a warning says so",
     ("table", "temporary"): "older name of `private`",
     ("table", "query_function"): "the decorated function",
     ("materialized_view", "query_function"): "the decorated function",
-    ("materialized_view", "refresh_policy"): "accepted; a view is computed anew, or left alone when nothing has changed",
+    (
+        "materialized_view",
+        "refresh_policy",
+    ): "accepted; a view is computed anew, or left alone when nothing has changed",
     ("temporary_view", "query_function"): "the decorated function",
     ("append_flow", "once"): "a batch query that runs a single time",
     ("create_auto_cdc_flow", "stored_as_scd_type"): "1 or 2; `bitemporal` is refused",
     ("create_auto_cdc_flow", "flow_name"): "older name of `name`",
 }
 
+_SHARED = ("schema", "cluster_by", "cluster_by_auto", "format", "spark_conf")
+"""Parameters that mean the same in every function that has them."""
+
 ORDER = (
     "table", "materialized_view", "temporary_view", "create_streaming_table", "append_flow", "create_auto_cdc_flow",
-    "create_auto_cdc_from_snapshot_flow", "expect", "expect_or_drop", "expect_or_fail", "expect_all", "expect_all_or_drop",
-    "expect_all_or_fail", "read", "read_stream", "create_sink", "foreach_batch_sink", "update_flow", "replace_flow",
+    "create_auto_cdc_from_snapshot_flow", "expect", "expect_or_drop", "expect_or_fail", "expect_all",
+    "expect_all_or_drop", "expect_all_or_fail", "read", "read_stream", "create_sink", "foreach_batch_sink", "update_flow", "replace_flow",
     "on_event_hook",
 )  # fmt: skip
 ALIASES: Mapping[str, str] = {
@@ -166,10 +184,10 @@ def api_page() -> str:
     lines = [
         "# The declarative API",
         "",
-        "Inside pipeline files, `from pyspark import pipelines as dp`, `import databricks.pipelines as dp` and `import dlt`",
-        "give these functions, whatever else has those names. Parameters and defaults are those of Databricks and of Apache",
-        "Spark. What this release does not implement is refused at load, with file and line, and never ignored.",
-        "Decorators return your function unchanged.",
+        "Inside pipeline files, `from pyspark import pipelines as dp`, `import databricks.pipelines as dp` and",
+        "`import dlt` give these functions, whatever else has those names. Parameters and defaults are those of",
+        "Databricks and of Apache Spark. What this release does not implement is refused at load, with file and line,",
+        "and never ignored. Decorators return your function unchanged.",
         "",
     ]
     for name in ORDER:
@@ -209,8 +227,8 @@ def _state(function: str, parameter: str) -> str:
         return "refused"
     if (function, parameter) in REFUSED_PARAMETERS:
         return f"refused: {REFUSED_PARAMETERS[function, parameter]}"
-    note = NOTES.get((function, parameter)) or NOTES.get(("table", parameter)) if function != "temporary_view" else None
-    note = NOTES.get((function, parameter), note)
+    shared = "table" if parameter in _SHARED else function
+    note = NOTES.get((function, parameter)) or NOTES.get((shared, parameter))
     return f"implemented: {note}" if note else "implemented"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
+STUB_LOCK = ROOT / "requirements-stub.lock"
 
 
 def main() -> int:
@@ -19,7 +20,7 @@ def main() -> int:
     if sys.version_info < (3, 11):
         return fail(f"Python 3.11 or newer is needed, this is {version}", "run `make PYTHON=python3.12 …` with a newer one")
     stamp = folder / ".ready"
-    wanted = hashlib.sha256(LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    wanted = hashlib.sha256(LOCK.read_bytes() + STUB_LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return 0
     try:
@@ -38,6 +39,8 @@ def main() -> int:
          "-r", str(LOCK)],
         [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps",
          "--no-build-isolation", "-e", str(ROOT)],
+        [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes",
+         "--no-deps", "--upgrade", "--target", str(folder / "stubs"), "-r", str(STUB_LOCK)],
     ]  # fmt: skip
     for step in steps:
         done = subprocess.run(step, check=False)

@@ -13,7 +13,7 @@
     │   └── StorageError     a table or the checkpoint cannot be read or written
     └── DefinitionErrors     several of the above, found in one load                     exit 2
 
-Every error has a condition (Spark's own name where Spark has the case), an origin, a cause, and a hint that is an action.
+Every error has a condition (Spark's own name where Spark has the case), an origin, a cause, and a hint: an action.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LakeletError(Exception):
     """
 
     exit_code: int = 1
-    """Of the command that ends with this error: 2 where nothing ran, which a definition decides, not the error alone."""
+    """Of the command that ends with this error; 2 where nothing ran, which the same error may mean while loading."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lakelet.errors import LakeletError, Origin
+from lakelet.errors import LakeletError, Origin, SpecError
 from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection, UpdateResult
 from lakelet.names import NameContext
@@ -114,6 +114,13 @@ class Pipeline:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
+            if self.spec.setting("lakelet.engine") != "sail":
+                raise SpecError(
+                    "UNSUPPORTED_FEATURE",
+                    f"the engine `{self.spec.setting('lakelet.engine')}` is not supported in this release",
+                    origin=Origin(file=self.spec.file.name),
+                    hint="leave `lakelet.engine` out: the embedded engine runs in this process",
+                )
             from lakelet.engine.sail import SailEngine
 
             self._engine = SailEngine(configuration=self.spec.engine_configuration)

@@ -35,7 +35,15 @@ ROWS = pa.table(
         "customer": pa.array(["ann", "bob", "x1"]),
     }
 )
-_INTERNALS = ("ObjectName(", "Identifier(", "site-packages", "/lakelet/", "Physical plan", "INTERNAL_ERROR", "DataType::")
+_INTERNALS = (
+    "ObjectName(",
+    "Identifier(",
+    "site-packages",
+    "/lakelet/",
+    "Physical plan",
+    "INTERNAL_ERROR",
+    "DataType::",
+)
 
 
 @dataclass(frozen=True)

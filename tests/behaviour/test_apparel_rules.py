@@ -17,8 +17,9 @@ LANDING = "/Volumes/apparel_store/00_landing/streaming"
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 SALE: dict[str, Any] = {
-    "transaction_id": 1, "store_id": 10, "event_time": "2024-05-01 10:00", "customer_id": 20, "product_id": 30, "quantity": 2,
-    "unit_price": 10.0, "total_amount": 20.0, "payment_method": "Cash", "discount_applied": 0.0, "tax_amount": 1.6,
+    "transaction_id": 1, "store_id": 10, "event_time": "2024-05-01 10:00", "customer_id": 20, "product_id": 30,
+    "quantity": 2, "unit_price": 10.0, "total_amount": 20.0, "payment_method": "Cash", "discount_applied": 0.0,
+    "tax_amount": 1.6,
 }  # fmt: skip
 CUSTOMER: dict[str, Any] = {
     "customer_id": 20, "name": "Ann", "email": "ann@shop.example", "address": "Main St 1", "phone_number": "1",
@@ -29,8 +30,8 @@ PRODUCT: dict[str, Any] = {
     "size": "M", "color": "blue", "description": "A shirt", "last_update_time": "2024-01-01",
 }  # fmt: skip
 STORE: dict[str, Any] = {
-    "store_id": 10, "name": "Downtown", "address": "Main St 2", "manager": "Bob", "open_date": "2019-01-01", "status": "Open",
-    "phone_number": "2", "last_update_time": "2024-01-01",
+    "store_id": 10, "name": "Downtown", "address": "Main St 2", "manager": "Bob", "open_date": "2019-01-01",
+    "status": "Open", "phone_number": "2", "last_update_time": "2024-01-01",
 }  # fmt: skip
 
 
@@ -82,7 +83,9 @@ def test_a_landed_row_without_its_id_fails_the_update(test: PipelineTest, stream
 def test_a_customer_that_looks_wrong_is_counted_and_kept(
     test: PipelineTest, rule: str, column: str, good: list[Any], bad: list[Any]
 ) -> None:
-    _check_rule(test, "customers_cleaned_stream", "01_bronze.bronze_customers", CUSTOMER, "warn", rule, column, good, bad)
+    _check_rule(
+        test, "customers_cleaned_stream", "01_bronze.bronze_customers", CUSTOMER, "warn", rule, column, good, bad
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,12 @@ def test_a_product_that_cannot_be_charged_is_dropped(
     ("rule", "column", "good", "bad"),
     [
         ("non_negative_stock", "stock_quantity", [0], [-1, None]),
-        ("valid_category", "category", ["Casual Wear", "Formal Wear", "Sportswear", "Accessories", "Footwear"], ["Toys", None]),
+        (
+            "valid_category",
+            "category",
+            ["Casual Wear", "Formal Wear", "Sportswear", "Accessories", "Footwear"],
+            ["Toys", None],
+        ),
         ("valid_brand", "brand", ["Acme"], [None]),
     ],
 )
@@ -293,8 +301,9 @@ def test_a_sale_has_the_names_of_its_store_customer_and_product(test: PipelineTe
         dict(zip(names, (1, "Downtown", "Ann", "Shirt", "Casual Wear"), strict=True)),
     ]
     assert result.table.column_names == [
-        "transaction_id", "event_time", "customer_id", "customer_name", "product_id", "product_name", "product_category",
-        "store_id", "store_name", "quantity", "unit_price", "total_amount", "payment_method", "discount_applied", "tax_amount",
+        "transaction_id", "event_time", "customer_id", "customer_name", "product_id", "product_name",
+        "product_category", "store_id", "store_name", "quantity", "unit_price", "total_amount", "payment_method",
+        "discount_applied", "tax_amount",
     ]  # fmt: skip
 
 
@@ -308,7 +317,13 @@ def test_a_sale_whose_dimensions_are_not_known_yet_stays_without_names(test: Pip
     ]
 
 
-FACT = {**SALE, "store_name": "Downtown", "customer_name": "Ann", "product_name": "Shirt", "product_category": "Casual Wear"}
+FACT = {
+    **SALE,
+    "store_name": "Downtown",
+    "customer_name": "Ann",
+    "product_name": "Shirt",
+    "product_category": "Casual Wear",
+}
 
 
 def test_the_day_of_a_store_sums_its_sales(test: PipelineTest) -> None:
@@ -318,7 +333,15 @@ def test_the_day_of_a_store_sums_its_sales(test: PipelineTest) -> None:
         {**FACT, "transaction_id": 3, "event_time": "2024-05-02 00:00"},
     ]
     test.given("03_gold.denormalized_sales_facts", facts)
-    keys = ("sale_date", "store_id", "store_name", "total_revenue", "total_transactions", "total_items_sold", "unique_customers")
+    keys = (
+        "sale_date",
+        "store_id",
+        "store_name",
+        "total_revenue",
+        "total_transactions",
+        "total_items_sold",
+        "unique_customers",
+    )
     assert test.run("03_gold.gold_daily_sales_by_store").select(*keys) == [
         dict(zip(keys, (date(2024, 5, 1), 10, "Downtown", 20.11, 2, 3, 2), strict=True)),
         dict(zip(keys, (date(2024, 5, 2), 10, "Downtown", 20.0, 1, 2, 1), strict=True)),

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.behaviour.bad_input import FILE, ORDERS, Project
 
 
@@ -104,7 +103,9 @@ def test_a_file_that_another_one_imports_fails_once(project: Project) -> None:
 
 def test_a_notebook_that_runs_itself(project: Project) -> None:
     project.write(FILE, "# Databricks notebook source\n# MAGIC %run ./shop\n")
-    project.refuses("NOTEBOOK_CYCLE", "transformations/shop.py → transformations/shop.py", place=f"{FILE}:2", hint="remove")
+    project.refuses(
+        "NOTEBOOK_CYCLE", "transformations/shop.py → transformations/shop.py", place=f"{FILE}:2", hint="remove"
+    )
 
 
 def test_a_notebook_that_runs_one_that_is_not_there(project: Project) -> None:
@@ -195,7 +196,8 @@ def test_a_query_function_with_an_argument(project: Project) -> None:
         ("keys=['order_id'], sequence_by='amount', stored_as_scd_type=2, apply_as_truncates='a'",
          "AUTOCDC_TRUNCATE_REQUIRES_SCD1", "", "remove `apply_as_truncates`"),
         ("keys=['order_id'], sequence_by='amount', where='a > 1'", "UNSUPPORTED_FEATURE", "`where`", "filter"),
-        ("keys=['order_id'], sequence_by='amount', stored_as_scd_type='bitemporal'", "UNSUPPORTED_FEATURE", "", "type 2"),
+        ("keys=['order_id'], sequence_by='amount', stored_as_scd_type='bitemporal'", "UNSUPPORTED_FEATURE", "",
+         "type 2"),
     ],
 )  # fmt: skip
 def test_a_wrong_auto_cdc_flow(project: Project, arguments: str, condition: str, says: str, hint: str) -> None:
@@ -345,7 +347,9 @@ def test_a_broken_file_does_not_hide_the_errors_of_the_others(project: Project) 
     project.write("transformations/third.sql", "CREATE MATERIALIZED VIEW t AS SELEC 1;\n")
     outcome = project.run()
     assert outcome.exit_code == 2
-    assert set(outcome.errors) == {"UNKNOWN_PARAMETER", "PIPELINE_FILE_SYNTAX_ERROR", "PARSE_SYNTAX_ERROR"}, outcome.stderr
+    assert set(outcome.errors) == {"UNKNOWN_PARAMETER", "PIPELINE_FILE_SYNTAX_ERROR", "PARSE_SYNTAX_ERROR"}, (
+        outcome.stderr
+    )
 
 
 def test_a_dry_run_finds_the_same_and_writes_nothing_at_all(project: Project) -> None:

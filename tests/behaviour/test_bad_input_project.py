@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from tests.behaviour.bad_input import FILE, SPEC, Project
 
 
@@ -58,7 +57,12 @@ def test_an_unknown_key(project: Project, line: str, hint: str) -> None:
         ("name: a\n  storage: [b\n", "PIPELINE_SPEC_INVALID_YAML", f"{SPEC_FILE}:2", "indentation"),
         ("name: a\nname: b\nstorage: s\n", "PIPELINE_SPEC_DUPLICATE_KEY", f"{SPEC_FILE}:2", "remove one"),
         ("name: a\nstorage: s3://x/y\n", "PIPELINE_STORAGE_ROOT_INVALID", f"{SPEC_FILE}:2", "file:///"),
-        (SPEC.replace("transformations/**", "'**/*.py'"), "PIPELINE_SPEC_INVALID_GLOB_PATTERN", f"{SPEC_FILE}:3", "/**`"),
+        (
+            SPEC.replace("transformations/**", "'**/*.py'"),
+            "PIPELINE_SPEC_INVALID_GLOB_PATTERN",
+            f"{SPEC_FILE}:3",
+            "/**`",
+        ),
         (SPEC.replace("glob: ", "file: "), "PIPELINE_SPEC_INVALID_LIBRARY", f"{SPEC_FILE}:3", "- glob:"),
         (SPEC.replace("transformations", "transforms"), "PIPELINE_LIBRARY_NOT_FOUND", SPEC_FILE, "correct the path"),
         (SPEC + "configuration: [a]\n", "PIPELINE_SPEC_FIELD_NOT_DICT", f"{SPEC_FILE}:5", 'key: "value"'),

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-
 from tests.behaviour.bad_input import Project
 
 HOLD_THE_LOCK = """
@@ -55,7 +54,9 @@ def test_the_command_itself_ends_with_the_error_and_no_traceback(project: Projec
     command = [sys.executable, "-m", "lakelet.cli", "run", "--spec", str(project.root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=project.root.parent)
     assert done.returncode == 2
-    assert f"error[TABLE_OR_VIEW_NOT_FOUND]: there is no dataset or table `ordres`\n  --> {project.place()}" in done.stderr
+    assert (
+        f"error[TABLE_OR_VIEW_NOT_FOUND]: there is no dataset or table `ordres`\n  --> {project.place()}" in done.stderr
+    )
     assert "Traceback" not in done.stderr + done.stdout
 
 
@@ -63,14 +64,14 @@ def test_the_command_itself_ends_with_the_error_and_no_traceback(project: Projec
 def small_disk(project: Project) -> Iterator[Project]:
     """A project whose storage folder is a disk of 600 kB."""
     if os.geteuid() != 0:
-        print("left out: a full disk needs root, to mount a small one")
+        print("left out: a full disk needs root, to mount a small one")  # noqa: T201
         pytest.skip("a full disk needs root, to mount a small one")
     folder = project.root / "store"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
-        print(f"left out: a full disk: {mounted.stderr}")
+        print(f"left out: a full disk: {mounted.stderr}")  # noqa: T201
         pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
     try:
         yield project

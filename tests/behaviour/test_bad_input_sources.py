@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-
 from tests.behaviour.bad_input import ROWS, Project
 
 
@@ -33,7 +32,11 @@ def delta(path: str, options: str = "") -> str:
     [
         ("landing/order", "does not exist", "landing/orders`?"),
         ("nowhere/at/all", "does not exist", "check the path"),
-        ("/Volumes/shop/landing/stream/orders", "store/Volumes/shop/landing/stream/orders` does not exist", "check the path"),
+        (
+            "/Volumes/shop/landing/stream/orders",
+            "store/Volumes/shop/landing/stream/orders` does not exist",
+            "check the path",
+        ),
         ("/Volumess/a/b/c/x", "`/Volumess/a/b/c/x` does not exist", "did you mean `/Volumes/a/b/c/x`?"),
         ("/volumes/a/b/c/x", "does not exist", "did you mean `/Volumes/a/b/c/x`?"),
         ("Volumes/a/b/c/x", "does not exist", "did you mean `/Volumes/a/b/c/x`?"),
@@ -51,7 +54,9 @@ def test_a_source_that_is_no_delta_table(project: Project, reader: str, path: st
     project.refuses("DELTA_TABLE_NOT_FOUND", says, hint=hint)
 
 
-@pytest.mark.parametrize(("path", "hint"), [("landing/file/a.csv", "landing/files`?"), ("none/*.csv", "check the path")])
+@pytest.mark.parametrize(
+    ("path", "hint"), [("landing/file/a.csv", "landing/files`?"), ("none/*.csv", "check the path")]
+)
 def test_files_that_are_not_there(project: Project, path: str, hint: str) -> None:
     project.write("landing/files/a.csv", "a,b\n1,2\n")
     stream(project, f'spark.read.option("header", "true").csv("{path}")')
@@ -79,9 +84,19 @@ def test_a_source_of_another_kind(project: Project, read: str, condition: str, s
 @pytest.mark.parametrize(
     ("options", "condition", "says", "hint"),
     [
-        ('.option("maxFilePerTrigger", 1)', "UNKNOWN_OPTION", "skipChangeCommits", "did you mean `maxFilesPerTrigger`?"),
+        (
+            '.option("maxFilePerTrigger", 1)',
+            "UNKNOWN_OPTION",
+            "skipChangeCommits",
+            "did you mean `maxFilesPerTrigger`?",
+        ),
         ('.option("readChangeFeed", "true")', "UNSUPPORTED_OPTION", "`readChangeFeed`", "read the table's rows"),
-        ('.option("startingVersion", "ten")', "INVALID_OPTION", "`startingVersion` of `landing/orders` is `ten`", "latest"),
+        (
+            '.option("startingVersion", "ten")',
+            "INVALID_OPTION",
+            "`startingVersion` of `landing/orders` is `ten`",
+            "latest",
+        ),
         ('.option("maxFilesPerTrigger", "0")', "INVALID_OPTION", "`0`", "positive number"),
         ('.option("maxBytesPerTrigger", "big")', "INVALID_OPTION", "`big`", "64m"),
         ('.option("skipChangeCommits", "yes")', "INVALID_OPTION", "`yes`", '"true"'),
@@ -93,7 +108,9 @@ def test_a_wrong_option_of_a_stream(project: Project, options: str, condition: s
 
 
 def test_a_starting_version_that_is_not_there_yet(project: Project) -> None:
-    project.pipeline("@dp.table  # here\ndef copy():\n    return " + delta("landing/orders", '.option("startingVersion", 99)'))
+    project.pipeline(
+        "@dp.table  # here\ndef copy():\n    return " + delta("landing/orders", '.option("startingVersion", 99)')
+    )
     project.fails("DELTA_VERSION_NOT_FOUND", "99", "is 0", hint="a version that exists")
 
 
@@ -143,7 +160,9 @@ def test_the_way_past_a_source_commit_that_changes_rows(running: Project) -> Non
     DeltaTable(str(running.root / "landing" / "orders")).delete("order_id = 1")
     assert running.run().exit_code == 1
     running.land(ROWS)
-    skipping = running.source.replace('.load("landing/orders")', '.option("skipChangeCommits", "true").load("landing/orders")')
+    skipping = running.source.replace(
+        '.load("landing/orders")', '.option("skipChangeCommits", "true").load("landing/orders")'
+    )
     running.write("transformations/shop.py", skipping)
     outcome = running.run()
     assert outcome.exit_code == 0, outcome.stderr
@@ -162,7 +181,9 @@ def test_a_column_whose_type_changes(running: Project) -> None:
 
 
 def test_a_query_whose_column_changes_its_type(running: Project) -> None:
-    cast = running.source.replace('.load("landing/orders")', '.load("landing/orders").withColumn("amount", F.lit("much"))')
+    cast = running.source.replace(
+        '.load("landing/orders")', '.load("landing/orders").withColumn("amount", F.lit("much"))'
+    )
     running.write("transformations/shop.py", cast)
     running.land(ROWS)
     running.fails(
@@ -197,9 +218,7 @@ def test_a_new_column_is_taken_over(running: Project) -> None:
         ("selectExpr('raise_error(customer) as c')", "QUERY_FAILED", "ann", "change the part"),
     ],
 )  # fmt: skip
-def test_a_row_that_the_query_cannot_handle(
-    project: Project, query: str, condition: str, says: str, hint: str
-) -> None:
+def test_a_row_that_the_query_cannot_handle(project: Project, query: str, condition: str, says: str, hint: str) -> None:
     project.pipeline(
         f"""
         @dp.table  # here

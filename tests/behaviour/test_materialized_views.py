@@ -64,7 +64,7 @@ def test_compaction_of_a_table_that_it_reads_is_nothing_new(project: Any) -> Non
 def test_moving_the_code_to_another_line_is_nothing_new(project: Any) -> None:
     project.write(TOTALS).land("sales", sales(("N", 1)))
     project.ok()
-    project.write("\n\n# a comment\n" + TOTALS)
+    project.write("\n\n    # a comment\n" + TOTALS)
     project.ok()
     assert project.techniques()["totals"][0] == "NO_OP"
 

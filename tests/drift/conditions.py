@@ -42,12 +42,16 @@ def raised_conditions() -> Conditions:
     takers = _EXCEPTIONS | {name for tree in trees.values() for name in _functions_with_condition(tree)}
     found = Conditions()
     for file, tree in trees.items():
-        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        texts = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
         for expression in _conditions_passed(tree, takers):
             for node in _texts(expression):
                 if isinstance(node, ast.JoinedStr):
                     first = node.values[0]
-                    assert isinstance(first, ast.Constant), f"{file}:{node.lineno}: a condition that starts with a variable"
+                    assert isinstance(first, ast.Constant), (
+                        f"{file}:{node.lineno}: a condition that starts with a variable"
+                    )
                     found.prefixes.setdefault(str(first.value), set()).update(texts)
                 else:
                     found.places.setdefault(node.value, f"{file.relative_to(SOURCE.parent)}:{node.lineno}")

@@ -93,7 +93,8 @@ def _cast(match: re.Match[str], text: str) -> QueryError:
         "CAST_INVALID_INPUT",
         f"the value '{match['value']}' cannot be cast to {kind}",
         cause="the query casts text that is not of that type, or compares it with such a value",
-        hint=f"use `try_cast(... AS {kind})`, which gives NULL and lets an expectation count such rows, or mend the rows at their source",
+        hint=f"use `try_cast(... AS {kind})`, which gives NULL and lets an expectation count such rows, or correct the "
+        "rows at their source",
     )
 
 
@@ -145,7 +146,7 @@ def _user_function(match: re.Match[str], text: str) -> QueryError:
 def _column_counts(match: re.Match[str], text: str) -> QueryError:
     return QueryError(
         "NUM_COLUMNS_MISMATCH",
-        f"a union needs inputs with as many columns each: the left one has {match['left']}, the right one {match['right']}",
+        f"a union needs as many columns on both sides: the left has {match['left']}, the right {match['right']}",
         hint="select the same columns on both sides, or use `unionByName(other, allowMissingColumns=True)`",
     )
 

@@ -197,6 +197,7 @@ def flow_progress(
     sink: str | None = None,
     reason: str | None = None,
     error: BaseException | None = None,
+    event_id: str | None = None,
 ) -> PipelineEvent:
     """A flow has reached a status, or finished one micro-batch (RUNNING with metrics).
 
@@ -204,6 +205,7 @@ def flow_progress(
 
     Args:
         reason: why a flow was skipped, excluded or stopped.
+        event_id: names the micro-batch, so that the event of a replay is known to be the same.
     """
     details: dict[str, Any] = {"status": status.value, "reason": reason}
     if metrics is not None:
@@ -226,6 +228,7 @@ def flow_progress(
         batch_id=batch_id,
         sink=sink,
         error=error,
+        event_id=event_id,
     )
 
 

@@ -96,11 +96,13 @@ class EventBus:
         request_id: str | None = None,
         error: BaseException | None = None,
         maturity: str = "STABLE",
+        event_id: str | None = None,
     ) -> PipelineEvent:
         """Make an event and deliver it; returns when every subscriber has seen it.
 
         Args:
             details: the value under the event's own type, in the layout of the event log.
+            event_id: instead of a new one, for what a replay publishes again: the event log keeps the first.
         """
         origin = {
             "pipeline_id": self.pipeline_id,
@@ -117,7 +119,7 @@ class EventBus:
         with self._lock:
             now = self._clock()
             event = PipelineEvent(
-                id=self._new_id(),
+                id=event_id or self._new_id(),
                 sequence=self._next_sequence(now),
                 timestamp=now,
                 event_type=event_type,

@@ -94,14 +94,17 @@ class DeltaEventLog:
         self._lock = threading.RLock()
         self._waiting: list[dict[str, Any]] = []
         self._table: DeltaTable | None = None
+        self._recovered: frozenset[str] = frozenset()
 
     def __call__(self, event: PipelineEvent) -> None:
-        """Take one event.
+        """Take one event; one that a dead update had published already, and a replay publishes again, counts once.
 
         Raises:
             StorageError: `EVENT_LOG_NOT_WRITABLE`; the events stay in memory and are tried again.
         """
         with self._lock:
+            if event.id in self._recovered:
+                return
             self._waiting.append(event.to_dict())
             if len(self._waiting) >= self._next_flush:
                 self.flush()
@@ -153,6 +156,7 @@ class DeltaEventLog:
             dead = [path for path in self._jsonl_files() if path.stem != self._update_id]
             left_over = [path for path in dead if not path.with_suffix(RECORDED).exists()]
             events = [event for path in left_over for event in read_json_lines(path)]
+            self._recovered = frozenset(event["id"] for event in events)
             missing = self._not_in_table(events)
             if missing:
                 self._append(missing)

@@ -13,6 +13,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakelet.engine.base import Engine
 from lakelet.errors import GraphError, Origin
+from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.execution.binding import Binder, Inputs, StreamInput
 from lakelet.execution.checkpoint import read_generation
@@ -25,6 +26,10 @@ from lakelet.names import TableName
 from lakelet.spec import PipelineSpec
 from lakelet.storage.base import Table, TableDefinition, TableStore
 from lakelet.storage.catalog import Catalog
+
+
+MAX_READINGS = 50
+"""How often the heads of external sources are read before giving up on two equal readings; takes about a second."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,19 +138,25 @@ class UpdateContext:
         All heads are read until two readings in a row agree, so they belong to one instant: whoever writes dimensions before
         the facts that refer to them never has the facts read first.
         """
-        inputs = [
+        external = [
             (flow, item)
             for flow in flows.values()
             for item in self.inputs(flow).streams.values()
             if item.source.dataset is None
         ]
-        seen: dict[tuple[str, str], Any] = {}
-        for _ in range(20):
-            now = {(flow.name, item.id): self.source(flow, item).head() for flow, item in inputs}
-            if now == seen:
-                break
-            seen = now
-        self.heads = seen
+        tables = [pair for pair in external if isinstance(self.source(*pair), DeltaSource)]
+        self.heads = {(flow.name, item.id): self.source(flow, item).head() for flow, item in external}
+        for attempt in range(MAX_READINGS):
+            now = {(flow.name, item.id): self.source(flow, item).head() for flow, item in tables}
+            if all(self.heads[key] == head for key, head in now.items()):
+                return
+            self.heads |= now
+            self.stop.wait(0.001 * attempt)
+        kinds.warning(
+            self.events,
+            "the external sources are written so often that they could not be pinned at one instant: a fact may be read "
+            "before a dimension row that was written earlier",
+        )
 
     def head(self, flow: ResolvedFlow, item: StreamInput) -> Any:
         """Return how far a source may be read: the pinned head, or for a dataset of the pipeline what is there now."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 POINTS = (
     "flow.intent_written",
     "flow.rows_committed",
+    "flow.batch_published",
     "flow.commit_noted",
     "cdc.auxiliary_committed",
     "cdc.target_committed",

@@ -8,6 +8,7 @@ table means that only the note is missing.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def run_batch(
     *,
     is_replay: bool,
 ) -> None:
-    """Bring one batch into the table, unless it is there already, and note that it is done."""
+    """Bring one batch into the table, unless it is there already, publish its counts, and note that it is done."""
     started = time.perf_counter()
     table = context.table(dataset)
     app_id = context.app_id(flow, checkpoint.generation)
@@ -100,8 +101,6 @@ def run_batch(
     else:
         written = _append(context, flow, dataset, table, bound.rows, receipt, quality, present=present)
     reach("flow.rows_committed")
-    checkpoint.write_commit(batch)
-    reach("flow.commit_noted")
     kinds.flow_progress(
         context.events,
         flow=flow.name,
@@ -116,7 +115,11 @@ def run_batch(
             duration_ms=round((time.perf_counter() - started) * 1000, 1),
         ),
         quality=quality.result,
+        event_id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{app_id}/{batch.id}")),
     )
+    reach("flow.batch_published")
+    checkpoint.write_commit(batch)
+    reach("flow.commit_noted")
 
 
 def rehearse_batch(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, batch: Batch) -> None:
@@ -173,7 +176,10 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
         id=checkpoint.next_id,
         at=context.clock(),
         sources={name: {"start": piece.start, "end": piece.end} for name, piece in slices.items()},
-        versions=pinned_versions(context, inputs.locations),
+        versions={
+            context.catalog.relative(location): version
+            for location, version in pinned_versions(context, inputs.locations).items()
+        },
     )
 
 
@@ -207,7 +213,11 @@ def bind_batch(context: UpdateContext, flow: ResolvedFlow, batch: Batch) -> Boun
             )
         slices[item.id] = source.rows(recorded["start"], recorded["end"], metadata=item.metadata)
     return context.binder.bind(
-        flow.relation, context.origin(flow), slices=slices, versions=batch.versions, at=batch.at
+        flow.relation,
+        context.origin(flow),
+        slices=slices,
+        versions={context.catalog.absolute(text): version for text, version in batch.versions.items()},
+        at=batch.at,
     )
 
 

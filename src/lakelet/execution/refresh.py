@@ -6,6 +6,7 @@ swapped in one commit, so a refresh that fails leaves the old rows readable.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import time
 from pathlib import Path
@@ -41,7 +42,7 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         "format": FORMAT,
         "generation": context.generation(dataset),
         "fingerprint": _fingerprint(context, flow, dataset),
-        "inputs": {_label(context, location): version for location, version in versions.items()},
+        "inputs": {context.catalog.relative(location): version for location, version in versions.items()},
         "files": [_listing(leaf) for leaf in inputs.files],
     }
     path = context.catalog.checkpoint(dataset.name) / "view.json"
@@ -68,8 +69,6 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         reader, receipt=Receipt(app_id=context.app_id(flow, state["generation"]), batch_id=table.version + 1)
     )
     reach("view.swapped")
-    write_json(path, {**state, "table_version": table.version})
-    reach("view.noted")
     kinds.flow_progress(
         context.events,
         flow=flow.name,
@@ -82,13 +81,15 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         ),
         quality=quality.result,
     )
+    write_json(path, {**state, "table_version": table.version})
+    reach("view.noted")
     return True
 
 
 def _inputs_changed(context: UpdateContext, recorded: dict[str, Any], versions: dict[str, int]) -> bool:
     known = recorded["inputs"]
-    return {_label(context, location) for location in versions} != set(known) or any(
-        changes_rows(location, after=known[_label(context, location)], until=version)
+    return {context.catalog.relative(location) for location in versions} != set(known) or any(
+        changes_rows(location, after=known[context.catalog.relative(location)], until=version)
         for location, version in versions.items()
     )
 
@@ -134,17 +135,11 @@ def _is_volatile(context: UpdateContext, flow: ResolvedFlow) -> bool:
     return any(is_volatile(tree) for tree, _ in _trees(context, flow))
 
 
-def _label(context: UpdateContext, location: str) -> str:
-    """Return a location without the storage folder, so that moving the folder recomputes nothing."""
-    storage = str(context.catalog.storage)
-    return location.removeprefix(storage)
-
-
 def _listing(leaf: Leaf) -> list[list[Any]]:
     """Return what lies at the paths of a file read: names, sizes and times."""
     found: list[list[Any]] = []
     for text in leaf.paths:
-        root = Path(text)
-        files = sorted(root.rglob("*")) if root.is_dir() else sorted(root.parent.glob(root.name))
-        found += [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+        for root in sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else [text]:
+            files = sorted(Path(root).rglob("*")) if Path(root).is_dir() else [Path(root)]
+            found += [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
     return found

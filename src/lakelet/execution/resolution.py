@@ -1,7 +1,7 @@
 """From definitions to a graph: query functions are called, their trees read, names and columns resolved.
 
-Nothing here reads a row. Columns come from analysis: every read is replaced by an empty relation of the right columns, and
-the engine says what the query makes of them. The same answers serve `df.columns` and `df.schema` in a query function.
+Nothing here reads a row. Columns come from analysis: every read is replaced by an empty relation of the right columns,
+and the engine says what the query makes of them. The same answers serve `df.columns` and `df.schema` in a query function.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ from lakelet.storage.schema import compare, nullable
 Key = tuple[str, str, str]
 FILE_FORMATS = {"json", "csv", "parquet", "text", "binaryfile", "avro", "orc"}
 _FORMAT_NAMES = {"cloudfiles": "cloudFiles", "binaryfile": "binaryFile"}
+
+
+def _format_name(leaf: Leaf) -> str:
+    return _FORMAT_NAMES.get(leaf.format, leaf.format)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +131,7 @@ class Resolver:
             return Source(leaf=leaf, files=replace(leaf, paths=tuple(self._path(path, place) for path in leaf.paths)))
         raise GraphError(
             "UNSUPPORTED_SOURCE",
-            f"{'a stream' if leaf.streaming else 'a table'} of format `{_FORMAT_NAMES.get(leaf.format, leaf.format)}` cannot be read",
+            f"{'a stream' if leaf.streaming else 'a table'} of format `{_format_name(leaf)}` cannot be read",
             origin=place,
             cause="streams are read from Delta tables, datasets of the pipeline and `rate` in this release"
             if leaf.streaming
@@ -174,7 +178,8 @@ class Resolver:
             elif isinstance(flow.query, SqlQuery):
                 self._relations[flow.name] = normalize(plan.sql(flow.query.text))
             else:
-                self._relations[flow.name] = relative_sites(self._normalized(_called(flow, self.catalog.root)), self.catalog.root)
+                tree = self._normalized(_called(flow, self.catalog.root))
+                self._relations[flow.name] = relative_sites(tree, self.catalog.root)
         return self._relations[flow.name]
 
     def schema(self, name: TableName) -> StructType:
@@ -254,8 +259,8 @@ class Resolver:
                 near = did_you_mean(error.column, columns.names) if error.column else None
                 raise GraphError(
                     "AUTOCDC_COLUMNS_NOT_FOUND_IN_SCHEMA" if error.column else "AUTOCDC_INVALID_CONDITION",
-                    f"`sequence_by` of flow `{flow.name}` names a column `{error.column}` that its source `{flow.source}` does "
-                    "not have"
+                    f"`sequence_by` of flow `{flow.name}` names a column `{error.column}` that its source `{flow.source}` "
+                    "does not have"
                     if error.column
                     else f"`sequence_by` of flow `{flow.name}` cannot be evaluated",
                     origin=flow.origin,
@@ -483,10 +488,10 @@ def _called(flow: Flow, root: Path) -> Relation:
             return relation_of(frame)
         except Exception as error:  # some mistakes show only now, such as the return type of a function
             raise query_function_failed(error, name=flow.name, origin=flow.origin, root=root) from error
-    kind = type(frame)
+    what = "nothing" if frame is None else f"a {type(frame).__module__}.{type(frame).__name__}"
     raise DefinitionError(
         "QUERY_FUNCTION_RETURNED_NO_DATAFRAME",
-        f"the query function of `{flow.name}` returned {'nothing' if frame is None else f'a {kind.__module__}.{kind.__name__}'}",
+        f"the query function of `{flow.name}` returned {what}",
         origin=flow.origin,
         hint="return a Spark DataFrame: does a `return` lack?"
         if frame is None

@@ -67,8 +67,8 @@ class StreamSource(Protocol):
 _DELTA_OPTIONS = {
     name.lower(): name
     for name in (
-        "maxFilesPerTrigger", "maxBytesPerTrigger", "startingVersion", "skipChangeCommits", "ignoreDeletes", "ignoreChanges",
-        "failOnDataLoss",
+        "maxFilesPerTrigger", "maxBytesPerTrigger", "startingVersion", "skipChangeCommits", "ignoreDeletes",
+        "ignoreChanges", "failOnDataLoss",
     )
 }  # fmt: skip
 _REFUSED_OPTIONS = {
@@ -95,7 +95,7 @@ def check_options(label: str, options: Mapping[str, str]) -> None:
         if key in refused:
             name, hint = refused[key]
             raise SourceError(
-                "UNSUPPORTED_OPTION", f"the option `{name}` of a streaming read of `{label}` is not supported", hint=hint
+                "UNSUPPORTED_OPTION", f"the option `{name}` of a stream of `{label}` is not supported", hint=hint
             )
         if key not in _DELTA_OPTIONS and key != "path":
             near = did_you_mean(key, _DELTA_OPTIONS)

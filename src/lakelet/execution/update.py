@@ -117,9 +117,29 @@ class Update:
         for dataset in self._plan.datasets:
             if dataset.name.key in self._plan.restarted:
                 start_generation(context.catalog.checkpoint(dataset.name))
+                self._warn_readers(dataset)
         kinds.update_progress(context.events, UpdateState.SETTING_UP_TABLES)
         for dataset in self._plan.datasets:
             self._set_up_table(dataset)
+
+    def _warn_readers(self, dataset: Dataset) -> None:
+        """Say which streams will fail because the table that they read starts anew without them."""
+        graph = self._context.graph
+        for reader in graph.stored():
+            if reader.name.key not in self._plan.restarted and self._reads_as_stream(reader, dataset):
+                kinds.warning(
+                    self._context.events,
+                    f"`{graph.display(dataset.name)}` starts anew, and `{graph.display(reader.name)}` reads it as a stream: "
+                    f"refresh it from the start, too (`--full-refresh {graph.display(reader.name)}`)",
+                    dataset=graph.display(reader.name),
+                )
+
+    def _reads_as_stream(self, reader: Dataset, dataset: Dataset) -> bool:
+        return any(
+            item.source.dataset is not None and item.source.dataset.name.key == dataset.name.key
+            for flow in self._context.graph.flows_to(reader.name)
+            for item in self._context.inputs(flow).streams.values()
+        )
 
     def _set_up_table(self, dataset: Dataset) -> None:
         context = self._context

@@ -10,7 +10,10 @@ from lakelet.plan.sql_streaming import stateful_sql
 
 _STATEFUL = {
     "aggregate": ("a streaming aggregation", "aggregate in a materialized view over the streaming table"),
-    "deduplicate": ("`dropDuplicates` over a stream", "deduplicate in a materialized view, or use AUTO CDC with SCD type 1"),
+    "deduplicate": (
+        "`dropDuplicates` over a stream",
+        "deduplicate in a materialized view, or use AUTO CDC with SCD type 1",
+    ),
     "sort": ("sorting a stream", "sort where the table is read"),
     "limit": ("`limit` over a stream", "limit where the table is read"),
     "offset": ("`offset` over a stream", "use it where the table is read"),
@@ -44,12 +47,14 @@ def refuse_stateful(relation: Relation, origin: Origin) -> None:
                      "JOIN_TYPE_LEFT_SEMI": right, "JOIN_TYPE_LEFT_ANTI": right}  # fmt: skip
         if preserved.get(type(join).JoinType.Name(join.join_type), False):
             raise _refused("an outer join that keeps the rows of the table beside a stream",
-                           "keep the stream's side: put the stream on the left of a left join", relation, origin)  # fmt: skip
+                           "put the stream on the left of a left join, so that its rows are kept", relation, origin)  # fmt: skip
     if kind == "set_op" and not (relation.set_op.set_op_type == 2 and relation.set_op.is_all):
         raise _refused("a set operation other than UNION ALL over a stream", "use `union`", relation, origin)
     beyond = beyond_the_row(own_messages(relation))
     if beyond in (AGGREGATE, WINDOW):
-        raise _refused(f"{beyond} over a stream", "use it in a materialized view over the streaming table", relation, origin)
+        raise _refused(
+            f"{beyond} over a stream", "use it in a materialized view over the streaming table", relation, origin
+        )
     if kind == "with_relations" and relation.with_relations.root.HasField("sql"):
         references = {item.subquery_alias.alias for item in relation.with_relations.references if is_streaming(item)}
         refused = stateful_sql(relation.with_relations.root.sql.query, references)

@@ -10,15 +10,14 @@ from google.protobuf.message import Message
 from lakelet.errors import DefinitionError
 from lakelet.plan.sql_tokens import Token, scan
 
-_AGGREGATES = frozenset(
-    """
-    any_value approx_count_distinct approx_percentile array_agg avg bit_and bit_or bit_xor bool_and bool_or collect_list
-    collect_set corr count count_distinct count_if covar_pop covar_samp every first first_value histogram_numeric
-    kurtosis last last_value listagg max max_by mean median min min_by mode percentile percentile_approx
-    percentile_cont percentile_disc skewness std stddev stddev_pop stddev_samp string_agg sum sum_distinct try_avg
-    try_sum var_pop var_samp variance
-    """.split()
-)
+_AGGREGATES = {
+    "any_value", "approx_count_distinct", "approx_percentile", "array_agg", "avg", "bit_and", "bit_or", "bit_xor",
+    "bool_and", "bool_or", "collect_list", "collect_set", "corr", "count", "count_distinct", "count_if", "covar_pop",
+    "covar_samp", "every", "first", "first_value", "histogram_numeric", "kurtosis", "last", "last_value", "listagg",
+    "max", "max_by", "mean", "median", "min", "min_by", "mode", "percentile", "percentile_approx", "percentile_cont",
+    "percentile_disc", "skewness", "std", "stddev", "stddev_pop", "stddev_samp", "string_agg", "sum", "sum_distinct",
+    "try_avg", "try_sum", "var_pop", "var_samp", "variance",
+}  # fmt: skip
 
 AGGREGATE = "an aggregate function"
 WINDOW = "a window function"

@@ -11,9 +11,10 @@ from lakelet.plan.sql_tokens import scan
 if TYPE_CHECKING:
     from sqlglot import exp
 
-_SUSPECTS = frozenset(
-    "GROUP DISTINCT HAVING ORDER SORT CLUSTER DISTRIBUTE LIMIT OFFSET OVER QUALIFY UNION INTERSECT EXCEPT MINUS JOIN".split()
-)
+_SUSPECTS = {
+    "GROUP", "DISTINCT", "HAVING", "ORDER", "SORT", "CLUSTER", "DISTRIBUTE", "LIMIT", "OFFSET", "OVER", "QUALIFY",
+    "UNION", "INTERSECT", "EXCEPT", "MINUS", "JOIN",
+}  # fmt: skip
 _VIEW = "use it in a materialized view over the streaming table"
 _CLAUSES = {
     "group": ("a streaming aggregation", "aggregate in a materialized view over the streaming table"),
@@ -89,7 +90,8 @@ def _visit(node: exp.Expr, known: Mapping[str, bool]) -> bool:
             return _with_modifiers(node, any(streams))
         case exp.Select():
             return _select(node, inner)
-    return any([_visit(item, inner) for item in _queries(node)])
+    streams = [_visit(item, inner) for item in _queries(node)]  # all of them are checked
+    return any(streams)
 
 
 def _select(node: exp.Select, known: Mapping[str, bool]) -> bool:
@@ -121,7 +123,7 @@ def _joined(join: exp.Join, left: bool, right: bool) -> bool:
     if keeps_the_table:
         raise _Stateful(
             "an outer join that keeps the rows of the table beside a stream",
-            "keep the stream's side: put the stream on the left of a left join",
+            "put the stream on the left of a left join, so that its rows are kept",
         )
     return left or right
 

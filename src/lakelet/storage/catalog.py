@@ -75,6 +75,14 @@ class Catalog:
     def lock(self) -> Path:
         return self.storage / "_lock"
 
+    def relative(self, location: str) -> str:
+        """Return a location without the storage folder, which may be moved between two updates."""
+        return location.removeprefix(f"{self.storage}/") if location.startswith(f"{self.storage}/") else location
+
+    def absolute(self, text: str) -> str:
+        """Return the location that `relative` has shortened."""
+        return text if text.startswith("/") else str(self.storage / text)
+
     def path(self, text: str) -> str:
         """Return the local path that pipeline code means by `text`.
 

@@ -41,6 +41,15 @@ class Columns:
     def of_schema(cls, schema: pa.Schema, *, is_complete: bool = True) -> Columns:
         return cls(types={column.name: column.type for column in schema}, is_complete=is_complete)
 
+    @classmethod
+    def of_struct(cls, columns: StructType) -> Columns:
+        return cls.of_schema(stored_schema(columns))
+
+
+def stored_schema(columns: StructType) -> pa.Schema:
+    """Return columns with the types with which a table stores them."""
+    return nullable(to_arrow_schema(columns, timezone="UTC"))
+
 
 @dataclass(slots=True)
 class ProbingResolver(Resolver):
@@ -147,6 +156,6 @@ def columns_of(name: TableName, make: Callable[[], ProbingResolver]) -> Columns:
 
 def _schema(resolver: ProbingResolver, name: TableName) -> pa.Schema | None:
     try:
-        return nullable(to_arrow_schema(resolver.schema(name), timezone="UTC"))
+        return stored_schema(resolver.schema(name))
     except LakeletError:
         return None

@@ -16,14 +16,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
-from deltalake import Field, Schema
-from pyspark.sql.connect import proto
-from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructType
 
 from lakelet.engine.base import Engine
 from lakelet.errors import DefinitionError, GraphError, LakeletError, did_you_mean
@@ -42,13 +38,17 @@ from lakelet.plan.ddl import parse_columns
 from lakelet.project import library_files, load_project
 from lakelet.storage.base import TableDefinition
 from lakelet.storage.delta_rs import DeltaRsStore
-from lakelet.storage.schema import evolved, nullable
+from lakelet.storage.schema import evolved
 from lakelet.testing.columns import Columns, ProbingResolver, columns_of
 from lakelet.testing.needs import Needs, view_table
 from lakelet.testing.result import DatasetRows, Dropped, RuleCount, Rules, RunResult, in_order
 from lakelet.testing.rows import table_of
 from lakelet.testing.sandbox import SandboxCatalog, spec_of
 from lakelet.testing.shared_engine import shared_engine
+
+if TYPE_CHECKING:
+    from pyspark.sql.connect import proto
+    from pyspark.sql.types import StructType
 
 Key = tuple[str, str, str]
 _known_columns: dict[Any, Columns] = {}
@@ -146,7 +146,7 @@ class PipelineTest:
         if schema is not None:
             self._is_typed = False
             declared = parse_columns(schema, self._engine)
-            columns = Columns.of_schema(nullable(to_arrow_schema(declared, timezone="UTC")))
+            columns = Columns.of_struct(declared)
         self._append(location, table_of(rows, columns, label=label, zone=self._zone))
         if dataset is not None:
             self._given[dataset.name.key] = location
@@ -159,7 +159,13 @@ class PipelineTest:
         if key in self._external:
             return None
         try:
-            dataset = self._declared.find(name)
+            declared = self._declared
+        except GraphError as error:
+            if error.condition != "TABLE_OR_VIEW_NOT_FOUND":
+                raise
+            return None  # a file reads a table while it loads: this one, or the error comes again
+        try:
+            dataset = declared.find(name)
         except GraphError as error:
             if error.hint is None or not error.hint.startswith("did you mean") or self._needs().is_read(key):
                 return None
@@ -225,9 +231,10 @@ class PipelineTest:
                 )
             )
             configuration = {**self._spec.configuration, **self._spec.engine_configuration}
-            self._session = user_session(
-                self._engine.url, self._engine.session_id, self._answers, configuration, names=self._names
-            )
+            if self._session is None:
+                self._session = user_session(
+                    self._engine.url, self._engine.session_id, self._answers, configuration, names=self._names
+                )
             loaded = load_project(self._spec, Registry(self._names), self._session)
             for dataset in loaded.datasets:
                 if dataset.path is not None:
@@ -345,10 +352,8 @@ class PipelineTest:
                         f"the pipeline reads a column `{name}` of `{label}`, and the given rows have `{near}`",
                         hint=f"rename `{near}` to `{name}`, or give `{name}` as well",
                     )
-            added = Schema.from_arrow(pa.schema([pa.field(name, pa.string()) for name in lacking]))
-            fields: list[Field] = list(added.fields)
-            table.delta.alter.add_columns(fields)
-            lacking.clear()
+            added = pa.schema([pa.field(name, pa.string()) for name in lacking])
+            table.append(added.empty_table(), evolve=True)
 
     def _update(self, graph: DataflowGraph, resolver: ProbingResolver, watch: _Watch) -> tuple[FlowOutcome, ...]:
         bus = EventBus(self._spec.name, self._spec.name, str(uuid.uuid4()), clock=self._clock)

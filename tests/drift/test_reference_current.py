@@ -1,0 +1,12 @@
+"""The generated reference pages are what the code says now."""
+
+from __future__ import annotations
+
+import pytest
+from scripts.generate_reference import FOLDER, PAGES
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_the_page_on_disk_is_current(name: str) -> None:
+    current = (FOLDER / name).read_text("utf-8") if (FOLDER / name).exists() else ""
+    assert current == PAGES[name](), f"run `make docs`: docs/reference/{name} is out of date"
