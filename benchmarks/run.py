@@ -57,7 +57,9 @@ def cold_start(runs: int) -> Figure:
             Generator(GeneratorSettings(seed=seed), DeltaLanding(folder)).write_batch()
             started = time.perf_counter()
             subprocess.run(
-                [str(BIN / "lakelet"), "run", "--spec", str(PIPELINE), "--storage", str(folder)], check=True, capture_output=True
+                [str(BIN / "lakelet"), "run", "--spec", str(PIPELINE), "--storage", str(folder)],
+                check=True,
+                capture_output=True,
             )
             seconds.append(time.perf_counter() - started)
     return Figure(
@@ -129,7 +131,9 @@ def _run(pipeline: Pipeline) -> None:
 
 
 def report(figures: list[Figure]) -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("pysail", "pyspark-client", "deltalake", "pyarrow"))
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("pysail", "pyspark-client", "deltalake", "pyarrow")
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     lines = [
         "# Benchmarks",
@@ -153,7 +157,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer runs and a smaller backlog; prints, writes nothing")
     quick = parser.parse_args().quick
-    figures = [cold_start(2 if quick else 7), warm_update(10 if quick else 100), *backlog(500_000 if quick else 5_000_000)]
+    figures = [
+        cold_start(2 if quick else 7),
+        warm_update(10 if quick else 100),
+        *backlog(500_000 if quick else 5_000_000),
+    ]
     text = report(figures)
     print(text)
     if not quick:

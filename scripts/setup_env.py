@@ -18,9 +18,13 @@ def main() -> int:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".venv").resolve()
     version = ".".join(map(str, sys.version_info[:2]))
     if sys.version_info < (3, 11):
-        return fail(f"Python 3.11 or newer is needed, this is {version}", "run `make PYTHON=python3.12 …` with a newer one")
+        return fail(
+            f"Python 3.11 or newer is needed, this is {version}", "run `make PYTHON=python3.12 …` with a newer one"
+        )
     stamp = folder / ".ready"
-    wanted = hashlib.sha256(LOCK.read_bytes() + STUB_LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    wanted = hashlib.sha256(
+        LOCK.read_bytes() + STUB_LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    ).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return 0
     try:
@@ -45,7 +49,10 @@ def main() -> int:
     for step in steps:
         done = subprocess.run(step, check=False)
         if done.returncode:
-            return fail(f"`{' '.join(step)}` failed with exit code {done.returncode}", "read its output above, and run make again")
+            return fail(
+                f"`{' '.join(step)}` failed with exit code {done.returncode}",
+                "read its output above, and run make again",
+            )
     stamp.write_text(wanted)
     return 0
 

@@ -120,7 +120,9 @@ def show_answers(pipeline: Pipeline, result: UpdateResult) -> None:
 
     for title, query in GOLD.items():
         _print_table(title, pipeline.query(query), write_table)
-    _print_table("Expectations (rows passed and failed)", pipeline.query(QUALITY.format(update=result.update_id)), write_table)
+    _print_table(
+        "Expectations (rows passed and failed)", pipeline.query(QUALITY.format(update=result.update_id)), write_table
+    )
 
 
 def _print_table(title: str, rows: pa.Table, write_table: Callable[..., None]) -> None:

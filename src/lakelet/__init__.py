@@ -1,10 +1,10 @@
 """Declarative data pipelines on a laptop: the files that people write for Databricks and Apache Spark, unmodified.
 
-    from lakelet import Pipeline
+from lakelet import Pipeline
 
-    with Pipeline("spark-pipeline.yml") as pipeline:
-        result = pipeline.run()
-        rows = pipeline.table("silver.orders")
+with Pipeline("spark-pipeline.yml") as pipeline:
+    result = pipeline.run()
+    rows = pipeline.table("silver.orders")
 """
 
 from __future__ import annotations

@@ -39,6 +39,10 @@ class Origin:
         return ", ".join(part for part in (place, *things) if part)
 
 
+NOWHERE = Origin()
+"""The origin of what no file declares."""
+
+
 class LakeletError(Exception):
     """An error that a user can act on.
 

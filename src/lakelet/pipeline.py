@@ -182,9 +182,7 @@ class Pipeline:
                 refresh_selection=selection.refresh,
                 full_refresh_selection=selection.full_refresh,
             )
-            return self._run(
-                recording, selection, continuous, stop or threading.Event(), drain or threading.Event()
-            )
+            return self._run(recording, selection, continuous, stop or threading.Event(), drain or threading.Event())
 
     @contextmanager
     def _recorded(self, subscribers: Sequence[Subscriber]) -> Iterator[Recording]:

@@ -123,7 +123,11 @@ def test_a_batch_query_in_table_is_a_materialized_view(project: Any) -> None:
     project.land("sales", sales(("N", 3)))
     project.ok()
     assert project.rows("totals", "shop", "count") == [("N", 3)]
-    kinds = {e.origin["dataset_name"]: e.details["dataset_type"] for e in project.events if e.event_type == "dataset_definition"}
+    kinds = {
+        e.origin["dataset_name"]: e.details["dataset_type"]
+        for e in project.events
+        if e.event_type == "dataset_definition"
+    }
     assert kinds == {"totals": "MATERIALIZED_VIEW", "sales": "VIEW"}
 
 

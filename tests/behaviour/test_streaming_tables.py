@@ -135,7 +135,12 @@ def test_several_flows_append_to_one_table(project: Any) -> None:
     project.ok()
     project.land("south", orders(3))
     assert {flow.name: flow.batches for flow in project.ok().flows} == {"from_north": 0, "southern orders": 1}
-    assert project.rows("orders", "shop", "id", "late") == [("N", 1, None), ("N", 2, None), ("S", 1, True), ("S", 3, True)]
+    assert project.rows("orders", "shop", "id", "late") == [
+        ("N", 1, None),
+        ("N", 2, None),
+        ("S", 1, True),
+        ("S", 3, True),
+    ]
     table = DeltaTable(str(project.folder("orders")))
     assert table.metadata().partition_columns == ["shop"]
     assert table.metadata().description == "All orders"

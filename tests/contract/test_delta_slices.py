@@ -288,10 +288,19 @@ def test_deletion_vectors_are_refused_instead_of_giving_deleted_rows_back(three_
         for action in actions:
             if "add" in action:
                 action["add"]["deletionVector"] = {
-                    "storageType": "u", "pathOrInlineDv": "x", "sizeInBytes": 36, "offset": 1, "cardinality": 1,
+                    "storageType": "u",
+                    "pathOrInlineDv": "x",
+                    "sizeInBytes": 36,
+                    "offset": 1,
+                    "cardinality": 1,
                 }
         features = ["deletionVectors"]
-        protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features, "writerFeatures": features}
+        protocol = {
+            "minReaderVersion": 3,
+            "minWriterVersion": 7,
+            "readerFeatures": features,
+            "writerFeatures": features,
+        }
         return [*actions, {"protocol": protocol}]
 
     edit_log(three_commits, 2, with_vector)
@@ -398,9 +407,7 @@ def test_partition_columns_come_from_the_log(engine: Engine, location: str, meta
         (pa.float64(), 0.5),
     ],
 )
-def test_partition_values_have_the_columns_type(
-    engine: Engine, location: str, kind: pa.DataType, value: Any
-) -> None:
+def test_partition_values_have_the_columns_type(engine: Engine, location: str, kind: pa.DataType, value: Any) -> None:
     """A timestamp stands in the log without a zone."""
     write(location, pa.table({"k": pa.array([value, None], kind), "id": [1, 2]}), partition_by=["k"])
     for stream in (source(location), source(location, startingVersion="0")):

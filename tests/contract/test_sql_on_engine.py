@@ -113,9 +113,7 @@ def sql(text: str) -> proto.Relation:
         ("SELECT 1 AS one", [(1,)]),
     ],
 )  # fmt: skip
-def test_a_query_returns_the_rows_that_its_text_means(
-    session: Any, text: str, rows: list[tuple[Any, ...]]
-) -> None:
+def test_a_query_returns_the_rows_that_its_text_means(session: Any, text: str, rows: list[tuple[Any, ...]]) -> None:
     assert run(session, sql(text)) == rows
 
 
@@ -134,24 +132,19 @@ def test_a_query_returns_the_rows_that_its_text_means(
             [(2, "b", 20), (3, "a", 30)],
         ),
         (
-            "SELECT id, rank() OVER (ORDER BY amount) AS place FROM 01_bronze.sales"
-            " QUALIFY place < 3 ORDER BY id",
+            "SELECT id, rank() OVER (ORDER BY amount) AS place FROM 01_bronze.sales QUALIFY place < 3 ORDER BY id",
             [(1, 1), (2, 2)],
         ),
     ],
 )
-def test_clauses_that_the_engine_lacks_are_rewritten(
-    session: Any, text: str, rows: list[tuple[Any, ...]]
-) -> None:
+def test_clauses_that_the_engine_lacks_are_rewritten(session: Any, text: str, rows: list[tuple[Any, ...]]) -> None:
     assert run(session, sql(for_engine(text))) == rows
 
 
 def test_a_formatted_query_keeps_the_users_dataframe_beside_the_table(session: Any) -> None:
     relation = proto.Relation()
     relation.common.plan_id = next(IDS)
-    relation.with_relations.root.CopyFrom(
-        sql("SELECT id, n FROM view_1 JOIN 01_bronze.sales USING (id) ORDER BY id")
-    )
+    relation.with_relations.root.CopyFrom(sql("SELECT id, n FROM view_1 JOIN 01_bronze.sales USING (id) ORDER BY id"))
     reference = relation.with_relations.references.add()
     reference.common.plan_id = next(IDS)
     reference.subquery_alias.alias = "view_1"
@@ -169,9 +162,7 @@ def test_named_arguments_still_reach_the_query(session: Any) -> None:
 def test_the_replaced_clock_has_the_types_and_names_of_the_functions(session: Any) -> None:
     at = datetime(2024, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     text = "SELECT now(), current_date, localtimestamp(), unix_timestamp()"
-    assert run(session, sql(replace_clock(text, at))) == [
-        (at, date(2024, 1, 2), at.replace(tzinfo=None), 1704164645)
-    ]
+    assert run(session, sql(replace_clock(text, at))) == [(at, date(2024, 1, 2), at.replace(tzinfo=None), 1704164645)]
     before = session.client.schema(proto.Plan(root=sql(text)))
     after = session.client.schema(proto.Plan(root=sql(replace_clock(text, at))))
     assert [field.dataType for field in after.fields] == [field.dataType for field in before.fields]

@@ -130,7 +130,10 @@ class PipelineEvent:
 def error_to_dict(error: BaseException) -> dict[str, Any]:
     """Return an error and its causes in the shape of the event log's `error` column."""
     if isinstance(error, DefinitionErrors):
-        return {"fatal": True, "exceptions": [part for one in error.errors for part in error_to_dict(one)["exceptions"]]}
+        return {
+            "fatal": True,
+            "exceptions": [part for one in error.errors for part in error_to_dict(one)["exceptions"]],
+        }
     exceptions: list[dict[str, Any]] = []
     current: BaseException | None = error
     while current is not None and len(exceptions) < 10:

@@ -301,7 +301,9 @@ class AutoCdc:
         self, auxiliary: Table, target: Table, batch: Batch, *, everything: bool, local: Relation | None = None
     ) -> pa.Table:
         """Return what `difference_query` finds."""
-        query = difference_query(self._shape(auxiliary.schema), batch, everything=everything, target=_types(target.schema))
+        query = difference_query(
+            self._shape(auxiliary.schema), batch, everything=everything, target=_types(target.schema)
+        )
         tables = {"history": _read(auxiliary), "stored": _read(target)}
         if local is not None:
             tables["batch"] = local

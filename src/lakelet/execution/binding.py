@@ -119,7 +119,13 @@ class Binder:
         return self._resolver.names.display(source.dataset.name) + bare
 
     def bind(
-        self, relation: Relation, origin: Origin, *, slices: Mapping[str, Relation], versions: Mapping[str, int], at: datetime
+        self,
+        relation: Relation,
+        origin: Origin,
+        *,
+        slices: Mapping[str, Relation],
+        versions: Mapping[str, int],
+        at: datetime,
     ) -> BoundQuery:
         """Return the query of one batch.
 
@@ -132,7 +138,10 @@ class Binder:
         rows = self._bind(relation, origin, slices, versions, views)
         return BoundQuery(
             rows=with_clock(rows, at, time_zone=self._time_zone),
-            views=tuple(ViewRows(view=item.view, rows=with_clock(item.rows, at, time_zone=self._time_zone)) for item in views.values()),
+            views=tuple(
+                ViewRows(view=item.view, rows=with_clock(item.rows, at, time_zone=self._time_zone))
+                for item in views.values()
+            ),
         )
 
     def _bind(
@@ -174,7 +183,9 @@ class Binder:
         for option in ("versionasof", "timestampasof"):
             if option in leaf.options:
                 del result.read.data_source.options["versionAsOf"]
-                result.read.data_source.options["versionAsOf" if option == "versionasof" else "timestampAsOf"] = leaf.options[option]
+                result.read.data_source.options["versionAsOf" if option == "versionasof" else "timestampAsOf"] = (
+                    leaf.options[option]
+                )
         return result
 
     def _view(
@@ -191,5 +202,3 @@ class Binder:
 
     def _view_tree(self, view: Dataset) -> Relation:
         return self._resolver.relation(self._resolver.flows[view.name.key][0])
-
-

@@ -27,7 +27,6 @@ from lakelet.spec import PipelineSpec
 from lakelet.storage.base import Table, TableDefinition, TableStore
 from lakelet.storage.catalog import Catalog
 
-
 MAX_READINGS = 50
 """How often the heads of external sources are read before giving up on two equal readings; takes about a second."""
 
@@ -128,7 +127,11 @@ class UpdateContext:
                 self._sources[key] = RateSource(options=leaf.options, clock=self.clock)
             else:
                 self._sources[key] = DeltaSource(
-                    location=location, label=leaf.shown, store=self.store, options=leaf.options, max_bytes=self.max_bytes
+                    location=location,
+                    label=leaf.shown,
+                    store=self.store,
+                    options=leaf.options,
+                    max_bytes=self.max_bytes,
                 )
         return self._sources[key]
 

@@ -86,7 +86,9 @@ def check_view(item: ViewRows, display: str, engine: Engine, quality: Quality) -
         measures["dropped"] = plan.call("count_if", any_of(drops))
     row = engine.collect(plan.aggregated(item.rows, measures)).to_pylist()[0]
     failed = [row[f"failed{number}"] for number in range(len(rules))]
-    violated = [(rule, count) for rule, count in zip(rules, failed, strict=True) if count and rule.action is Action.FAIL]
+    violated = [
+        (rule, count) for rule, count in zip(rules, failed, strict=True) if count and rule.action is Action.FAIL
+    ]
     if violated:
         broken = any_of([plan.is_not_true(plan.expression_of(rule.condition)) for rule, _ in violated])
         examples = engine.collect(plan.limited(plan.filtered(item.rows, broken), MAX_EXAMPLES)).to_pylist()
@@ -139,7 +141,9 @@ def enforce(reader: pa.RecordBatchReader, dataset: Dataset, display: str, qualit
                         quality.on_dropped(_dropped(display, rules, lost, [mark.filter(gone) for mark in marks]))
                     kept = kept.filter(pc.invert(gone))
             yield kept
-        violated = [(rule, count) for rule, count in zip(rules, failed, strict=True) if count and rule.action is Action.FAIL]
+        violated = [
+            (rule, count) for rule, count in zip(rules, failed, strict=True) if count and rule.action is Action.FAIL
+        ]
         if violated:
             raise violation(dataset, display, violated, examples)
         if rules:
@@ -153,7 +157,9 @@ def violation(
 ) -> ExpectationViolation:
     """Return the error for violated fail rules, with their counts and example rows."""
     names = ", ".join(rule.name for rule, _ in violated)
-    counts = "; ".join(f"`{rule.name}` ({rule.text}): {count} row{'s' if count != 1 else ''}" for rule, count in violated)
+    counts = "; ".join(
+        f"`{rule.name}` ({rule.text}): {count} row{'s' if count != 1 else ''}" for rule, count in violated
+    )
     rows = [json.dumps(row, default=str, ensure_ascii=False) for row in examples]
     cause = "\n".join([counts, *(f"example: {row}" for row in rows)])
     return ExpectationViolation(
@@ -168,7 +174,9 @@ def violation(
 
 def _dropped(dataset: str, rules: Sequence[Expectation], rows: pa.Table, marks: Sequence[pa.Array]) -> DroppedRows:
     """Return dropped rows with the rules that dropped them; `marks` has per rule whether each row violates it."""
-    columns = [(rule.name, mark.to_pylist()) for rule, mark in zip(rules, marks, strict=True) if rule.action is Action.DROP]
+    columns = [
+        (rule.name, mark.to_pylist()) for rule, mark in zip(rules, marks, strict=True) if rule.action is Action.DROP
+    ]
     violated = tuple(tuple(name for name, mark in columns if mark[row]) for row in range(rows.num_rows))
     return DroppedRows(dataset=dataset, rows=rows, rules=violated)
 
@@ -188,5 +196,3 @@ def _any(marks: Sequence[pa.Array]) -> pa.Array | None:
     for mark in marks[1:]:
         result = pc.or_(result, mark)
     return result
-
-

@@ -338,9 +338,7 @@ def _applier(context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, 
     )
 
 
-def _check_table(
-    context: UpdateContext, flow: ResolvedFlow, table: Table, app_id: str, checkpoint: Checkpoint
-) -> None:
+def _check_table(context: UpdateContext, flow: ResolvedFlow, table: Table, app_id: str, checkpoint: Checkpoint) -> None:
     """Refuse a table that does not hold what the checkpoint says was committed to it."""
     if isinstance(flow.flow, AutoCdcFlow):
         return

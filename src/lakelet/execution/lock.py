@@ -46,6 +46,9 @@ def pipeline_lock(path: Path, *, pipeline: str) -> Iterator[None]:
             raise _locked(owner, path) from error
         if owner and owner.get("host") != host:
             raise _locked(owner, path)
+        if not _is_still_there(file, path):
+            # Its holder removed the file between our opening and our locking it: who comes next locks a new one.
+            raise _locked({}, path)
         file.truncate(0)
         json.dump(
             {"pid": os.getpid(), "host": host, "pipeline": pipeline, "started_at": datetime.now(UTC).isoformat()}, file
@@ -56,6 +59,13 @@ def pipeline_lock(path: Path, *, pipeline: str) -> Iterator[None]:
         finally:
             file.truncate(0)
             path.unlink(missing_ok=True)
+
+
+def _is_still_there(file: Any, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _owner(file: Any) -> dict[str, Any]:

@@ -57,7 +57,10 @@ class UpdateResult:
     @property
     def errors(self) -> tuple[LakeletError, ...]:
         own = (self.error,) if self.error else ()
-        return (*own, *(flow.error for flow in self.flows if flow.error is not None and flow.status is FlowStatus.FAILED))
+        return (
+            *own,
+            *(flow.error for flow in self.flows if flow.error is not None and flow.status is FlowStatus.FAILED),
+        )
 
     @property
     def exit_code(self) -> int:

@@ -1,7 +1,7 @@
 """From definitions to a graph: query functions are called, their trees read, names and columns resolved.
 
 Nothing here reads a row. Columns come from analysis: every read is replaced by an empty relation of the right columns,
-and the engine says what the query makes of them. The same answers serve `df.columns` and `df.schema` in a query function.
+and the engine says what the query makes of them. The same answers serve `df.columns` and `df.schema` in query functions.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ class Resolver:
                 near = did_you_mean(error.column, columns.names) if error.column else None
                 raise GraphError(
                     "AUTOCDC_COLUMNS_NOT_FOUND_IN_SCHEMA" if error.column else "AUTOCDC_INVALID_CONDITION",
-                    f"`sequence_by` of flow `{flow.name}` names a column `{error.column}` that its source `{flow.source}` "
+                    f"`sequence_by` of flow `{flow.name}` names a column `{error.column}` that `{flow.source}` "
                     "does not have"
                     if error.column
                     else f"`sequence_by` of flow `{flow.name}` cannot be evaluated",

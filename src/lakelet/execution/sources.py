@@ -196,7 +196,9 @@ class DeltaSource:
             num_files=len(taken),
             num_bytes=size,
             # "latest" is a place in the log; it must be noted, or the next update would look for it anew.
-            is_empty=not taken and not skipped and not (after is None and self.options.get("startingversion") == "latest"),
+            is_empty=not taken
+            and not skipped
+            and not (after is None and self.options.get("startingversion") == "latest"),
             skipped_commits=tuple(skipped),
         )
 
@@ -339,7 +341,9 @@ class RateSource:
         return plan.local(
             pa.table(
                 {
-                    "timestamp": pa.array([(began + v * 1000 // self._rate) * 1000 for v in values], pa.timestamp("us", "UTC")),
+                    "timestamp": pa.array(
+                        [(began + v * 1000 // self._rate) * 1000 for v in values], pa.timestamp("us", "UTC")
+                    ),
                     "value": pa.array(values, pa.int64()),
                 }
             )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lakelet.errors import Origin
+from lakelet.errors import NOWHERE, Origin
 from lakelet.names import TableName
 
 
@@ -45,7 +45,7 @@ class Expectation:
     name: str
     condition: Any
     action: Action
-    origin: Origin = Origin()
+    origin: Origin = NOWHERE
 
     @property
     def text(self) -> str:
@@ -67,7 +67,7 @@ class Dataset:
 
     name: TableName
     kind: DatasetKind
-    origin: Origin = Origin()
+    origin: Origin = NOWHERE
     comment: str | None = None
     schema: Any = None
     table_properties: Mapping[str, str] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class SqlQuery:
     """The query of a flow that a .sql file declares; `line` is the file's line on which `text` starts."""
 
     text: str
-    origin: Origin = Origin()
+    origin: Origin = NOWHERE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class Flow:
     name: str
     target: TableName
     query: Callable[[], Any] | SqlQuery
-    origin: Origin = Origin()
+    origin: Origin = NOWHERE
     once: bool = False
     implicit: bool = True
     comment: str | None = None
@@ -132,7 +132,7 @@ class AutoCdcFlow:
     source: str
     keys: tuple[str, ...]
     sequence_by: Any
-    origin: Origin = Origin()
+    origin: Origin = NOWHERE
     scd_type: int = 1
     apply_as_deletes: Any = None
     apply_as_truncates: Any = None

@@ -41,7 +41,9 @@ def duplicate_datasets(definitions: Definitions, names: NameContext) -> list[Lak
 
 def duplicate_flows(definitions: Definitions, names: NameContext) -> list[LakeletError]:
     first: dict[str, Origin] = {}
-    duplicates = {d.name.key for d in definitions.datasets if sum(o.name.key == d.name.key for o in definitions.datasets) > 1}
+    duplicates = {
+        d.name.key for d in definitions.datasets if sum(o.name.key == d.name.key for o in definitions.datasets) > 1
+    }
     errors: list[LakeletError] = []
     for flow in definitions.flows:
         if flow.name in first and flow.target.key not in duplicates:
@@ -80,7 +82,9 @@ def unknown_targets(definitions: Definitions, names: NameContext) -> list[Lakele
 def tables_without_flow(definitions: Definitions, names: NameContext) -> list[LakeletError]:
     targets = {flow.target.key for flow in definitions.flows}
     known = {dataset.name.key: names.display(dataset.name) for dataset in definitions.datasets}
-    misspelled = {did_you_mean(names.display(f.target), known.values()) for f in definitions.flows if f.target.key not in known}
+    misspelled = {
+        did_you_mean(names.display(f.target), known.values()) for f in definitions.flows if f.target.key not in known
+    }
     return [
         GraphError(
             "PIPELINE_DATASET_WITHOUT_FLOW",
@@ -108,7 +112,9 @@ def something_to_store(graph: DataflowGraph) -> list[LakeletError]:
         GraphError(
             "RUN_EMPTY_PIPELINE",
             "the pipeline has no table",
-            cause="it declares temporary views only, and nothing reads them" if graph.datasets else "no file declares a dataset",
+            cause="it declares temporary views only, and nothing reads them"
+            if graph.datasets
+            else "no file declares a dataset",
             hint="declare a table with `@dp.table` or `@dp.materialized_view`",
         )
     ]
@@ -219,7 +225,9 @@ def _stream_error(
     display = graph.display(read)
     if kind is DatasetKind.SINK:
         return GraphError(
-            "SINK_NOT_READABLE", f"`{display}` is a sink and cannot be read", hint="read the dataset that feeds the sink"
+            "SINK_NOT_READABLE",
+            f"`{display}` is a sink and cannot be read",
+            hint="read the dataset that feeds the sink",
         )
     if kind is DatasetKind.TEMPORARY_VIEW:
         if not graph.flows_to(read):

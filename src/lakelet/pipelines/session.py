@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -76,9 +77,20 @@ class UserSession(SparkSession):
         positional = [functions.lit(value) for value in args] if isinstance(args, list | tuple) else []
         return DataFrame(SQL(sqlQuery, positional, named, views), self)
 
+    def __reduce__(self) -> Any:
+        return _nothing(self)
+
     def stop(self) -> None:
         """Refused: the session is the pipeline's."""
         self._client.release_session()
+
+
+def _nothing(_: object) -> tuple[type[None], tuple[()]]:
+    """Pickle as None what cannot travel: a function's module goes with it by value, its `spark` and frames too."""
+    return type(None), ()
+
+
+copyreg.pickle(DataFrame, _nothing)
 
 
 def user_session(

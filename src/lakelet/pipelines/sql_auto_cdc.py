@@ -77,9 +77,7 @@ def _read_clause(cursor: Cursor) -> dict[str, Any]:
         return {"sequence_by": _read_expression(cursor, "SEQUENCE BY")}
     if cursor.accept("COLUMNS"):
         lists = _read_columns(cursor, "COLUMNS", "")
-        return {
-            "except_column_list" if "except" in key else "column_list": value for key, value in lists.items()
-        }
+        return {"except_column_list" if "except" in key else "column_list": value for key, value in lists.items()}
     if cursor.accept("STORED", "AS"):
         return {"scd_type": _read_scd_type(cursor)}
     if cursor.accept("TRACK", "HISTORY", "ON"):

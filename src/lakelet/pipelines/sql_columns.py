@@ -117,9 +117,7 @@ def _read_column(cursor: Cursor, columns: Columns, typed: list[str]) -> None:
                 columns.comments[name] = comment
         elif cursor.accept("GENERATED", "ALWAYS", "AS"):
             if cursor.sees("IDENTITY"):
-                raise cursor.unsupported(
-                    "identity columns are not supported", hint="compute the column in the query"
-                )
+                raise cursor.unsupported("identity columns are not supported", hint="compute the column in the query")
             cursor.group("the expression of the column")
         elif cursor.sees("CONSTRAINT") or cursor.sees("PRIMARY", "KEY") or cursor.sees("REFERENCES"):
             if cursor.accept("CONSTRAINT"):
@@ -132,9 +130,7 @@ def _read_column(cursor: Cursor, columns: Columns, typed: list[str]) -> None:
                 hint="compute the value in the query" if cursor.sees("DEFAULT") else "leave it out",
             )
         else:
-            raise cursor.unknown_clause(
-                ["NOT NULL", "COMMENT", "GENERATED ALWAYS AS", "PRIMARY KEY", ",", ")"]
-            )
+            raise cursor.unknown_clause(["NOT NULL", "COMMENT", "GENERATED ALWAYS AS", "PRIMARY KEY", ",", ")"])
         definition.append(cursor.text_of(option_start, cursor.i))
     if has_type:
         typed.append(" ".join(definition))

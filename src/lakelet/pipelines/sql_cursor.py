@@ -82,9 +82,7 @@ class Cursor:
         """Read a string literal."""
         token = self.token
         if token.kind is not TokenKind.STRING:
-            raise self.error(
-                f"expected a string with {what}, found {token}", hint=f"write '{what}' in quotes"
-            )
+            raise self.error(f"expected a string with {what}, found {token}", hint=f"write '{what}' in quotes")
         self.i += 1
         return token.value
 
@@ -143,9 +141,7 @@ class Cursor:
         if start >= self.i:
             raise self.error(f"{what} needs an expression, found {self.token}")
         text, offset = self.text_of(start, self.i), self.source.tokens[start].start
-        check_expression(
-            text, origin=self.source.origin_at(offset), first_column=self.source.position(offset)[1]
-        )
+        check_expression(text, origin=self.source.origin_at(offset), first_column=self.source.position(offset)[1])
         return text
 
     def inside(self) -> str:
@@ -160,9 +156,7 @@ class Cursor:
         self.i = self.source.closing.get(self.i, self.i) + 1
         return token
 
-    def error(
-        self, message: str, *, condition: str = "PARSE_SYNTAX_ERROR", hint: str | None = None
-    ) -> DefinitionError:
+    def error(self, message: str, *, condition: str = "PARSE_SYNTAX_ERROR", hint: str | None = None) -> DefinitionError:
         """Build an error that points at the next token."""
         return self.source.error(self.token.start, message, condition=condition, hint=hint)
 
@@ -171,9 +165,7 @@ class Cursor:
         clauses = list(known)
         near = did_you_mean(self.token.word, [clause.split()[0] for clause in clauses])
         hint = f"did you mean {near}? " if near and near != self.token.word else ""
-        return self.error(
-            f"unknown clause {self.token}", hint=f"{hint}what can stand here: {', '.join(clauses)}"
-        )
+        return self.error(f"unknown clause {self.token}", hint=f"{hint}what can stand here: {', '.join(clauses)}")
 
     def unsupported(self, message: str, *, hint: str) -> DefinitionError:
         """Build the error for what Databricks has and this release has not."""

@@ -17,9 +17,7 @@ _CELL = re.compile(r"^-- COMMAND -+[ \t]*$", re.MULTILINE)
 _SPARK_SETTINGS = ("spark.", "pipelines.")
 
 
-def load_sql_file(
-    text: str, file: str, registry: Registry, *, configuration: Mapping[str, str] | None = None
-) -> None:
+def load_sql_file(text: str, file: str, registry: Registry, *, configuration: Mapping[str, str] | None = None) -> None:
     """Register all datasets and flows that a file declares.
 
     `SET key = value` holds for the statements after it: `${key}` is replaced by the value, and `spark.*` and

@@ -104,14 +104,10 @@ class StatementReader:
         kind = self._dataset_kind(temporary=temporary)
         if or_replace and kind is DatasetKind.STREAMING_TABLE:
             cursor.i = at
-            raise cursor.error(
-                "a streaming table is not replaced", hint="write CREATE OR REFRESH STREAMING TABLE"
-            )
+            raise cursor.error("a streaming table is not replaced", hint="write CREATE OR REFRESH STREAMING TABLE")
         if (or_refresh or private) and kind is DatasetKind.TEMPORARY_VIEW:
             cursor.i = at
-            raise cursor.error(
-                "a temporary view is neither refreshed nor private", hint="write CREATE TEMPORARY VIEW"
-            )
+            raise cursor.error("a temporary view is neither refreshed nor private", hint="write CREATE TEMPORARY VIEW")
         if cursor.accept("IF"):
             cursor.expect("NOT", "EXISTS")
         text = cursor.name("the name of the dataset")
@@ -197,9 +193,7 @@ class StatementReader:
             return {"path": cursor.string("the location")}
         if is_table and cursor.accept("USING"):
             if not cursor.accept("DELTA"):
-                raise cursor.unsupported(
-                    f"tables are Delta, not {cursor.token}", hint="write USING DELTA, or nothing"
-                )
+                raise cursor.unsupported(f"tables are Delta, not {cursor.token}", hint="write USING DELTA, or nothing")
             return {}
         if is_table and cursor.accept("REFRESH", "POLICY"):
             return {"refresh_policy": _refresh_policy(cursor)}
@@ -323,9 +317,7 @@ class StatementReader:
             return self._view_of_change_rows(flow)
         if not streaming and not once:
             cursor.i = at
-            raise cursor.error(
-                f"AUTO CDC reads a stream, and `{name}` is not one", hint=f"write FROM STREAM({name})"
-            )
+            raise cursor.error(f"AUTO CDC reads a stream, and `{name}` is not one", hint=f"write FROM STREAM({name})")
         self.names.resolve(name, origin=self.origin)
         return name
 
@@ -387,9 +379,7 @@ def unsupported_statement(cursor: Cursor) -> DefinitionError:
     elif near:
         hint = f"did you mean {near}? {hint}"
     shown = " ".join(token.text for token in leading[:3]) or cursor.token.text
-    return cursor.error(
-        f"`{shown}` is not a statement of a pipeline", condition="UNSUPPORTED_SQL_STATEMENT", hint=hint
-    )
+    return cursor.error(f"`{shown}` is not a statement of a pipeline", condition="UNSUPPORTED_SQL_STATEMENT", hint=hint)
 
 
 def _refresh_policy(cursor: Cursor) -> str:
@@ -419,9 +409,7 @@ def _properties(inside: Cursor) -> dict[str, str]:
             properties[key] = sign + value.text.lower()
         else:
             inside.i -= 1
-            raise inside.error(
-                f"expected the value of `{key}`, found {inside.token}", hint="put it in quotes"
-            )
+            raise inside.error(f"expected the value of `{key}`, found {inside.token}", hint="put it in quotes")
         if inside.at_end:
             return properties
         inside.expect(",")

@@ -46,8 +46,12 @@ def refuse_stateful(relation: Relation, origin: Origin) -> None:
         preserved = {"JOIN_TYPE_FULL_OUTER": True, "JOIN_TYPE_RIGHT_OUTER": left, "JOIN_TYPE_LEFT_OUTER": right,
                      "JOIN_TYPE_LEFT_SEMI": right, "JOIN_TYPE_LEFT_ANTI": right}  # fmt: skip
         if preserved.get(type(join).JoinType.Name(join.join_type), False):
-            raise _refused("an outer join that keeps the rows of the table beside a stream",
-                           "put the stream on the left of a left join, so that its rows are kept", relation, origin)  # fmt: skip
+            raise _refused(
+                "an outer join that keeps the rows of the table beside a stream",
+                "put the stream on the left of a left join, so that its rows are kept",
+                relation,
+                origin,
+            )
     if kind == "set_op" and not (relation.set_op.set_op_type == 2 and relation.set_op.is_all):
         raise _refused("a set operation other than UNION ALL over a stream", "use `union`", relation, origin)
     beyond = beyond_the_row(own_messages(relation))

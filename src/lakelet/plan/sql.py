@@ -92,9 +92,7 @@ def rewrite(
     return _replace(source, references, replacement)
 
 
-def _replace(
-    source: SqlText, references: list[TableReference], replacement: Callable[[TableReference], str]
-) -> str:
+def _replace(source: SqlText, references: list[TableReference], replacement: Callable[[TableReference], str]) -> str:
     aliases = _aliases(references)
     edits = _qualifier_edits(source, references, aliases)
     for index, reference in enumerate(references):
@@ -112,9 +110,7 @@ def _aliases(references: list[TableReference]) -> dict[int, str]:
     bare = {
         index: reference
         for index, reference in enumerate(references)
-        if reference.kind is ReferenceKind.TABLE
-        and reference.alias is None
-        and reference.alias_at is not None
+        if reference.kind is ReferenceKind.TABLE and reference.alias is None and reference.alias_at is not None
     }
     aliases: dict[int, str] = {}
     for index, reference in bare.items():
@@ -132,9 +128,7 @@ def _qualifier_edits(
     source: SqlText, references: list[TableReference], aliases: dict[int, str]
 ) -> list[tuple[int, int, str]]:
     """Cut `schema.table.column` to `table.column` where the table lost its schema."""
-    qualified = [
-        (references[index], alias) for index, alias in aliases.items() if len(references[index].parts) > 1
-    ]
+    qualified = [(references[index], alias) for index, alias in aliases.items() if len(references[index].parts) > 1]
     if not qualified:
         return []
     qualified.sort(key=lambda pair: pair[0].scope[1] - pair[0].scope[0])
@@ -178,9 +172,7 @@ def _dotted_names(source: SqlText, references: list[TableReference]) -> Iterable
 # -- Spark Connect -------------------------------------------------------------------------------------------
 
 
-def normalize_sql(
-    relation: Relation, next_plan_id: Callable[[], int], *, origin: Origin = NOWHERE
-) -> Relation:
+def normalize_sql(relation: Relation, next_plan_id: Callable[[], int], *, origin: Origin = NOWHERE) -> Relation:
     """Turn a `sql` relation into one whose tables are relations of the tree.
 
     `SELECT * FROM bronze.sales` becomes `WithRelations(root: SELECT * FROM lk_sql_7 AS sales, references:

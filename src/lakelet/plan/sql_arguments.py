@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from lakelet.plan.sql_tokens import SqlText, TokenKind
 
 
-def read_arguments(
-    source: SqlText, open_index: int, parameters: Mapping[str, str]
-) -> tuple[list[str], dict[str, str]]:
+def read_arguments(source: SqlText, open_index: int, parameters: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """Read the constant arguments of a call from its parenthesis; pairs of `map(…)` count as positional.
 
     Raises:

@@ -249,11 +249,7 @@ class _Walk:
         close = self.source.closing[i]
         start = self.keyword(i + 1)
         is_trim = start == "FROM" and self.keyword(i - 1) in ("TRIM", "LTRIM", "RTRIM", "BTRIM")
-        if (
-            start in QUERY_STARTS - {"TABLE"}
-            and not is_trim
-            and self.tokens[i + 2].text not in (")", ",", ".")
-        ):
+        if start in QUERY_STARTS - {"TABLE"} and not is_trim and self.tokens[i + 2].text not in (")", ",", "."):
             self.query(i + 1, close, scope.ctes)
             return close
         j = i + 1
@@ -397,9 +393,7 @@ class _Walk:
     def reference(
         self, kind: ReferenceKind, name: str, parts: tuple[str, ...], i: int, after: int, scope: _Scope
     ) -> _Found:
-        return _Found(
-            scope, kind, name, parts, self.tokens[i].start, self.tokens[after - 1].end, False, options={}
-        )
+        return _Found(scope, kind, name, parts, self.tokens[i].start, self.tokens[after - 1].end, False, options={})
 
     def files(self, i: int, open_index: int, scope: _Scope) -> _Found:
         """Read `read_files(path, format => 'json', …)` or `cloud_files(path, format, map(…))`."""

@@ -51,9 +51,7 @@ def _at_version(source: SqlText, i: int) -> dict[str, str]:
         digits = token.text
         date = f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}"
         return {"timestampAsOf": f"{date} {digits[8:10]}:{digits[10:12]}:{digits[12:14]}.{digits[14:]}"}
-    raise source.error(
-        token.start, f"expected `v` and a version, or yyyyMMddHHmmssSSS, after `@`, found {token}"
-    )
+    raise source.error(token.start, f"expected `v` and a version, or yyyyMMddHHmmssSSS, after `@`, found {token}")
 
 
 def table_options(source: SqlText, open_index: int, parameters: Mapping[str, str]) -> dict[str, str]:
@@ -92,9 +90,7 @@ def read_watermark(source: SqlText, i: int, end: int) -> tuple[int, Watermark]:
         )
     i += 4
     delay: list[str] = []
-    while i < end and (
-        tokens[i].kind in (TokenKind.NUMBER, TokenKind.STRING) or _UNIT.fullmatch(tokens[i].word)
-    ):
+    while i < end and (tokens[i].kind in (TokenKind.NUMBER, TokenKind.STRING) or _UNIT.fullmatch(tokens[i].word)):
         delay.append(tokens[i].value if tokens[i].kind is TokenKind.STRING else tokens[i].text)
         i += 1
     if not delay:

@@ -64,7 +64,9 @@ class Table(Protocol):
         """Return all rows; for small tables."""
         ...
 
-    def append(self, rows: pa.Table | pa.RecordBatchReader, *, receipt: Receipt | None = None, evolve: bool = False) -> int:
+    def append(
+        self, rows: pa.Table | pa.RecordBatchReader, *, receipt: Receipt | None = None, evolve: bool = False
+    ) -> int:
         """Commit `rows` and the receipt as one version; returns the number of rows. No rows: an empty commit."""
         ...
 

@@ -1,12 +1,12 @@
 """Where things lie in a pipeline's storage folder.
 
-    <storage>/tables/<catalog>/<schema>/<name>        a dataset's Delta table
-    <storage>/_private/<catalog>/<schema>/<name>      a private dataset's: no other pipeline finds it by name
-    <storage>/Volumes/<catalog>/<schema>/<volume>     files, known to pipeline code as /Volumes/…
-    <storage>/_auxiliary/<catalog>/<schema>/<name>    what AUTO CDC remembers about a target
-    <storage>/_checkpoints/<catalog>/<schema>/<name>  what each flow has read and committed
-    <storage>/system                                  the event log
-    <storage>/_lock                                   the process that runs an update
+<storage>/tables/<catalog>/<schema>/<name>        a dataset's Delta table
+<storage>/_private/<catalog>/<schema>/<name>      a private dataset's: no other pipeline finds it by name
+<storage>/Volumes/<catalog>/<schema>/<volume>     files, known to pipeline code as /Volumes/…
+<storage>/_auxiliary/<catalog>/<schema>/<name>    what AUTO CDC remembers about a target
+<storage>/_checkpoints/<catalog>/<schema>/<name>  what each flow has read and committed
+<storage>/system                                  the event log
+<storage>/_lock                                   the process that runs an update
 """
 
 from __future__ import annotations

@@ -132,7 +132,9 @@ def snapshot_files(location: str, version: int) -> tuple[DataFile, ...]:
                 size_bytes=int(row["size_bytes"]),
                 num_records=row.get("num_records"),
                 modified_at_ms=modified if isinstance(modified, int) else int(modified.timestamp() * 1000),
-                partition_values={key: None if value is None else _partition_text(value) for key, value in partition.items()},
+                partition_values={
+                    key: None if value is None else _partition_text(value) for key, value in partition.items()
+                },
             )
         )
     files.sort(key=lambda file: (file.modified_at_ms, file.path))

@@ -77,7 +77,9 @@ class DeltaRsTable:
         with storage_errors(self.location):
             return self._table.to_pyarrow_table()
 
-    def append(self, rows: pa.Table | pa.RecordBatchReader, *, receipt: Receipt | None = None, evolve: bool = False) -> int:
+    def append(
+        self, rows: pa.Table | pa.RecordBatchReader, *, receipt: Receipt | None = None, evolve: bool = False
+    ) -> int:
         schema = evolved(self.schema, rows.schema) if evolve else self.schema
         return self._write(rows, "append", schema, receipt, "merge" if evolve else None)
 

@@ -174,9 +174,7 @@ def _fits(incoming: pa.DataType, stored: pa.DataType) -> bool:
         return bool(whole[0] <= whole[1] and incoming.scale <= stored.scale)
     if pa.types.is_struct(incoming) and pa.types.is_struct(stored):
         names = {field.name.lower(): field.type for field in stored}
-        return all(
-            field.name.lower() in names and _fits(field.type, names[field.name.lower()]) for field in incoming
-        )
+        return all(field.name.lower() in names and _fits(field.type, names[field.name.lower()]) for field in incoming)
     if pa.types.is_list(incoming) and pa.types.is_list(stored):
         return _fits(incoming.value_type, stored.value_type)
     if pa.types.is_map(incoming) and pa.types.is_map(stored):

@@ -63,9 +63,7 @@ def refused(text: str) -> DefinitionError:
         ("CREATE STREAMING LIVE VIEW d AS SELECT * FROM STREAM(s)", VIEW, False),
     ],
 )
-def test_each_statement_declares_its_kind_of_dataset(
-    statement: str, kind: DatasetKind, private: bool
-) -> None:
+def test_each_statement_declares_its_kind_of_dataset(statement: str, kind: DatasetKind, private: bool) -> None:
     declared = dataset(statement)
     assert (declared.name.name, declared.kind, declared.private) == ("d", kind, private)
 
@@ -98,9 +96,7 @@ def test_the_clauses_of_a_table_take_effect() -> None:
     assert declared.schema == "a INT, b STRING"
     assert dataset("CREATE MATERIALIZED VIEW d CLUSTER BY (a, b) AS SELECT 1").cluster_by == ("a", "b")
     assert dataset("CREATE MATERIALIZED VIEW d CLUSTER BY AUTO AS SELECT 1").cluster_by_auto
-    policy = dataset(
-        "CREATE MATERIALIZED VIEW d REFRESH POLICY INCREMENTAL STRICT AS SELECT 1"
-    ).refresh_policy
+    policy = dataset("CREATE MATERIALIZED VIEW d REFRESH POLICY INCREMENTAL STRICT AS SELECT 1").refresh_policy
     assert policy == "incremental_strict"
 
 
@@ -180,8 +176,7 @@ def test_all_clauses_of_auto_cdc_are_read() -> None:
 )
 def test_track_history_chooses_columns(clause: str, tracked: Any, untracked: Any) -> None:
     flow = auto_cdc(
-        "APPLY CHANGES INTO LIVE.t FROM STREAM(LIVE.s) KEYS (id) SEQUENCE BY ts"
-        f" STORED AS SCD TYPE 2 {clause}"
+        f"APPLY CHANGES INTO LIVE.t FROM STREAM(LIVE.s) KEYS (id) SEQUENCE BY ts STORED AS SCD TYPE 2 {clause}"
     )
     assert (flow.name, flow.source, flow.scd_type) == ("t", "LIVE.s", 2)
     assert (flow.track_history_column_list, flow.track_history_except_column_list) == (tracked, untracked)
@@ -199,9 +194,7 @@ def test_a_once_flow_reads_a_batch() -> None:
 
 
 def test_a_query_of_change_rows_becomes_a_temporary_view() -> None:
-    loaded = load(
-        "CREATE FLOW f AS AUTO CDC INTO t FROM (SELECT * FROM STREAM(s) WHERE x) KEYS (id) SEQUENCE BY ts"
-    )
+    loaded = load("CREATE FLOW f AS AUTO CDC INTO t FROM (SELECT * FROM STREAM(s) WHERE x) KEYS (id) SEQUENCE BY ts")
     (view,) = loaded.datasets
     inner, flow = loaded.flows
     assert (view.kind, view.name.name) == (VIEW, "f_source")
@@ -287,9 +280,7 @@ def test_the_example_of_apache_spark_loads_unchanged() -> None:
         ("CREATE MATERIALIZED VIEW a.b.c.d AS SELECT 1", "INVALID_IDENTIFIER", "", ""),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_with_its_place_and_a_hint(
-    text: str, condition: str, place: str, words: str
-) -> None:
+def test_what_is_wrong_is_refused_with_its_place_and_a_hint(text: str, condition: str, place: str, words: str) -> None:
     error = refused(text)
     assert error.condition == condition
     assert error.origin is not None

@@ -56,10 +56,14 @@ STORES = {
 
 def landed(stream, columns):
     """Return the new rows of one landing table with the declared types, and their origin."""
-    return spark.readStream.format("delta").load(f"{LANDING}/{stream}").select(
-        *[F.col(name).cast(kind).alias(name) for name, kind in columns.items()],
-        F.current_timestamp().alias("ingest_timestamp"),
-        F.col("_metadata.file_path").alias("source_file_path"),
+    return (
+        spark.readStream.format("delta")
+        .load(f"{LANDING}/{stream}")
+        .select(
+            *[F.col(name).cast(kind).alias(name) for name, kind in columns.items()],
+            F.current_timestamp().alias("ingest_timestamp"),
+            F.col("_metadata.file_path").alias("source_file_path"),
+        )
     )
 
 

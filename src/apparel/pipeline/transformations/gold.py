@@ -4,7 +4,10 @@ from pyspark import pipelines as dp
 from pyspark.sql import functions as F
 
 
-@dp.table(name="03_gold.denormalized_sales_facts", comment="Sales with store, customer and product as they were known on arrival")
+@dp.table(
+    name="03_gold.denormalized_sales_facts",
+    comment="Sales with store, customer and product as they were known on arrival",
+)
 def denormalized_sales_facts():
     sales = spark.readStream.table("02_silver.silver_sales_transactions")
     stores = spark.read.table("silver_stores_current")
