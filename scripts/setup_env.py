@@ -17,7 +17,7 @@ STUB_LOCK = ROOT / "requirements-stub.lock"
 def main() -> int:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".venv").resolve()
     version = ".".join(map(str, sys.version_info[:2]))
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this is the file that says so
         return fail(
             f"Python 3.11 or newer is needed, this is {version}", "run `make PYTHON=python3.12 …` with a newer one"
         )

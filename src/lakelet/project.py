@@ -81,7 +81,8 @@ def load_project(
 
 def _empty_cause(spec: PipelineSpec, num_files: int) -> str:
     if num_files:
-        return f"{num_files} file{'s were' if num_files > 1 else ' was'} loaded, and nothing in {'them' if num_files > 1 else 'it'} declares one"
+        loaded, which = ("s were", "them") if num_files > 1 else (" was", "it")
+        return f"{num_files} file{loaded} loaded, and nothing in {which} declares one"
     if spec.libraries:
         return f"there is no file in {', '.join(f'`{pattern}`' for pattern in spec.libraries)}"
     return "the project file has no `libraries`"

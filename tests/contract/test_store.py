@@ -362,7 +362,7 @@ def test_other_tools_read_the_table_from_its_path(location: str, table: Table) -
     assert polars.read_delta(location).sort("id")["customer"].to_list() == ["ann", "bob"]
     from deltalake import DeltaTable
 
-    dataset = DeltaTable(location).to_pyarrow_dataset()
+    dataset = DeltaTable(location).to_pyarrow_dataset()  # noqa: F841 - read by name in the query
     assert duckdb.sql("SELECT sum(amount)::VARCHAR FROM dataset").fetchall() == [("3.00",)]
 
 

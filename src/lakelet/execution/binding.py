@@ -180,12 +180,10 @@ class Binder:
             files = snapshot_files(location, versions[location])
             return file_rows(files, table.schema, partition_cols=table.partition_cols, metadata=True)
         result = plan.delta(location, versions[location])
-        for option in ("versionasof", "timestampasof"):
-            if option in leaf.options:
+        for written, option in (("versionasof", "versionAsOf"), ("timestampasof", "timestampAsOf")):
+            if written in leaf.options:
                 del result.read.data_source.options["versionAsOf"]
-                result.read.data_source.options["versionAsOf" if option == "versionasof" else "timestampAsOf"] = (
-                    leaf.options[option]
-                )
+                result.read.data_source.options[option] = leaf.options[written]
         return result
 
     def _view(
