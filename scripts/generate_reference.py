@@ -164,8 +164,8 @@ _SHARED = ("schema", "cluster_by", "cluster_by_auto", "format", "spark_conf")
 ORDER = (
     "table", "materialized_view", "temporary_view", "create_streaming_table", "append_flow", "create_auto_cdc_flow",
     "create_auto_cdc_from_snapshot_flow", "expect", "expect_or_drop", "expect_or_fail", "expect_all",
-    "expect_all_or_drop", "expect_all_or_fail", "read", "read_stream", "create_sink", "foreach_batch_sink", "update_flow",
-    "replace_flow", "on_event_hook",
+    "expect_all_or_drop", "expect_all_or_fail", "read", "read_stream", "create_sink", "foreach_batch_sink",
+    "update_flow", "replace_flow", "on_event_hook",
 )  # fmt: skip
 ALIASES: Mapping[str, str] = {
     "view": "temporary_view",

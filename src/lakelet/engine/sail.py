@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from lakelet.engine.base import EngineCapabilities
 from lakelet.engine.failures import query_error
+from lakelet.engine.releases import use_release_queue
 
 if TYPE_CHECKING:
     from pyspark.sql.connect import proto
@@ -88,10 +89,13 @@ class SailEngine:
         def batches() -> Iterator[pa.RecordBatch]:
             if first is not None:
                 yield from first.to_batches()
-            with _translated():
-                for item in rows:
-                    if not isinstance(item, StructType):
-                        yield from item.to_batches()
+            try:
+                with _translated():
+                    for item in rows:
+                        if not isinstance(item, StructType):
+                            yield from item.to_batches()
+            finally:
+                rows.close()
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 
@@ -111,6 +115,7 @@ def connect(url: str, session_id: str) -> SparkConnectClient:
     """Return a client of the endpoint that shares the session `session_id` with others."""
     from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
 
+    use_release_queue()
     return SparkConnectClient(DefaultChannelBuilder(f"{url}/;session_id={session_id}", channelOptions=CHANNEL_OPTIONS))
 
 

@@ -1,7 +1,7 @@
 """From definitions to a graph: query functions are called, their trees read, names and columns resolved.
 
 Nothing here reads a row. Columns come from analysis: every read is replaced by an empty relation of the right columns,
-and the engine says what the query makes of them. The same answers serve `df.columns` and `df.schema` in query functions.
+and the engine says what the query makes of them. The same answers serve `df.columns` and `df.schema` in user code.
 """
 
 from __future__ import annotations

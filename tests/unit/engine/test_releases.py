@@ -1,0 +1,32 @@
+"""Results that nobody reads any more are released without a lock."""
+
+from __future__ import annotations
+
+import gc
+
+from lakelet.engine.releases import ReleaseQueue
+
+
+def test_calls_run_and_their_results_and_errors_are_kept() -> None:
+    releases = ReleaseQueue()
+    assert releases.submit(lambda: 7).result(10) == 7
+    assert isinstance(releases.submit(lambda: 1 / 0).exception(10), ZeroDivisionError)
+
+
+def test_a_collection_inside_of_a_call_may_submit_another_one() -> None:
+    releases = ReleaseQueue()
+    done = []
+
+    class Abandoned:
+        def __del__(self) -> None:
+            done.append(releases.submit(lambda: "released"))
+
+    def call() -> str:
+        cycle = Abandoned()
+        cycle.itself = cycle  # type: ignore[attr-defined]
+        del cycle
+        gc.collect()
+        return "read"
+
+    assert releases.submit(call).result(10) == "read"
+    assert done[0].result(10) == "released"
