@@ -73,7 +73,7 @@ class SailEngine:
     def stream(self, relation: Relation) -> pa.RecordBatchReader:
         from pyspark.sql.types import StructType
 
-        rows = self._client.to_table_as_iterator(_plan(relation), {})
+        rows: Any = self._client.to_table_as_iterator(_plan(relation), {})
         with _translated():
             schema: pa.Schema | None = None
             first: pa.Table | None = None

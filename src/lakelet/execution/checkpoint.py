@@ -137,9 +137,9 @@ def drop_old_generations(folder: Path, generation: int) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a file that is either whole or not there, whatever happens in between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
             json.dump(value, file)
             file.flush()

@@ -187,9 +187,7 @@ def test_references_to_a_watermark_go_to_what_it_stood_on() -> None:
 
 @pytest.mark.parametrize("can", [True, False])
 def test_only_what_the_engine_cannot_do_is_taken_out(can: bool) -> None:
-    capabilities = EngineCapabilities(
-        file_metadata=can, join_key_by_frame=can, group_by_all=can, batch_watermark=can
-    )
+    capabilities = EngineCapabilities(file_metadata=can, join_key_by_frame=can, group_by_all=can, batch_watermark=can)
     tree = watermarked(plan.sql("SELECT a, count(*) FROM t GROUP BY ALL"))
     result = runnable(tree, capabilities)
     assert (result.WhichOneof("rel_type") == "with_watermark") is can
@@ -265,5 +263,7 @@ def test_the_name_that_the_client_gives_a_frame_in_sql_does_not_count() -> None:
     def query(name: str) -> Relation:
         return plan.sql(f"SELECT * FROM {name}", {name: read()})
 
-    assert fingerprint(query("_pyspark_connect_temp_view_0a1b")) == fingerprint(query("_pyspark_connect_temp_view_ffee"))
+    assert fingerprint(query("_pyspark_connect_temp_view_0a1b")) == fingerprint(
+        query("_pyspark_connect_temp_view_ffee")
+    )
     assert fingerprint(query("x")) != fingerprint(query("y"))

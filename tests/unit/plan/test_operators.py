@@ -71,7 +71,9 @@ def test_what_needs_earlier_rows_is_refused_over_a_stream_only(operator: Callabl
     assert raised.value.condition == "UNSUPPORTED_STREAMING_OPERATOR"
     assert raised.value.hint
     with pytest.raises(GraphError):
-        refuse_stateful(plan.filtered(operator(plan.filtered(stream(), plan.expression("x"))), plan.expression("y")), WHERE)
+        refuse_stateful(
+            plan.filtered(operator(plan.filtered(stream(), plan.expression("x"))), plan.expression("y")), WHERE
+        )
 
 
 @pytest.mark.parametrize("operator", STATEFUL)
