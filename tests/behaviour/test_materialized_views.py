@@ -247,6 +247,15 @@ def test_partitions_are_kept_at_every_refresh(project: Any) -> None:
     assert project.rows("totals", "shop", "amount") == [("a b", 2), ("x/y", 2)]
 
 
+def test_changed_partitions_take_effect_at_the_next_update(project: Any) -> None:
+    project.write(TOTALS).land("sales", sales(("N", 1)))
+    project.ok()
+    project.write(TOTALS.replace("comment=", 'partition_cols=["shop"], comment='))
+    project.ok()
+    assert DeltaTable(str(project.folder("totals"))).metadata().partition_columns == ["shop"]
+    assert project.rows("totals", "shop", "amount") == [("N", 1)]
+
+
 def test_a_view_over_files_follows_new_files_in_any_folder_of_a_glob(project: Any) -> None:
     import json
 

@@ -450,6 +450,29 @@ def test_a_path_of_its_own_a_comment_and_properties_take_effect(project: Any) ->
     assert project.rows("orders", "id") == [1]
 
 
+def test_a_changed_comment_and_changed_properties_take_effect(project: Any) -> None:
+    def declare(arguments: str) -> None:
+        project.write(ORDERS.replace("@dp.table", f"@dp.table({arguments})"))
+
+    def metadata() -> Any:
+        return DeltaTable(str(project.folder("orders"))).metadata()
+
+    declare('comment="old", table_properties={"quality": "raw"}')
+    project.land("orders", orders(1, note=["x"]))
+    project.ok()
+    declare('comment="new", table_properties={"quality": "bronze"}, partition_cols=["note"]')
+    project.ok()
+    assert (metadata().description, metadata().configuration["quality"]) == ("new", "bronze")
+    assert metadata().partition_columns == []
+    assert any("take effect with `--full-refresh orders`" in event.message for event in project.events)
+    version = project.version("orders")
+    project.ok()
+    assert project.version("orders") == version
+    project.ok(selection=RefreshSelection(full_refresh=("orders",)))
+    assert metadata().partition_columns == ["note"]
+    assert project.rows("orders", "id", "note") == [(1, "x")]
+
+
 def test_clustering_is_noted_in_the_event_log(project: Any) -> None:
     project.write(ORDERS.replace("@dp.table", '@dp.table(cluster_by=["id"])')).land("orders", orders(1))
     project.ok()

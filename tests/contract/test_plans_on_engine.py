@@ -411,7 +411,8 @@ def test_columns_of_a_dataset_are_known_while_a_query_is_built(engine: Engine, f
             @dp.materialized_view
             def strings():
                 frame = spark.read.table("numbers")
-                return frame.select(*[F.col(c).cast("string") for c in frame.columns], F.lit(frame.schema.simpleString()).alias("s"))
+                texts = [F.col(name).cast("string") for name in frame.columns]
+                return frame.select(*texts, F.lit(frame.schema.simpleString()).alias("s"))
         """,
     )
     assert pipeline.run().exit_code == 0

@@ -3,6 +3,7 @@
     <dataset>/generation.json          {"format": 1, "generation": g}: a full refresh moves every flow of the dataset to g + 1
     <dataset>/<flow>/<g>/offsets/<n>   the intent of batch n: exactly which input it reads, and its clock
     <dataset>/<flow>/<g>/commits/<n>   batch n is in the table
+    <dataset>/definition.json          comment, properties and partitions that the table was given last
     <dataset>/view.json                of a materialized view: what its rows were computed from
 
 An intent without a commit is an unfinished batch: it is replayed as recorded, never planned anew.

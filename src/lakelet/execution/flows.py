@@ -239,7 +239,11 @@ def _append(
     is_fresh = starts_generation(context, flow, dataset, table, receipt)
     columns = check_columns(context, flow, dataset, reader.schema, stored=None if is_fresh else table.schema)
     if is_fresh:
-        return Written(output_rows=table.replace(with_columns_of(reader, columns), receipt=receipt))
+        return Written(
+            output_rows=table.replace(
+                with_columns_of(reader, columns), receipt=receipt, partition_cols=dataset.partition_cols
+            )
+        )
     return Written(output_rows=table.append(reader, receipt=receipt, evolve=len(columns) > len(table.schema)))
 
 

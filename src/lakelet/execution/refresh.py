@@ -66,7 +66,9 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     if dataset.schema is not None:
         reader = with_columns_of(reader, check_columns(context, flow, dataset, reader.schema, stored=None))
     written = table.replace(
-        reader, receipt=Receipt(app_id=context.app_id(flow, state["generation"]), batch_id=table.version + 1)
+        reader,
+        receipt=Receipt(app_id=context.app_id(flow, state["generation"]), batch_id=table.version + 1),
+        partition_cols=dataset.partition_cols,
     )
     reach("view.swapped")
     kinds.flow_progress(
@@ -127,7 +129,7 @@ def _fingerprint(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         digest.update(fingerprint(tree).encode())
         digest.update(repr([(rule.name, rule.text, rule.action.value) for rule in rules]).encode())
     digest.update(repr([(rule.name, rule.text, rule.action.value) for rule in dataset.expectations]).encode())
-    digest.update(f"{context.engine.version}/{context.time_zone}/{dataset.schema}".encode())
+    digest.update(f"{context.engine.version}/{context.time_zone}/{dataset.schema}/{dataset.partition_cols}".encode())
     return digest.hexdigest()
 
 

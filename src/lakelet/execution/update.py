@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from lakelet.errors import FlowError, GraphError, LakeletError, raise_all
 from lakelet.events import kinds
 from lakelet.events.model import FlowStatus, UpdateState
-from lakelet.execution.checkpoint import start_generation
+from lakelet.execution.checkpoint import FORMAT, read_json, start_generation, write_json
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.flows import has_committed, run_flow
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection
 from lakelet.execution.refresh import refresh_view
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import Dataset, DatasetKind
+from lakelet.storage.base import TableDefinition
 
 Key = tuple[str, str, str]
 MAX_WORKERS = 4
@@ -144,7 +145,18 @@ class Update:
     def _set_up_table(self, dataset: Dataset) -> None:
         context = self._context
         location = context.location(dataset)
+        definition = context.definition(dataset)
+        record = context.catalog.checkpoint(dataset.name) / "definition.json"
+        wanted = {
+            "format": FORMAT,
+            "comment": definition.comment,
+            "properties": dict(definition.properties),
+            "partition_cols": list(definition.partition_cols),
+        }
         if context.store.exists(location):
+            if not record.exists() or read_json(record) != wanted:
+                self._redefine(dataset, definition)
+                write_json(record, wanted)
             return
         if has_committed(context, dataset):
             return  # somebody deleted the table: its flows say so, an empty one would hide it
@@ -154,7 +166,24 @@ class Update:
                 f"`{context.display(dataset.name)}`: this writer cannot cluster; `cluster_by` is kept as a table property only",
                 dataset=context.display(dataset.name),
             )
-        context.store.create(location, context.definition(dataset))
+        context.store.create(location, definition)
+        write_json(record, wanted)
+
+    def _redefine(self, dataset: Dataset, definition: TableDefinition) -> None:
+        """Give a table that is there what its declaration says now; its layout changes with all of its rows only."""
+        context = self._context
+        table = context.table(dataset)
+        if definition.comment is not None:
+            table.set_comment(definition.comment)
+        table.set_properties(definition.properties)
+        is_rewritten = dataset.kind is DatasetKind.MATERIALIZED_VIEW or dataset.name.key in self._plan.restarted
+        if table.partition_cols != definition.partition_cols and not is_rewritten:
+            display = context.display(dataset.name)
+            kinds.warning(
+                context.events,
+                f"`{display}`: the changed `partition_cols` take effect with `--full-refresh {display}`",
+                dataset=display,
+            )
 
     def run_round(self, *, announce: bool = True) -> tuple[FlowOutcome, ...]:
         """Run every dataset of the plan once, each after those it reads; returns how each flow ended.

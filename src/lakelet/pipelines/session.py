@@ -85,7 +85,7 @@ class UserSession(SparkSession):
         self._client.release_session()
 
 
-def _nothing(_: object) -> tuple[type[None], tuple[()]]:
+def _nothing(_: object) -> Any:
     """Pickle as None what cannot travel: a function's module goes with it by value, its `spark` and frames too."""
     return type(None), ()
 

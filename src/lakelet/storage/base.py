@@ -56,6 +56,10 @@ class Table(Protocol):
         """Set some of the table's properties, in a commit of its own; the same values again commit nothing."""
         ...
 
+    def set_comment(self, comment: str) -> None:
+        """Set the table's comment, in a commit of its own; the same text again commits nothing."""
+        ...
+
     def batch_id(self, app_id: str) -> int:
         """Return the last batch of `app_id` that this version holds, -1 for none."""
         ...
@@ -70,8 +74,18 @@ class Table(Protocol):
         """Commit `rows` and the receipt as one version; returns the number of rows. No rows: an empty commit."""
         ...
 
-    def replace(self, rows: pa.Table | pa.RecordBatchReader, *, receipt: Receipt | None = None) -> int:
-        """Swap all rows, and the schema, in one commit; readers see the old rows until it is there."""
+    def replace(
+        self,
+        rows: pa.Table | pa.RecordBatchReader,
+        *,
+        receipt: Receipt | None = None,
+        partition_cols: tuple[str, ...] | None = None,
+    ) -> int:
+        """Swap all rows, and the schema, in one commit; readers see the old rows until it is there.
+
+        Args:
+            partition_cols: how the rows are laid out from now on; None: as before.
+        """
         ...
 
     def merge(self, changes: pa.Table, *, keys: tuple[str, ...], receipt: Receipt | None = None) -> None:

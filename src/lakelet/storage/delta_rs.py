@@ -65,6 +65,11 @@ class DeltaRsTable:
             with storage_errors(self.location):
                 self._table.alter.set_table_properties(dict(properties), raise_if_not_exists=False)
 
+    def set_comment(self, comment: str) -> None:
+        if self._table.metadata().description != comment:
+            with storage_errors(self.location):
+                self._table.alter.set_table_description(comment)
+
     def compact(self, *, file_size_bytes: int | None = None) -> None:
         with storage_errors(self.location):
             self._table.optimize.compact(target_size=file_size_bytes)
@@ -83,8 +88,14 @@ class DeltaRsTable:
         schema = evolved(self.schema, rows.schema) if evolve else self.schema
         return self._write(rows, "append", schema, receipt, "merge" if evolve else None)
 
-    def replace(self, rows: pa.Table | pa.RecordBatchReader, *, receipt: Receipt | None = None) -> int:
-        return self._write(rows, "overwrite", None, receipt, "overwrite")
+    def replace(
+        self,
+        rows: pa.Table | pa.RecordBatchReader,
+        *,
+        receipt: Receipt | None = None,
+        partition_cols: tuple[str, ...] | None = None,
+    ) -> int:
+        return self._write(rows, "overwrite", None, receipt, "overwrite", partition_cols)
 
     def merge(self, changes: pa.Table, *, keys: tuple[str, ...], receipt: Receipt | None = None) -> None:
         columns = [name for name in changes.column_names if name != "__op"]
@@ -119,6 +130,7 @@ class DeltaRsTable:
         schema: pa.Schema | None,
         receipt: Receipt | None,
         schema_mode: Literal["merge", "overwrite"] | None,
+        partition_cols: tuple[str, ...] | None = None,
     ) -> int:
         counted = _Counted(rows, schema or nullable(rows.schema))
         with storage_errors(self.location, counted):
@@ -128,7 +140,7 @@ class DeltaRsTable:
                 mode=mode,
                 schema_mode=schema_mode,
                 commit_properties=_properties(receipt),
-                partition_by=list(self.partition_cols) or None,
+                partition_by=list(self.partition_cols if partition_cols is None else partition_cols) or None,
             )
         self._schema = None
         return counted.rows
