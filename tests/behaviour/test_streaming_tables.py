@@ -541,3 +541,21 @@ def test_a_storage_folder_may_have_an_unusual_name(project: Any) -> None:
     project.land("orders", orders(1, 2))
     project.ok()
     assert project.rows("total", "n") == [2]
+
+
+def test_the_clock_of_a_rule_is_that_of_its_batch(project: Any) -> None:
+    project.write(
+        """
+    from pyspark.sql import functions as F
+
+    @dp.table
+    @dp.expect_or_drop("seen_now", "seen_at = current_timestamp()")
+    @dp.expect("also_now", F.col("seen_at") == F.current_timestamp())
+    def orders():
+        return spark.readStream.format("delta").load("/Volumes/main/raw/landing/orders").withColumn(
+            "seen_at", F.current_timestamp())
+    """
+    )
+    project.land("orders", orders(1, 2))
+    project.ok()
+    assert project.rows("orders", "id") == [1, 2]

@@ -17,6 +17,7 @@ from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.execution.binding import Binder, Inputs, StreamInput
 from lakelet.execution.checkpoint import read_generation
+from lakelet.execution.clock import ClockedEngine
 from lakelet.execution.expectations import DroppedRows, Quality
 from lakelet.execution.resolution import Resolver
 from lakelet.execution.sources import DeltaSource, RateSource, StreamSource
@@ -60,6 +61,10 @@ class UpdateContext:
     heads: dict[tuple[str, str], Any] = field(default_factory=dict)
     _sources: dict[tuple[str, str], StreamSource] = field(default_factory=dict)
     _inputs: dict[str, Inputs] = field(default_factory=dict)
+
+    def at(self, instant: datetime) -> UpdateContext:
+        """Return the context of one batch, for which the clock stands still."""
+        return replace(self, engine=ClockedEngine(self.engine, instant, self.time_zone))
 
     def display(self, name: TableName) -> str:
         return self.graph.display(name)

@@ -89,6 +89,7 @@ def run_batch(
 ) -> None:
     """Bring one batch into the table, unless it is there already, publish its counts, and note that it is done."""
     started = time.perf_counter()
+    context = context.at(batch.at)
     table = context.table(dataset)
     app_id = context.app_id(flow, checkpoint.generation)
     _check_table(context, flow, table, app_id, checkpoint)
@@ -128,6 +129,7 @@ def rehearse_batch(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset,
     Raises:
         FlowError: why the batch cannot be finished.
     """
+    context = context.at(batch.at)
     quality = Quality()
     bound = _checked_query(context, flow, batch, quality)
     display = context.display(dataset.name)

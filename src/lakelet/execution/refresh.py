@@ -58,7 +58,9 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     if not reasons:
         return False
     reach("view.planned")
-    bound = context.binder.bind(flow.relation, context.origin(flow), slices={}, versions=versions, at=context.clock())
+    at = context.clock()
+    context = context.at(at)
+    bound = context.binder.bind(flow.relation, context.origin(flow), slices={}, versions=versions, at=at)
     quality = context.quality(flow)
     for view in bound.views:
         check_view(view, context.display(view.view.name), context.engine, quality)
