@@ -29,6 +29,8 @@ from lakelet import Pipeline
 ROOT = Path(__file__).resolve().parent.parent
 PIPELINE = ROOT / "src" / "apparel" / "pipeline"
 BIN = Path(sys.executable).parent
+LOAD_BEFORE = os.getloadavg()[0]
+"""Processes that wanted the machine's cores in the minute before; above 0.5 the figures are too high."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +139,10 @@ def report(figures: list[Figure]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`; figures of the machine below, nothing else running.",
+        "Written by `make bench` on the machine below.",
         "",
         f"Machine: {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}, Python "
-        f"{platform.python_version()}; {versions}; {time.strftime('%Y-%m-%d')}.",
+        f"{platform.python_version()}; {versions}; {time.strftime('%Y-%m-%d')}. Load before the run: {LOAD_BEFORE:.1f}.",
         "",
         "| what | measured | held to |",
         "|---|---|---|",
