@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lakelet.execution.recording import Recording
     from lakelet.execution.repair import UnfinishedBatch
     from lakelet.execution.resolution import Resolver
+    from lakelet.execution.sources import StreamSource
     from lakelet.execution.update import Update, UpdatePlan
     from lakelet.graph.dataflow_graph import DataflowGraph
     from lakelet.storage.delta_rs import DeltaRsStore
@@ -75,6 +76,7 @@ class Pipeline:
         self._resolver: Resolver | None = None
         self._graph: DataflowGraph | None = None
         self._notes: tuple[str, ...] = ()
+        self._sources: dict[tuple[str, str], StreamSource] = {}
 
     # -- definition -----------------------------------------------------------------------------------------------
 
@@ -110,6 +112,7 @@ class Pipeline:
     def reload(self) -> None:
         """Forget the loaded files, so that the next call reads them again."""
         self._graph = self._resolver = None
+        self._sources = {}
 
     @property
     def engine(self) -> Engine:
@@ -297,6 +300,7 @@ class Pipeline:
             events=bus,
             clock=self._clock,
             stop=stop,
+            sources=self._sources,
         )
 
     def _pipeline_id(self) -> str:

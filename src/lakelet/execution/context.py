@@ -187,8 +187,13 @@ def update_context(
     clock: Callable[[], datetime],
     stop: threading.Event | None = None,
     on_dropped: Callable[[str, DroppedRows], None] | None = None,
+    sources: dict[tuple[str, str], StreamSource] | None = None,
 ) -> UpdateContext:
-    """Return the context of one update of the pipeline that `spec` describes."""
+    """Return the context of one update of the pipeline that `spec` describes.
+
+    Args:
+        sources: the readers of an earlier update of the same graph, which know their tables already.
+    """
     return UpdateContext(
         pipeline=spec.name,
         graph=graph,
@@ -204,4 +209,5 @@ def update_context(
         cdc_ties=str(spec.setting("lakelet.cdc.ties")),
         on_dropped=on_dropped,
         clock=clock,
+        _sources={} if sources is None else sources,
     )

@@ -21,6 +21,7 @@ from lakelet.storage.base import TableStore
 from lakelet.storage.delta_log import (
     Commit,
     DataFile,
+    commit_file,
     latest_version,
     read_commit,
     refuse_column_mapping,
@@ -146,6 +147,7 @@ class DeltaSource:
     _known: int = -1
     _schema: pa.Schema | None = None
     _schema_version: int = -1
+    _commit_file: tuple[int, int] | None = None
     _partition_cols: tuple[str, ...] = ()
     _table_id: str | None = None
 
@@ -218,6 +220,9 @@ class DeltaSource:
 
     def schema(self, version: int) -> tuple[pa.Schema, tuple[str, ...]]:
         """Return columns and partition columns of the table, at least as new as `version`."""
+        if self._schema is not None and self._schema_version < version and self._is_unchanged(version):
+            self._schema_version = version
+            self._commit_file = commit_file(self.location, version)
         if self._schema is None or self._schema_version < version:
             table = self.store.open(self.location)
             if table is None:
@@ -225,7 +230,15 @@ class DeltaSource:
             refuse_column_mapping(self.location, table.properties)
             self._schema, self._partition_cols, self._schema_version = table.schema, table.partition_cols, table.version
             self._table_id = table.id
+            self._commit_file = commit_file(self.location, table.version)
         return self._schema, self._partition_cols
+
+    def _is_unchanged(self, version: int) -> bool:
+        """Return whether it is still the same table, and no commit up to `version` changes its columns or properties."""
+        if self._commit_file is None or self._commit_file != commit_file(self.location, self._schema_version):
+            return False
+        commits = (read_commit(self.location, number) for number in range(self._schema_version + 1, version + 1))
+        return all(commit is not None and not commit.changes_metadata for commit in commits)
 
     def backlog(self, after: Offset | None) -> tuple[int, int]:
         """Return (files, bytes) not yet read, as far as the log tells cheaply."""

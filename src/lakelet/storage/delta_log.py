@@ -51,6 +51,15 @@ def has_version(location: str, version: int) -> bool:
     return (log_folder(location) / f"{version:020d}.json").exists()
 
 
+def commit_file(location: str, version: int) -> tuple[int, int] | None:
+    """Return what identifies the file of a commit, None if there is none: another table at this place has another file."""
+    try:
+        found = (log_folder(location) / f"{version:020d}.json").stat()
+    except FileNotFoundError:
+        return None
+    return (found.st_ino, found.st_mtime_ns)
+
+
 def latest_version(location: str, *, known: int = -1) -> int | None:
     """Return the newest version, None where there is no table; cheap when `known` is near it."""
     version = known
@@ -81,7 +90,7 @@ def read_commit(location: str, version: int) -> Commit | None:
             added.append(_data_file(location, action["add"]))
         elif "remove" in action and action["remove"].get("dataChange", True):
             removes_rows = True
-        elif "metaData" in action:
+        elif "metaData" in action or "protocol" in action:
             changes_metadata = True
     return Commit(version=version, added=tuple(added), removes_rows=removes_rows, changes_metadata=changes_metadata)
 
