@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -28,6 +28,8 @@ from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
 from lakelet.execution.resolution import plan_leaf
 from lakelet.execution.sources import Slice
+from lakelet.execution.stateful import StatefulBatch, check_row_wise, plan_state, run_operator
+from lakelet.execution.watermark import shown
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Action, AutoCdcFlow, Dataset
 from lakelet.plan import relation as plan
@@ -95,7 +97,7 @@ def run_batch(
     receipt = Receipt(app_id=app_id, batch_id=batch.id)
     present = table.batch_id(app_id) >= batch.id
     quality = context.quality(flow)
-    bound = _checked_query(context, flow, batch, quality)
+    bound, step = _checked_query(context, flow, batch, quality, checkpoint, keep=True)
     if isinstance(flow.flow, AutoCdcFlow):
         written = _apply_changes(context, flow, dataset, table, bound, receipt, quality)
     else:
@@ -108,28 +110,35 @@ def run_batch(
         status=FlowStatus.RUNNING,
         batch_id=batch.id,
         metrics=FlowMetrics(
-            num_input_rows=quality.num_rows,
+            num_input_rows=quality.num_rows if step is None else step.num_input_rows,
             num_output_rows=written.output_rows,
             num_upserted_rows=written.upserted_rows,
             num_deleted_rows=written.deleted_rows,
             duration_ms=round((time.perf_counter() - started) * 1000, 1),
+            num_rows_dropped_by_watermark=None if step is None else step.num_late_rows,
+            num_state_rows=None if step is None else step.num_state_rows(),
+            watermark=None if step is None else shown(step.thresholds.now),
         ),
         quality=quality.result,
         event_id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{app_id}/{batch.id}")),
     )
     reach("flow.batch_published")
-    checkpoint.write_commit(batch)
+    checkpoint.write_commit(batch, None if step is None else step.note())
     reach("flow.commit_noted")
+    if step is not None:
+        step.tidy()
 
 
-def rehearse_batch(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, batch: Batch) -> None:
+def rehearse_batch(
+    context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, checkpoint: Checkpoint, batch: Batch
+) -> None:
     """Do everything that a batch does but write.
 
     Raises:
         FlowError: why the batch cannot be finished.
     """
     quality = Quality()
-    bound = _checked_query(context, flow, batch, quality)
+    bound, _ = _checked_query(context, flow, batch, quality, checkpoint, keep=False)
     display = context.display(dataset.name)
     if isinstance(flow.flow, AutoCdcFlow):
         changes = _valid_changes(context, dataset, bound.rows, quality)
@@ -140,18 +149,42 @@ def rehearse_batch(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset,
         pass
 
 
-def _checked_query(context: UpdateContext, flow: ResolvedFlow, batch: Batch, quality: Quality) -> BoundQuery:
-    """Return the query of a batch, the rules of the views that it reads already counted."""
-    bound = bind_batch(context, flow, batch)
-    for view in bound.views:
+def _checked_query(
+    context: UpdateContext, flow: ResolvedFlow, batch: Batch, quality: Quality, checkpoint: Checkpoint, *, keep: bool
+) -> tuple[BoundQuery, StatefulBatch | None]:
+    """Return the query of a batch, the rules of the views that it reads already counted, and what its state went through.
+
+    Args:
+        keep: commit what the batch adds to the state.
+    """
+    part = context.stateful(flow)
+    slices = batch_slices(context, flow, batch)
+    versions = {context.catalog.absolute(text): version for text, version in batch.versions.items()}
+    origin = context.origin(flow)
+    step = None
+    if part is None:
+        check_row_wise(checkpoint, context.display(flow.target))
+    else:
+        inputs = context.binder.bind_inputs(flow.relation, origin, slices=slices, versions=versions, at=batch.at)
+        _check_views(context, inputs.views, quality)
+        step = run_operator(context, flow, part, inputs, batch, checkpoint, keep=keep)
+    bound = context.binder.bind(
+        flow.relation, origin, slices=slices, versions=versions, at=batch.at, emitted=step and step.emitted
+    )
+    _check_views(context, bound.views, quality)
+    return bound, step
+
+
+def _check_views(context: UpdateContext, views: Iterable[ViewRows], quality: Quality) -> None:
+    for view in views:
         check_view(view, context.display(view.view.name), context.engine, quality)
-    return bound
 
 
 def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint) -> Batch | None:
     """Return the next batch of a flow, or None if nothing is new.
 
-    The first batch after a full refresh is planned even without input: it empties the table.
+    The first batch after a full refresh is planned even without input: it empties the table. So is one that only closes
+    what the watermark has passed.
     """
     committed = checkpoint.committed()
     inputs = context.inputs(flow)
@@ -162,7 +195,9 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
     is_first = committed is None
     nothing_new = all(piece.is_empty for piece in slices.values())
     starts_generation = is_first and checkpoint.generation > 0
-    if not flow.flow.once and nothing_new and not starts_generation:
+    part = context.stateful(flow)
+    state, is_due = plan_state(part, checkpoint, context.display(flow.target)) if part else ({}, False)
+    if not flow.flow.once and nothing_new and not starts_generation and not is_due:
         return None
     for name, piece in slices.items():
         if piece.skipped_commits:
@@ -180,6 +215,7 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
             context.catalog.relative(location): version
             for location, version in pinned_versions(context, inputs.locations).items()
         },
+        state=state,
     )
 
 
@@ -198,8 +234,8 @@ def pinned_versions(context: UpdateContext, locations: Mapping[str, str]) -> dic
     return versions
 
 
-def bind_batch(context: UpdateContext, flow: ResolvedFlow, batch: Batch) -> BoundQuery:
-    """Return the query of a batch over exactly the input that its intent records."""
+def batch_slices(context: UpdateContext, flow: ResolvedFlow, batch: Batch) -> dict[str, Relation]:
+    """Return the rows of each stream that the batch's intent records."""
     slices: dict[str, Relation] = {}
     for item in context.inputs(flow).streams.values():
         recorded = batch.sources.get(item.id)
@@ -212,13 +248,7 @@ def bind_batch(context: UpdateContext, flow: ResolvedFlow, batch: Batch) -> Boun
                 hint=f"run once with the query as it was, or `lakelet run --full-refresh {context.display(flow.target)}`",
             )
         slices[item.id] = source.rows(recorded["start"], recorded["end"], metadata=item.metadata)
-    return context.binder.bind(
-        flow.relation,
-        context.origin(flow),
-        slices=slices,
-        versions={context.catalog.absolute(text): version for text, version in batch.versions.items()},
-        at=batch.at,
-    )
+    return slices
 
 
 def _append(
@@ -238,7 +268,8 @@ def _append(
         return Written(output_rows=sum(batch.num_rows for batch in reader))
     is_fresh = starts_generation(context, flow, dataset, table, receipt)
     columns = check_columns(context, flow, dataset, reader.schema, stored=None if is_fresh else table.schema)
-    if is_fresh:
+    part = context.stateful(flow)
+    if is_fresh or (part is not None and part.is_complete):
         return Written(output_rows=table.replace(with_columns_of(reader, columns), receipt=receipt))
     return Written(output_rows=table.append(reader, receipt=receipt, evolve=len(columns) > len(table.schema)))
 
