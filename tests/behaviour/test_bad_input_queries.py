@@ -341,7 +341,10 @@ def test_a_view_read_the_other_way(project: Project, view: str, read: str, condi
     ("query", "what"),
     [
         ("orders.cube('customer').count()", "a streaming aggregation by cube"),
-        ("orders.withWatermark('at', '1 minute').groupBy('customer').count()", "a streaming aggregation whose watermark"),
+        (
+            "orders.withWatermark('at', '1 minute').groupBy('customer').count()",
+            "a streaming aggregation whose watermark",
+        ),
         ("orders.groupBy('customer').count().unionByName(orders, True)", "a streaming aggregation without a watermark"),
         ("orders.dropDuplicates(['order_id']).groupBy('customer').count()", "a second operator with state"),
         ("orders.dropDuplicatesWithinWatermark(['order_id'])", "`dropDuplicatesWithinWatermark` without a watermark"),

@@ -13,9 +13,14 @@ SALES = """
     @dp.table
     def totals():
         sales = spark.readStream.format("delta").load("/Volumes/main/raw/landing/sales")
-        return sales{query}
+        return {query}
 """.rstrip()
-HOURLY = """.withWatermark("at", "10 minutes").groupBy(F.window("at", "30 minutes"), "shop").agg(F.sum("amount").alias("total"), F.count("*").alias("n")).select("shop", F.minute("window.start").alias("start"), "total", "n")"""
+HOURLY = """(
+            sales.withWatermark("at", "10 minutes").groupBy(F.window("at", "30 minutes"), "shop")
+            .agg(F.sum("amount").alias("total"), F.count("*").alias("n"))
+            .select("shop", F.minute("window.start").alias("start"), "total", "n")
+        )"""
+
 
 def sales(*rows: tuple[str, int | None, int]) -> pa.Table:
     return pa.table(
@@ -47,6 +52,10 @@ def test_a_window_is_given_once_when_the_watermark_passes_its_end(project: Any) 
 
 
 def test_without_a_watermark_the_table_is_rewritten(project: Any) -> None:
-    project.write(SALES.format(query='.groupBy("shop").agg(F.sum("amount").alias("total"), F.countDistinct("amount").alias("n")).filter("total > 1")'))
+    project.write(
+        SALES.format(
+            query='sales.groupBy("shop").agg(F.sum("amount").alias("total"), F.countDistinct("amount").alias("n")).filter("total > 1")'
+        )
+    )
     deliver(project, [("N", 5, 1), ("N", 6, 2), ("S", 7, 5)], [("N", 29, 10), ("E", 39, 1)])
     assert project.rows("totals", "shop", "total", "n") == [("N", 13, 3), ("S", 5, 1)]

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from tests.reference import streams
 
 from lakelet.execution import faults
 from lakelet.pipeline import RefreshSelection
-from tests.reference import streams
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 VISITS = """
@@ -99,7 +99,9 @@ def test_without_an_operator_with_state_a_watermark_drops_nothing(project: Any) 
     assert "watermark" not in metrics(project)[0]
 
 
-@pytest.mark.parametrize("point", [point for point in faults.POINTS if point.startswith("flow.")] + [*faults.STATE_POINTS])
+@pytest.mark.parametrize(
+    "point", [point for point in faults.POINTS if point.startswith("flow.")] + [*faults.STATE_POINTS]
+)
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_death_at_any_point_changes_nothing(
     project: Any, name: str, point: str, monkeypatch: pytest.MonkeyPatch
@@ -156,7 +158,11 @@ def test_state_is_bounded_by_the_watermark(project: Any, monkeypatch: pytest.Mon
         ('.dropDuplicates(["page"])', '.dropDuplicatesWithinWatermark(["page"])', "operator changed from"),
         ('.dropDuplicates(["page"])', "", "its dropDuplicates is gone"),
         ("", '.dropDuplicates(["page"])', "its dropDuplicates is new"),
-        (QUERIES["windows"], QUERIES["windows"].replace("30", "20"), "keys changed from `window(at, 30 minutes), page`"),
+        (
+            QUERIES["windows"],
+            QUERIES["windows"].replace("30", "20"),
+            "keys changed from `window(at, 30 minutes), page`",
+        ),
         (QUERIES["instants"], '.groupBy("at").agg(F.max("page").alias("n"))', "aggregates changed"),
     ],
 )

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pytest
 from deltalake import write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.reference import streams
+from tests.reference.streams import Row, Updates
 
 from lakelet.engine.sail import SailEngine
 from lakelet.execution import faults
 from lakelet.pipeline import Pipeline
-from tests.reference import streams
-from tests.reference.streams import Row, Updates
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 SPEC = "name: laws\nstorage: data\nlibraries:\n  - glob:\n      include: pipeline/**\n"
@@ -52,11 +51,8 @@ def dying(point: str | None, after: int) -> Iterator[None]:
         if left == 0 and reached == point:
             raise Death
 
-    with faults.installed(hook):
-        try:
-            yield
-        except Death:
-            pass
+    with faults.installed(hook), suppress(Death):
+        yield
 
 
 def table(rows: list[Row]) -> pa.Table:
@@ -71,7 +67,9 @@ def table(rows: list[Row]) -> pa.Table:
     )
 
 
-def play(engine: SailEngine, query: str, updates: Updates, deaths: list[tuple[str | None, int]]) -> list[dict[str, Any]]:
+def play(
+    engine: SailEngine, query: str, updates: Updates, deaths: list[tuple[str | None, int]]
+) -> list[dict[str, Any]]:
     """Run the updates, each dying where it is told to before it is run to its end; returns the rows of the target."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -153,7 +151,8 @@ def test_windows(engine: SailEngine, updates: Updates, deaths: Any, slide: int) 
     found = play(engine, query, updates, deaths)
     epoch = int(START.timestamp())
     assert Counter((row["start"], row["key"], row["n"], tuple(row["values"])) for row in found) == Counter(
-        (epoch + start * 60, key, len(rows), tuple(sorted(row["value"] for row in rows))) for (start, key), rows in expected
+        (epoch + start * 60, key, len(rows), tuple(sorted(row["value"] for row in rows)))
+        for (start, key), rows in expected
     )
 
 

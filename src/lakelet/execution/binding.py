@@ -174,7 +174,13 @@ class Binder:
         return BoundQuery(rows=self._at(rows, at), views=self._views(batch, at))
 
     def bind_inputs(
-        self, relation: Relation, origin: Origin, *, slices: Mapping[str, Relation], versions: Mapping[str, int], at: datetime
+        self,
+        relation: Relation,
+        origin: Origin,
+        *,
+        slices: Mapping[str, Relation],
+        versions: Mapping[str, int],
+        at: datetime,
     ) -> BoundInputs:
         """Return what the operator with state of a flow reads in one batch; arguments as those of `bind`."""
         found = placed_operators(self._resolver, relation, origin)[0]

@@ -35,7 +35,8 @@ class Batch:
     Attributes:
         at: stands in for `current_timestamp()` in the query, so that a replay computes the same rows.
         sources: per source id, the offsets between which it reads: {"start": …, "end": …}.
-        versions: per location (relative to the storage folder if it is below it), the version at which a table beside the stream is read.
+        versions: per location (relative to the storage folder if it is below it), the version at which a table beside the
+            stream is read.
         state: of an operator with state: its watermark, and the versions of its tables before this batch.
     """
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from lakelet.errors import SourceError, StorageError
+from lakelet.errors import StorageError
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.auto_cdc import AutoCdc
 from lakelet.execution.auto_cdc_events import applicable
+from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
 from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_generations
 from lakelet.execution.context import UpdateContext
@@ -28,7 +29,7 @@ from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
 from lakelet.execution.resolution import plan_leaf
 from lakelet.execution.sources import Slice
-from lakelet.execution.stateful import StatefulBatch, check_row_wise, plan_state, run_operator
+from lakelet.execution.stateful import plan_state
 from lakelet.execution.watermark import shown
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Action, AutoCdcFlow, Dataset
@@ -97,7 +98,7 @@ def run_batch(
     receipt = Receipt(app_id=app_id, batch_id=batch.id)
     present = table.batch_id(app_id) >= batch.id
     quality = context.quality(flow)
-    bound, step = _checked_query(context, flow, batch, quality, checkpoint, keep=True)
+    bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
     if isinstance(flow.flow, AutoCdcFlow):
         written = _apply_changes(context, flow, dataset, table, bound, receipt, quality)
     else:
@@ -138,7 +139,7 @@ def rehearse_batch(
         FlowError: why the batch cannot be finished.
     """
     quality = Quality()
-    bound, _ = _checked_query(context, flow, batch, quality, checkpoint, keep=False)
+    bound, _ = checked_query(context, flow, batch, quality, checkpoint, keep=False)
     display = context.display(dataset.name)
     if isinstance(flow.flow, AutoCdcFlow):
         changes = _valid_changes(context, dataset, bound.rows, quality)
@@ -147,37 +148,6 @@ def rehearse_batch(
     reader = enforce(context.engine.stream(marked(bound.rows, dataset.expectations)), dataset, display, quality)
     for _ in reader:
         pass
-
-
-def _checked_query(
-    context: UpdateContext, flow: ResolvedFlow, batch: Batch, quality: Quality, checkpoint: Checkpoint, *, keep: bool
-) -> tuple[BoundQuery, StatefulBatch | None]:
-    """Return the query of a batch, the rules of the views that it reads already counted, and what its state went through.
-
-    Args:
-        keep: commit what the batch adds to the state.
-    """
-    part = context.stateful(flow)
-    slices = batch_slices(context, flow, batch)
-    versions = {context.catalog.absolute(text): version for text, version in batch.versions.items()}
-    origin = context.origin(flow)
-    step = None
-    if part is None:
-        check_row_wise(checkpoint, context.display(flow.target))
-    else:
-        inputs = context.binder.bind_inputs(flow.relation, origin, slices=slices, versions=versions, at=batch.at)
-        _check_views(context, inputs.views, quality)
-        step = run_operator(context, flow, part, inputs, batch, checkpoint, keep=keep)
-    bound = context.binder.bind(
-        flow.relation, origin, slices=slices, versions=versions, at=batch.at, emitted=step and step.emitted
-    )
-    _check_views(context, bound.views, quality)
-    return bound, step
-
-
-def _check_views(context: UpdateContext, views: Iterable[ViewRows], quality: Quality) -> None:
-    for view in views:
-        check_view(view, context.display(view.view.name), context.engine, quality)
 
 
 def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint) -> Batch | None:
@@ -232,23 +202,6 @@ def pinned_versions(context: UpdateContext, locations: Mapping[str, str]) -> dic
             raise missing_table(label, location)
         versions[location] = version
     return versions
-
-
-def batch_slices(context: UpdateContext, flow: ResolvedFlow, batch: Batch) -> dict[str, Relation]:
-    """Return the rows of each stream that the batch's intent records."""
-    slices: dict[str, Relation] = {}
-    for item in context.inputs(flow).streams.values():
-        recorded = batch.sources.get(item.id)
-        source = context.source(flow, item)
-        if recorded is None:
-            raise SourceError(
-                "CHECKPOINT_SOURCE_MISSING",
-                f"the flow `{flow.name}` reads `{item.id}`, which its unfinished batch does not know",
-                origin=context.origin(flow),
-                hint=f"run once with the query as it was, or `lakelet run --full-refresh {context.display(flow.target)}`",
-            )
-        slices[item.id] = source.rows(recorded["start"], recorded["end"], metadata=item.metadata)
-    return slices
 
 
 def _append(

@@ -129,7 +129,9 @@ def run_operator(
         flow=display,
     )
     emission = _run(Step(part=part, rows=rows, thresholds=thresholds, tables=tables, engine=context.engine))
-    times = [_latest(context, mark.column, found) for mark, found in zip(part.watermarks, inputs.watermarked, strict=True)]
+    times = [
+        _latest(context, mark.column, found) for mark, found in zip(part.watermarks, inputs.watermarked, strict=True)
+    ]
     if keep:
         _remember(checkpoint, description)
         for name, added in emission.state.items():
@@ -168,13 +170,13 @@ def check_row_wise(checkpoint: Checkpoint, dataset: str) -> None:
     Raises:
         StorageError: `STREAMING_STATEFUL_OPERATOR_NOT_MATCH_IN_STATE_METADATA`.
     """
-    path = _description_file(checkpoint)
+    path = description_file(checkpoint)
     if path.exists():
         raise state_mismatch(dataset, f"its {read_json(path)['description']['operator']} is gone")
 
 
 def _check_unchanged(checkpoint: Checkpoint, now: Mapping[str, str], dataset: str) -> None:
-    path = _description_file(checkpoint)
+    path = description_file(checkpoint)
     if not path.exists():
         if checkpoint.committed_id >= 0:
             raise state_mismatch(dataset, f"its {now['operator']} is new, and the rows until now went by without it")
@@ -190,14 +192,16 @@ def _check_unchanged(checkpoint: Checkpoint, now: Mapping[str, str], dataset: st
 
 
 def _remember(checkpoint: Checkpoint, description: Mapping[str, str]) -> None:
-    path = _description_file(checkpoint)
+    path = description_file(checkpoint)
     if not path.exists():
         write_json(path, {"format": FORMAT, "description": dict(description)})
 
 
-def _description_file(checkpoint: Checkpoint) -> Path:
+def description_file(checkpoint: Checkpoint) -> Path:
+    """Return the file that says what the operator is whose rows are remembered."""
     return checkpoint.folder / "state.json"
 
 
 def state_folder(checkpoint: Checkpoint) -> Path:
+    """Return the folder of the state tables of a flow in one generation."""
     return checkpoint.folder / "state"

@@ -63,7 +63,9 @@ def aggregate(step: Step) -> Emission:
     kept = rows.select(_needed(part, rows.column_names))
     kept = kept.append_column(pa.field(ENDS_AT, ENDS_AT_TYPE), ends.cast(ENDS_AT_TYPE))
     now = step.thresholds.now
-    closed = pc.fill_null(pc.less_equal(ends, now), False) if now is not None else pa.array([False] * len(ends), pa.bool_())
+    closed = (
+        pc.fill_null(pc.less_equal(ends, now), False) if now is not None else pa.array([False] * len(ends), pa.bool_())
+    )
     sources = [plan.local(kept.filter(closed))]
     before = step.tables.before(TABLE, after=step.thresholds.late) if step.thresholds.advances else None
     if before is not None:

@@ -279,7 +279,10 @@ def complete_targets(graph: DataflowGraph) -> list[LakeletError]:
                 )
             )
         for reader in graph.flows:
-            if any(item.streaming and item.dataset is not None and item.dataset.key == flow.target.key for item in reader.inputs):
+            if any(
+                item.streaming and item.dataset is not None and item.dataset.key == flow.target.key
+                for item in reader.inputs
+            ):
                 errors.append(
                     GraphError(
                         "STREAMING_READ_OF_CHANGING_TABLE",

@@ -89,7 +89,10 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+?)s?(?:\s+|$)")
 
 
 def parse_delay(text: str) -> int | None:
-    """Return the milliseconds of `10 minutes` or `interval 1 hour 30 minutes`, None if it is no such text; a month has 31 days."""
+    """Return the milliseconds of `10 minutes` or `interval 1 hour 30 minutes`, None if it is no such text.
+
+    A month has 31 days, as in Spark.
+    """
     rest = text.strip().lower().removeprefix("interval").strip()
     total, position = 0.0, 0
     while position < len(rest):
@@ -113,7 +116,10 @@ def event_columns(relation: Relation, view: ViewOf) -> Columns:
             tree = view(relation)
             return event_columns(tree, view) if tree is not None else {}
         case "with_watermark":
-            return {**event_columns(relation.with_watermark.input, view), bare(relation.with_watermark.event_time): False}
+            return {
+                **event_columns(relation.with_watermark.input, view),
+                bare(relation.with_watermark.event_time): False,
+            }
         case "project":
             below = event_columns(relation.project.input, view)
             result: dict[str, bool] = {}
@@ -123,9 +129,9 @@ def event_columns(relation: Relation, view: ViewOf) -> Columns:
         case "with_columns":
             result = dict(event_columns(relation.with_columns.input, view))
             below = dict(result)
-            for item in relation.with_columns.aliases:
-                result.pop(item.name[0].lower(), None)
-                result |= {item.name[0].lower(): window for window in event_key(item.expr, below).values()}
+            for column in relation.with_columns.aliases:
+                result.pop(column.name[0].lower(), None)
+                result |= {column.name[0].lower(): window for window in event_key(column.expr, below).values()}
             return result
         case "with_columns_renamed":
             result = dict(event_columns(relation.with_columns_renamed.input, view))
@@ -136,7 +142,9 @@ def event_columns(relation: Relation, view: ViewOf) -> Columns:
         case "drop":
             gone = {name.lower() for name in relation.drop.column_names}
             gone |= {bare(column.unresolved_attribute.unparsed_identifier) for column in relation.drop.columns}
-            return {name: window for name, window in event_columns(relation.drop.input, view).items() if name not in gone}
+            return {
+                name: window for name, window in event_columns(relation.drop.input, view).items() if name not in gone
+            }
         case "local_relation" | "sql" | None:
             return {}
     found: dict[str, bool] = {}

@@ -92,7 +92,7 @@ def _visible_name(node: Relation) -> tuple[str, ...]:
                 return ()
             parts = split_name(current.read.named_table.unparsed_identifier)
             return () if any("/" in part for part in parts) else tuple(part for part in parts if part.lower() != "live")
-        below = [item for item in children(current)]
+        below = list(children(current))
         if len(below) != 1:
             return ()
         current = below[0]
