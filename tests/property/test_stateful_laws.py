@@ -63,6 +63,7 @@ def table(rows: list[Row]) -> pa.Table:
             "at": pa.array(times, pa.timestamp("us", "UTC")),
             "minute": pa.array([row["at"] for row in rows], pa.int64()),
             "value": pa.array([row["value"] for row in rows], pa.int64()),
+            "stream": pa.array([row.get("stream", 0) for row in rows], pa.int64()),
         }
     )
 
@@ -76,14 +77,11 @@ def play(
         (root / "pipeline").mkdir()
         (root / "spark-pipeline.yml").write_text(SPEC)
         (root / "pipeline" / "out.py").write_text(HEADER + query + "\n")
-        names = sorted({row.get("source", "events") for update in updates for batch in update for row in batch})
-        for name in names or ["events"]:
-            write_deltalake(str(root / f"data/Volumes/c/s/v/{name}"), table([]))
+        events = str(root / "data/Volumes/c/s/v/events")
+        write_deltalake(events, table([]))
         for update, (point, after) in zip(updates, deaths, strict=False):
             for batch in update:
-                for name in names:
-                    rows = [row for row in batch if row.get("source", "events") == name]
-                    write_deltalake(str(root / f"data/Volumes/c/s/v/{name}"), table(rows), mode="append")
+                write_deltalake(events, table(batch), mode="append")
             with dying(point, after):
                 Pipeline(root, engine=engine).run()
             result = Pipeline(root, engine=engine).run()
@@ -166,3 +164,38 @@ def test_groups_without_a_watermark(engine: SailEngine, updates: Updates, deaths
         for key in {row["key"] for row in rows}
     )
     assert bag(play(engine, query, updates, deaths), "key", "n", "total") == expected
+
+
+SIDED = st.builds(
+    lambda row, stream: {**row, "stream": stream},
+    st.fixed_dictionaries({"key": st.integers(0, 2), "at": st.integers(0, 60), "value": st.integers(0, 9)}),
+    st.integers(0, 1),
+)
+SIDED_UPDATES = st.lists(
+    st.lists(st.lists(SIDED, min_size=1, max_size=5), min_size=1, max_size=2), min_size=1, max_size=4
+)
+
+
+@law
+@given(updates=SIDED_UPDATES, deaths=DEATHS, kind=st.sampled_from(["inner", "left", "right", "full"]))
+def test_joins(engine: SailEngine, updates: Updates, deaths: Any, kind: str) -> None:
+    query = f"""(
+        stream("events").filter("stream = 0").withWatermark("at", "4 minutes").alias("a")
+        .join(stream("events").filter("stream = 1").withWatermark("at", "7 minutes").alias("b"),
+              F.expr("a.key = b.key AND b.at >= a.at - interval 3 minutes AND b.at <= a.at + interval 8 minutes"), "{kind}")
+        .selectExpr("a.key AS key", "a.minute AS minute", "a.value AS value",
+                    "b.key AS key2", "b.minute AS minute2", "b.value AS value2")
+    )"""
+    expected = streams.joined(
+        updates,
+        lambda left, right: left["key"] == right["key"] and left["at"] - 3 <= right["at"] <= left["at"] + 8,
+        kind,
+        (4, 7),
+        (lambda row: row["at"] + 8, lambda row: row["at"] + 3),
+    )
+    blank = {"key": None, "at": None, "value": None}
+    wanted = Counter(
+        tuple((side or blank)[name] for side in pair for name in ("key", "at", "value")) for pair in expected
+    )
+    found = play(engine, query, updates, deaths)
+    assert bag(found, "key", "minute", "value", "key2", "minute2", "value2") == wanted

@@ -15,7 +15,7 @@ from lakelet.plan import relation as plan
 from lakelet.plan.normalize import reads_metadata, runnable, with_clock
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, is_streaming, leaf_of, leaves
-from lakelet.plan.stateful import inputs_of, operator_of, redirected, stand_in
+from lakelet.plan.stateful import Operator, inputs_of, operator_of, redirected, stand_in
 from lakelet.storage.delta_log import snapshot_files
 
 
@@ -238,7 +238,11 @@ class Binder:
 
         result = plan.substitute(relation, replacement)
         for node, plan_id in replaced:
-            result = redirected(result, node, plan_id)
+            if operator_of(node) is not Operator.JOIN:
+                result = redirected(result, node, plan_id)
+                continue
+            for below in inputs_of(node):  # each side of a join has a stand-in of its own, inside of what is emitted
+                result = redirected(result, below, below.common.plan_id)
         return runnable(result, self._resolver.engine.capabilities)
 
     def _table(self, location: str, leaf: Leaf, versions: Mapping[str, int], metadata: bool) -> Relation:

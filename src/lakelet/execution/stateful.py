@@ -11,7 +11,7 @@ state's commit is repaired by it: the receipt in the state table says that the b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,12 @@ from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, read_json, w
 from lakelet.execution.state import StateTables, state_behind, state_mismatch
 from lakelet.execution.stateful_aggregate import aggregate, with_event_key
 from lakelet.execution.stateful_dedupe import deduplicate
+from lakelet.execution.stateful_join import join
 from lakelet.execution.stateful_part import StatefulPart
 from lakelet.execution.stateful_step import Emission, Step
 from lakelet.execution.watermark import Thresholds, advanced, latest, next_thresholds
 from lakelet.plan import relation as plan
+from lakelet.plan.normalize import with_clock
 from lakelet.plan.relation import Relation
 from lakelet.plan.stateful import Operator
 from lakelet.storage.base import Receipt
@@ -39,7 +41,7 @@ TABLES = {
     Operator.DEDUPLICATE: ("keys",),
     Operator.DEDUPLICATE_WITHIN_WATERMARK: ("keys",),
     Operator.AGGREGATE: ("rows",),
-    Operator.JOIN: ("left", "right"),
+    Operator.JOIN: ("left", "right", "matched_left", "matched_right"),
 }
 
 
@@ -117,10 +119,11 @@ def run_operator(
     thresholds = Thresholds.from_json(batch.state.get("watermark", {}))
     queries = inputs.rows
     if part.operator is Operator.AGGREGATE:
-        queries = (with_event_key(part, inputs.rows[0]),)
+        queries = (with_event_key(part, queries[0]),)
     rows = tuple(context.engine.collect(query) for query in queries)
     description = part.description([name for table in rows for name in table.column_names])
     _check_unchanged(checkpoint, description, display)
+    part = replace(part, node=with_clock(part.node, batch.at, time_zone=context.time_zone))
     tables = StateTables(
         store=context.store,
         folder=state_folder(checkpoint),
@@ -154,7 +157,7 @@ def _run(step: Step) -> Emission:
         case Operator.AGGREGATE:
             return aggregate(step)
         case Operator.JOIN:
-            raise NotImplementedError
+            return join(step)
 
 
 def _latest(context: UpdateContext, column: str, rows: Relation) -> int | None:

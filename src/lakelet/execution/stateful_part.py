@@ -14,6 +14,7 @@ from lakelet.plan.normalize import fingerprint
 from lakelet.plan.relation import Relation, call_site
 from lakelet.plan.relation import relations as all_relations
 from lakelet.plan.sources import leaf_of
+from lakelet.plan.time_range import bounds
 from lakelet.plan.stateful import Operator, inputs_of, operator_of, operators
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class StatefulPart:
         watermarks: of all streams below it.
         event_times: for each of its inputs, the columns that hold event time.
         is_complete: it gives all groups in each batch, and the target is rewritten.
+        bounds: of a join, for each side the milliseconds after a row's event time beyond which it finds no match; None for no
+            bound.
         event_keys: positions of the grouping expressions that are event times.
         origin: the user's line.
     """
@@ -50,6 +53,7 @@ class StatefulPart:
     origin: Origin
     is_complete: bool = False
     event_keys: tuple[int, ...] = ()
+    bounds: tuple[int | None, int | None] = (None, None)
 
     def description(self, columns: Sequence[str]) -> dict[str, str]:
         """Return what must stay the same as long as its state is used.
@@ -130,7 +134,7 @@ def stateful_part(resolver: Resolver, relation: Relation, origin: Origin) -> Sta
         case Operator.DEDUPLICATE | Operator.DEDUPLICATE_WITHIN_WATERMARK:
             return _deduplicate(part, placed)
         case Operator.JOIN:
-            return part
+            return _join(part, placed)
 
 
 def _deduplicate(part: StatefulPart, placed: PlacedOperator) -> StatefulPart:
@@ -150,6 +154,24 @@ def _deduplicate(part: StatefulPart, placed: PlacedOperator) -> StatefulPart:
             placed,
         )
     return part
+
+
+def _join(part: StatefulPart, placed: PlacedOperator) -> StatefulPart:
+    join = part.node.join
+    kind = proto.Join.JoinType.Name(join.join_type).removeprefix("JOIN_TYPE_").lower().replace("_", " ")
+    kept = {"inner": (), "left outer": (0,), "right outer": (1,), "full outer": (0, 1)}.get(kind)
+    if kept is None:
+        raise _refused(f"a {kind} join of two streams", "inner and outer joins are", "use an inner or an outer join", placed)
+    limits = bounds(part.node, part.event_times)
+    if kept and (join.using_columns or any(limits[side] is None for side in kept)):
+        raise _refused(
+            f"a {kind} join of two streams without a range of event time",
+            "a row that finds no match is given when no match can come any more, and nothing says when that is",
+            "call `withWatermark` on both streams and write the condition as an expression with a range, such as "
+            '`F.expr("l.id = r.id AND r.at BETWEEN l.at AND l.at + INTERVAL 1 HOUR")`',
+            placed,
+        )
+    return replace(part, bounds=limits)
 
 
 def _aggregate(

@@ -36,11 +36,9 @@ def refuse_stateful(relation: Relation, origin: Origin) -> None:
     if kind == "join":
         join = relation.join
         left, right = is_streaming(join.left), is_streaming(join.right)
-        if left and right:
-            raise _refused("a join of two streams", "read one side as a table (`spark.read.table`)", relation, origin)
         preserved = {"JOIN_TYPE_FULL_OUTER": True, "JOIN_TYPE_RIGHT_OUTER": left, "JOIN_TYPE_LEFT_OUTER": right,
                      "JOIN_TYPE_LEFT_SEMI": right, "JOIN_TYPE_LEFT_ANTI": right}  # fmt: skip
-        if preserved.get(type(join).JoinType.Name(join.join_type), False):
+        if not (left and right) and preserved.get(type(join).JoinType.Name(join.join_type), False):
             raise _refused(
                 "an outer join that keeps the rows of the table beside a stream",
                 "put the stream on the left of a left join, so that its rows are kept",

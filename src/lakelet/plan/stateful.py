@@ -57,7 +57,7 @@ def operators(relation: Relation) -> Iterator[Relation]:
 
 def stand_in(node: Relation, rows: Relation) -> Relation:
     """Return `rows` in the place of an operator: with its plan id, and the table name by which its columns are known."""
-    name = _visible_name(node)
+    name = visible_name(node)
     plan_id = node.common.plan_id if node.common.HasField("plan_id") else plan.next_plan_id()
     if name:
         return plan.alias(rows, name[-1], name[:-1], plan_id=plan_id)
@@ -80,7 +80,7 @@ def redirected(tree: Relation, node: Relation, replacement_id: int) -> Relation:
     return result
 
 
-def _visible_name(node: Relation) -> tuple[str, ...]:
+def visible_name(node: Relation) -> tuple[str, ...]:
     """Return the alias or table name that stands nearest below an operator, empty if there is none or more than one."""
     current = node
     while True:
