@@ -1,4 +1,4 @@
-"""The command line: `lakelet run | dry-run | graph | query | events | repair | init`.
+"""The command line: `lakelet run | dry-run | graph | query | events | state | repair | init`.
 
 Data goes to stdout, errors and logs to stderr; what the user's own files print goes to stderr, too. Commands import
 what they need when they run, so that `lakelet --help` answers at once.
@@ -315,7 +315,26 @@ def events(
             out.write((event_lines.as_json(event) if as_json else event_lines.as_text(event)) + "\n")
 
 
-# -- init
+# -- state, repair
+
+
+@cli.command()
+@project_options
+@click.argument("flow")
+@json_option
+def state(spec: str | None, storage: str | None, configuration: dict[str, str], flow: str, as_json: bool) -> None:
+    """Show what a flow remembers between micro-batches: rows, bytes, watermark."""
+    with _opened(spec, storage, configuration) as (pipeline, out):
+        reports = pipeline.state(flow)
+        if as_json:
+            _write_json([report.to_dict() for report in reports], out)
+            return
+        for report in reports:
+            out.write(f"{report.flow}: {report.operator}, {report.table}\n")
+            out.write(f"  {report.rows} rows, {report.bytes} bytes in {report.files} files\n")
+            out.write(f"  watermark {report.watermark or 'none'}, oldest entry until {report.oldest or 'for good'}\n")
+        if not reports:
+            out.write(f"{flow} remembers nothing\n")
 
 
 @cli.command()
@@ -345,6 +364,9 @@ def repair(
                 out.write("\n".join(f"  {line}" for line in batch.error.render().splitlines()) + "\n")
         if not found:
             out.write(f"no flow of {dataset} has an unfinished batch\n")
+
+
+# -- init
 
 
 @cli.command()

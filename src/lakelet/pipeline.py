@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lakelet.execution.repair import UnfinishedBatch
     from lakelet.execution.resolution import Resolver
     from lakelet.execution.sources import StreamSource
+    from lakelet.execution.state_report import StateReport
     from lakelet.execution.update import Update, UpdatePlan
     from lakelet.graph.dataflow_graph import DataflowGraph
     from lakelet.storage.delta_rs import DeltaRsStore
@@ -333,6 +334,21 @@ class Pipeline:
         dataset = self.graph().find(name)
         parts = (dataset.name.catalog, dataset.name.schema, dataset.name.name)
         return self.query("SELECT * FROM " + ".".join(f"`{part}`" for part in parts))
+
+    def state(self, name: str) -> tuple[StateReport, ...]:
+        """Return what flows with state remember; empty where nothing is remembered.
+
+        Args:
+            name: a flow, or a dataset for all of its flows.
+
+        Raises:
+            GraphError: `UNKNOWN_DATASET`.
+        """
+        from lakelet.execution.state_report import state_reports
+
+        graph = self.graph()
+        flows = [flow for flow in graph.flows if flow.name == name] or graph.flows_to(graph.find(name).name)
+        return state_reports(graph, self.catalog, self.store, flows)
 
     def events(self) -> pa.Table:
         """Return the event log, oldest first."""

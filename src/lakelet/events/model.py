@@ -75,7 +75,13 @@ class DataQuality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowMetrics:
-    """Counts of one micro-batch; None where a number does not apply to the kind of flow."""
+    """Counts of one micro-batch; None where a number does not apply to the kind of flow.
+
+    Attributes:
+        num_rows_dropped_by_watermark: rows that came too late for an operator with state.
+        num_state_rows: rows that the operator remembers after the batch.
+        watermark: the event time up to which this batch closed state, as ISO 8601 text.
+    """
 
     num_input_rows: int | None = None
     num_output_rows: int | None = None
@@ -85,6 +91,9 @@ class FlowMetrics:
     backlog_bytes: int | None = None
     backlog_files: int | None = None
     duration_ms: float | None = None
+    num_rows_dropped_by_watermark: int | None = None
+    num_state_rows: int | None = None
+    watermark: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

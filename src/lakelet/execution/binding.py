@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from lakelet.errors import Origin
 from lakelet.execution.resolution import Resolver, Source, file_read, named_leaf
 from lakelet.execution.slices import file_rows
+from lakelet.execution.stateful_part import placed_operators
 from lakelet.graph.elements import Action, Dataset, DatasetKind, Expectation
 from lakelet.plan import relation as plan
 from lakelet.plan.normalize import reads_metadata, runnable, with_clock
 from lakelet.plan.relation import Relation
-from lakelet.plan.sources import Leaf, leaf_of, leaves
+from lakelet.plan.sources import Leaf, is_streaming, leaf_of, leaves
+from lakelet.plan.stateful import Operator, inputs_of, operator_of, redirected, stand_in
 from lakelet.storage.delta_log import snapshot_files
 
 
@@ -31,6 +33,37 @@ class BoundQuery:
 
     rows: Relation
     views: tuple[ViewRows, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundInputs:
+    """What the operator with state of a flow reads in one batch.
+
+    Attributes:
+        rows: one relation, of a join the left and the right one.
+        watermarked: the rows on which each watermark is declared, in the order of a walk from the top.
+        views: views with rules below the operator.
+    """
+
+    rows: tuple[Relation, ...]
+    watermarked: tuple[Relation, ...]
+    views: tuple[ViewRows, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """One binding: what its leaves become, and what is found on the way.
+
+    Attributes:
+        emitted: the rows that stand for the operator with state; None where there is none, or where it is not reached.
+        watermarked: where the rows on which watermarks are declared are noted; None if nobody asks.
+    """
+
+    slices: Mapping[str, Relation]
+    versions: Mapping[str, int]
+    emitted: Relation | None = None
+    views: dict[str, ViewRows] = field(default_factory=dict)
+    watermarked: list[Relation] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +159,7 @@ class Binder:
         slices: Mapping[str, Relation],
         versions: Mapping[str, int],
         at: datetime,
+        emitted: Relation | None = None,
     ) -> BoundQuery:
         """Return the query of one batch.
 
@@ -133,45 +167,83 @@ class Binder:
             slices: per source id, the rows of this batch; with the hidden metadata column where the input asks for it.
             versions: per location, the version at which tables are read.
             at: the batch's clock.
+            emitted: what the flow's operator with state gives for this batch; nothing below the operator is bound then.
         """
-        views: dict[str, ViewRows] = {}
-        rows = self._bind(relation, origin, slices, versions, views)
-        return BoundQuery(
-            rows=with_clock(rows, at, time_zone=self._time_zone),
-            views=tuple(
-                ViewRows(view=item.view, rows=with_clock(item.rows, at, time_zone=self._time_zone))
-                for item in views.values()
-            ),
-        )
+        batch = _Batch(slices=slices, versions=versions, emitted=emitted)
+        rows = self._bind(relation, origin, batch)
+        return BoundQuery(rows=self._at(rows, at), views=self._views(batch, at))
 
-    def _bind(
+    def bind_inputs(
         self,
         relation: Relation,
         origin: Origin,
+        *,
         slices: Mapping[str, Relation],
         versions: Mapping[str, int],
-        views: dict[str, ViewRows],
-    ) -> Relation:
-        metadata = reads_metadata(relation)
+        at: datetime,
+    ) -> BoundInputs:
+        """Return what the operator with state of a flow reads in one batch; arguments as those of `bind`."""
+        found = placed_operators(self._resolver, relation, origin)[0]
+        watermarked: list[Relation] = []
+        batch = _Batch(slices=slices, versions=versions, watermarked=watermarked)
+        metadata = reads_metadata(found.tree)
+        rows = [self._bind(item, found.origin, batch, metadata=metadata) for item in inputs_of(found.node)]
+        return BoundInputs(
+            rows=tuple(self._at(item, at) for item in rows),
+            watermarked=tuple(self._at(item, at) for item in watermarked),
+            views=self._views(batch, at),
+        )
+
+    def _at(self, rows: Relation, at: datetime) -> Relation:
+        return with_clock(rows, at, time_zone=self._time_zone)
+
+    def _views(self, batch: _Batch, at: datetime) -> tuple[ViewRows, ...]:
+        return tuple(ViewRows(view=item.view, rows=self._at(item.rows, at)) for item in batch.views.values())
+
+    def _bind(self, relation: Relation, origin: Origin, batch: _Batch, *, metadata: bool | None = None) -> Relation:
+        """Return a tree with its leaves replaced.
+
+        Args:
+            metadata: whether the tree of which this is a part reads file metadata.
+        """
+        has_metadata = reads_metadata(relation) if metadata is None else metadata
+        replaced: list[tuple[Relation, int]] = []
 
         def replacement(node: Relation) -> Relation | None:
+            if batch.emitted is not None and operator_of(node) is not None:
+                rows = stand_in(node, batch.emitted)
+                replaced.append((Relation.FromString(node.SerializeToString()), rows.common.plan_id))
+                return rows
+            if batch.watermarked is not None and node.WhichOneof("rel_type") == "with_watermark" and is_streaming(node):
+                batch.watermarked.append(self._bind(node.with_watermark.input, origin, batch, metadata=has_metadata))
+                result = Relation()
+                result.CopyFrom(node)
+                result.with_watermark.input.CopyFrom(batch.watermarked[-1])
+                return result
             leaf = leaf_of(node)
             if leaf is None:
                 return None
             source = self._resolver.source(leaf, origin)
             if source.dataset is not None and source.dataset.kind is DatasetKind.TEMPORARY_VIEW:
-                rows = self._view(source.dataset, slices, versions, views)
+                rows = self._view(source.dataset, batch)
             elif leaf.streaming:
-                rows = slices[self.stream_id(leaf, source)]
+                rows = batch.slices[self.stream_id(leaf, source)]
             elif source.files is not None:
                 rows = file_read(source.files)
             else:
                 location = self.location(source)
                 assert location is not None
-                rows = self._table(location, leaf, versions, metadata)
+                rows = self._table(location, leaf, batch.versions, has_metadata)
             return named_leaf(leaf, rows)
 
-        return runnable(plan.substitute(relation, replacement), self._resolver.engine.capabilities)
+        result = plan.substitute(relation, replacement)
+        for node, plan_id in replaced:
+            if operator_of(node) is not Operator.JOIN:
+                result = redirected(result, node, plan_id)
+                continue
+            for below in inputs_of(node):  # each side of a join has a stand-in of its own, inside of what is emitted
+                result = redirected(result, below, below.common.plan_id)
+        return runnable(result, self._resolver.engine.capabilities)
 
     def _table(self, location: str, leaf: Leaf, versions: Mapping[str, int], metadata: bool) -> Relation:
         if metadata:
@@ -186,13 +258,11 @@ class Binder:
                 result.read.data_source.options[option] = leaf.options[written]
         return result
 
-    def _view(
-        self, view: Dataset, slices: Mapping[str, Relation], versions: Mapping[str, int], views: dict[str, ViewRows]
-    ) -> Relation:
+    def _view(self, view: Dataset, batch: _Batch) -> Relation:
         """Return a view's rows after its drop rules; a view that stands twice in a tree gets plan ids of its own each time."""
-        tree = self._bind(self._view_tree(view), view.origin, slices, versions, views)
+        tree = self._bind(self._view_tree(view), view.origin, batch)
         if view.expectations:
-            views.setdefault(str(view.name), ViewRows(view=view, rows=tree))
+            batch.views.setdefault(str(view.name), ViewRows(view=view, rows=tree))
         for rule in view.expectations:
             if rule.action is Action.DROP:
                 tree = plan.filtered(tree, plan.is_true(plan.expression_of(rule.condition)))

@@ -4,6 +4,8 @@
     <dataset>/<flow>/<g>/offsets/<n>   the intent of batch n: exactly which input it reads, and its clock
     <dataset>/<flow>/<g>/commits/<n>   batch n is in the table
     <dataset>/definition.json          comment, properties and partitions that the table was given last
+    <dataset>/<flow>/<g>/state.json    what an operator with state is: another one cannot go on with its rows
+    <dataset>/<flow>/<g>/state/<name>  the rows that it remembers, Delta tables
     <dataset>/view.json                of a materialized view: what its rows were computed from
 
 An intent without a commit is an unfinished batch: it is replayed as recorded, never planned anew.
@@ -36,12 +38,14 @@ class Batch:
         sources: per source id, the offsets between which it reads: {"start": …, "end": …}.
         versions: per location (relative to the storage folder if it is below it), the version at which a table beside the
             stream is read.
+        state: of an operator with state: its watermark, and the versions of its tables before this batch.
     """
 
     id: int
     at: datetime
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
+    state: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +54,7 @@ class Batch:
             "at": self.at.isoformat(),
             "sources": {key: dict(value) for key, value in self.sources.items()},
             "versions": dict(self.versions),
+            **({"state": dict(self.state)} if self.state else {}),
         }
 
 
@@ -84,6 +89,10 @@ class Checkpoint:
         """Return the last finished batch; the next plan starts at its ends."""
         return None if self._last_commit < 0 else self._read(self._last_commit)
 
+    def details(self) -> dict[str, Any]:
+        """Return what the note of the last finished batch says beside that it is done."""
+        return {} if self._last_commit < 0 else read_json(self._commits / str(self._last_commit))
+
     def unfinished(self) -> Batch | None:
         """Return the batch that was begun and not finished, None if there is none."""
         return self._read(self._last_intent) if self._last_intent > self._last_commit else None
@@ -109,6 +118,7 @@ class Checkpoint:
             at=datetime.fromisoformat(data["at"]),
             sources=data["sources"],
             versions=data["versions"],
+            state=data.get("state", {}),
         )
 
 
@@ -185,4 +195,4 @@ def _last_number(folder: Path) -> int:
 
 
 def _file_name(flow: str) -> str:
-    return "".join(char if char.isalnum() or char in "-_." else f"%{ord(char):02x}" for char in flow)
+    return "".join(char if char.isalnum() or char in "-_." else f"~{ord(char):02x}" for char in flow)

@@ -21,6 +21,7 @@ from lakelet.execution.clock import ClockedEngine
 from lakelet.execution.expectations import DroppedRows, Quality
 from lakelet.execution.resolution import Resolver
 from lakelet.execution.sources import DeltaSource, RateSource, StreamSource
+from lakelet.execution.stateful_part import StatefulPart, stateful_part
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import Dataset
 from lakelet.names import TableName
@@ -61,6 +62,7 @@ class UpdateContext:
     heads: dict[tuple[str, str], Any] = field(default_factory=dict)
     _sources: dict[tuple[str, str], StreamSource] = field(default_factory=dict)
     _inputs: dict[str, Inputs] = field(default_factory=dict)
+    _stateful: dict[str, StatefulPart | None] = field(default_factory=dict)
 
     def at(self, instant: datetime) -> UpdateContext:
         """Return the context of one batch, for which the clock stands still."""
@@ -121,6 +123,12 @@ class UpdateContext:
         if flow.name not in self._inputs:
             self._inputs[flow.name] = self.binder.inputs(flow.relation, self.origin(flow))
         return self._inputs[flow.name]
+
+    def stateful(self, flow: ResolvedFlow) -> StatefulPart | None:
+        """Return the operator with state of a flow, None if it works row by row."""
+        if flow.name not in self._stateful:
+            self._stateful[flow.name] = stateful_part(self.resolver, flow.relation, self.origin(flow))
+        return self._stateful[flow.name]
 
     def source(self, flow: ResolvedFlow, item: StreamInput) -> StreamSource:
         """Return the reader of one streaming input; it is kept for the whole update."""

@@ -19,6 +19,9 @@ POINTS = (
 )
 """Every point, in the order in which an update passes them."""
 
+STATE_POINTS = ("state.committed", "state.compacted")
+"""The points that only flows with state pass: the first between their intent and their rows, the second after their note."""
+
 _hook: Callable[[str], None] | None = None
 
 

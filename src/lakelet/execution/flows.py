@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from lakelet.errors import SourceError, StorageError
+from lakelet.errors import StorageError
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.auto_cdc import AutoCdc
 from lakelet.execution.auto_cdc_events import applicable
+from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
 from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_generations
 from lakelet.execution.context import UpdateContext
@@ -28,6 +29,8 @@ from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
 from lakelet.execution.resolution import plan_leaf
 from lakelet.execution.sources import Slice
+from lakelet.execution.stateful import plan_state
+from lakelet.execution.watermark import shown
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Action, AutoCdcFlow, Dataset
 from lakelet.plan import relation as plan
@@ -96,7 +99,7 @@ def run_batch(
     receipt = Receipt(app_id=app_id, batch_id=batch.id)
     present = table.batch_id(app_id) >= batch.id
     quality = context.quality(flow)
-    bound = _checked_query(context, flow, batch, quality)
+    bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
     if isinstance(flow.flow, AutoCdcFlow):
         written = _apply_changes(context, flow, dataset, table, bound, receipt, quality)
     else:
@@ -109,21 +112,28 @@ def run_batch(
         status=FlowStatus.RUNNING,
         batch_id=batch.id,
         metrics=FlowMetrics(
-            num_input_rows=quality.num_rows,
+            num_input_rows=quality.num_rows if step is None else step.num_input_rows,
             num_output_rows=written.output_rows,
             num_upserted_rows=written.upserted_rows,
             num_deleted_rows=written.deleted_rows,
             duration_ms=round((time.perf_counter() - started) * 1000, 1),
+            num_rows_dropped_by_watermark=None if step is None else step.num_late_rows,
+            num_state_rows=None if step is None else step.num_state_rows(),
+            watermark=None if step is None else shown(step.thresholds.now),
         ),
         quality=quality.result,
         event_id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{app_id}/{batch.id}")),
     )
     reach("flow.batch_published")
-    checkpoint.write_commit(batch)
+    checkpoint.write_commit(batch, None if step is None else step.note())
     reach("flow.commit_noted")
+    if step is not None:
+        step.tidy()
 
 
-def rehearse_batch(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, batch: Batch) -> None:
+def rehearse_batch(
+    context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, checkpoint: Checkpoint, batch: Batch
+) -> None:
     """Do everything that a batch does but write.
 
     Raises:
@@ -131,7 +141,7 @@ def rehearse_batch(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset,
     """
     context = context.at(batch.at)
     quality = Quality()
-    bound = _checked_query(context, flow, batch, quality)
+    bound, _ = checked_query(context, flow, batch, quality, checkpoint, keep=False)
     display = context.display(dataset.name)
     if isinstance(flow.flow, AutoCdcFlow):
         changes = _valid_changes(context, dataset, bound.rows, quality)
@@ -142,18 +152,11 @@ def rehearse_batch(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset,
         pass
 
 
-def _checked_query(context: UpdateContext, flow: ResolvedFlow, batch: Batch, quality: Quality) -> BoundQuery:
-    """Return the query of a batch, the rules of the views that it reads already counted."""
-    bound = bind_batch(context, flow, batch)
-    for view in bound.views:
-        check_view(view, context.display(view.view.name), context.engine, quality)
-    return bound
-
-
 def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint) -> Batch | None:
     """Return the next batch of a flow, or None if nothing is new.
 
-    The first batch after a full refresh is planned even without input: it empties the table.
+    The first batch after a full refresh is planned even without input: it empties the table. So is one that only closes
+    what the watermark has passed.
     """
     committed = checkpoint.committed()
     inputs = context.inputs(flow)
@@ -164,7 +167,9 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
     is_first = committed is None
     nothing_new = all(piece.is_empty for piece in slices.values())
     starts_generation = is_first and checkpoint.generation > 0
-    if not flow.flow.once and nothing_new and not starts_generation:
+    part = context.stateful(flow)
+    state, is_due = plan_state(part, checkpoint, context.display(flow.target)) if part else ({}, False)
+    if not flow.flow.once and nothing_new and not starts_generation and not is_due:
         return None
     for name, piece in slices.items():
         if piece.skipped_commits:
@@ -182,6 +187,7 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
             context.catalog.relative(location): version
             for location, version in pinned_versions(context, inputs.locations).items()
         },
+        state=state,
     )
 
 
@@ -198,29 +204,6 @@ def pinned_versions(context: UpdateContext, locations: Mapping[str, str]) -> dic
             raise missing_table(label, location)
         versions[location] = version
     return versions
-
-
-def bind_batch(context: UpdateContext, flow: ResolvedFlow, batch: Batch) -> BoundQuery:
-    """Return the query of a batch over exactly the input that its intent records."""
-    slices: dict[str, Relation] = {}
-    for item in context.inputs(flow).streams.values():
-        recorded = batch.sources.get(item.id)
-        source = context.source(flow, item)
-        if recorded is None:
-            raise SourceError(
-                "CHECKPOINT_SOURCE_MISSING",
-                f"the flow `{flow.name}` reads `{item.id}`, which its unfinished batch does not know",
-                origin=context.origin(flow),
-                hint=f"run once with the query as it was, or `lakelet run --full-refresh {context.display(flow.target)}`",
-            )
-        slices[item.id] = source.rows(recorded["start"], recorded["end"], metadata=item.metadata)
-    return context.binder.bind(
-        flow.relation,
-        context.origin(flow),
-        slices=slices,
-        versions={context.catalog.absolute(text): version for text, version in batch.versions.items()},
-        at=batch.at,
-    )
 
 
 def _append(
@@ -240,12 +223,11 @@ def _append(
         return Written(output_rows=sum(batch.num_rows for batch in reader))
     is_fresh = starts_generation(context, flow, dataset, table, receipt)
     columns = check_columns(context, flow, dataset, reader.schema, stored=None if is_fresh else table.schema)
-    if is_fresh:
-        return Written(
-            output_rows=table.replace(
-                with_columns_of(reader, columns), receipt=receipt, partition_cols=dataset.partition_cols
-            )
-        )
+    part = context.stateful(flow)
+    if is_fresh or (part is not None and part.is_complete):
+        rows_of_table = with_columns_of(reader, columns)
+        partitions = dataset.partition_cols if is_fresh else None
+        return Written(output_rows=table.replace(rows_of_table, receipt=receipt, partition_cols=partitions))
     return Written(output_rows=table.append(reader, receipt=receipt, evolve=len(columns) > len(table.schema)))
 
 

@@ -54,7 +54,7 @@ def repair_dataset(context: UpdateContext, dataset: Dataset, *, drop_rows: bool)
         batch = checkpoint.unfinished()
         if batch is None:
             continue
-        error = _reason(context, flow, dataset, batch)
+        error = _reason(context, flow, dataset, checkpoint, batch)
         display = context.display(dataset.name)
         if error is not None and drop_rows:
             _step_over(context, flow, dataset, checkpoint, batch, error)
@@ -66,9 +66,11 @@ def repair_dataset(context: UpdateContext, dataset: Dataset, *, drop_rows: bool)
     return tuple(found)
 
 
-def _reason(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, batch: Batch) -> LakeletError | None:
+def _reason(
+    context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, checkpoint: Checkpoint, batch: Batch
+) -> LakeletError | None:
     try:
-        rehearse_batch(context, flow, dataset, batch)
+        rehearse_batch(context, flow, dataset, checkpoint, batch)
     except LakeletError as error:
         return error.at(context.origin(flow))
     return None

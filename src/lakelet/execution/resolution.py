@@ -25,6 +25,8 @@ from lakelet.execution.diagnosis import explained, missing_table, near_paths, re
 from lakelet.execution.rules import check_expectations
 from lakelet.execution.slices import METADATA_TYPE
 from lakelet.execution.sources import RATE_SCHEMA, check_options
+from lakelet.execution.stateful_check import check_stateful
+from lakelet.execution.stateful_part import stateful_part
 from lakelet.graph.dataflow_graph import DataflowGraph, Input, ResolvedFlow
 from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Definitions, Flow, SqlQuery
 from lakelet.names import NameContext, TableName, split_name
@@ -167,6 +169,12 @@ class Resolver:
                 raise missing_table(label, location).at(origin)
             self._table_schemas[location] = from_arrow_schema(table.schema)
         return self._table_schemas[location]
+
+    def view(self, node: Relation, origin: Origin) -> Dataset | None:
+        """Return the view that a relation reads, None for any other relation."""
+        leaf = leaf_of(node)
+        dataset = None if leaf is None else self.source(leaf, origin).dataset
+        return dataset if dataset is not None and dataset.kind is DatasetKind.TEMPORARY_VIEW else None
 
     # -- trees ----------------------------------------------------------------------------------------------------
 
@@ -339,7 +347,7 @@ class Resolver:
         Raises:
             DefinitionErrors: everything that is wrong, root causes first.
         """
-        from lakelet.graph.validation import check_definitions, check_graph
+        from lakelet.graph.validation import check_definitions, check_graph, complete_targets
 
         errors: list[LakeletError] = check_definitions(definitions, self.names)
         self.datasets = {dataset.name.key: dataset for dataset in definitions.datasets}
@@ -380,13 +388,19 @@ class Resolver:
                 continue
             for item in graph.flows_to(name):
                 try:
-                    resolved[item.name] = replace(item, schema=self.output_schema(item.flow))
+                    part = stateful_part(self, item.relation, item.flow.origin) if item.streaming else None
+                    if part is not None:
+                        check_stateful(self, part, item.flow.origin)
+                    resolved[item.name] = replace(
+                        item, schema=self.output_schema(item.flow), is_complete=part is not None and part.is_complete
+                    )
                     self._check_flow(self.datasets[name.key], item.flow)
                 except LakeletError as error:
                     errors.append(self._at_flow(error, item.flow))
                     broken.add(name.key)
-        raise_all(errors)
-        return replace(graph, flows=tuple(resolved.values()))
+        graph = replace(graph, flows=tuple(resolved.values()))
+        raise_all([*errors, *complete_targets(graph)])
+        return graph
 
     def _resolve_flow(self, flow: AnyFlow) -> ResolvedFlow:
         relation = self.relation(flow)

@@ -362,6 +362,8 @@ def _flow_type(flow: ResolvedFlow, dataset: Dataset) -> kinds.FlowType:
             return kinds.FlowType.MATERIALIZED_VIEW
         case DatasetKind.TEMPORARY_VIEW:
             return kinds.FlowType.VIEW
+        case _ if flow.is_complete:
+            return kinds.FlowType.COMPLETE
         case _:
             return kinds.FlowType.APPEND
 

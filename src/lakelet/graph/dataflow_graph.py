@@ -40,6 +40,7 @@ class ResolvedFlow:
         relation: the normalised Spark Connect relation; of an AUTO CDC flow, a streaming read of its source.
         streaming: whether it reads at least one stream.
         schema: columns of the query's result, None until analysis.
+        is_complete: each batch gives all rows of the target, which is rewritten: a streaming aggregation without a watermark.
     """
 
     flow: AnyFlow
@@ -47,6 +48,7 @@ class ResolvedFlow:
     inputs: tuple[Input, ...]
     streaming: bool
     schema: StructType | None = None
+    is_complete: bool = False
 
     @property
     def name(self) -> str:

@@ -258,6 +258,43 @@ def _stream_error(
     return None
 
 
+def complete_targets(graph: DataflowGraph) -> list[LakeletError]:
+    """Return what does not go together with a table that is rewritten in each batch: other flows, and streams of it."""
+    errors: list[LakeletError] = []
+    for flow in graph.flows:
+        dataset = graph.datasets[flow.target.key]
+        if not flow.is_complete or not dataset.is_stored:
+            continue
+        display = graph.display(flow.target)
+        others = [other for other in graph.flows_to(flow.target) if other.name != flow.name]
+        if others or flow.is_cdc:
+            what = f"the flow `{others[0].name}` writes it, too" if others else "AUTO CDC needs each change once"
+            errors.append(
+                GraphError(
+                    "STREAMING_OUTPUT_MODE.UNSUPPORTED_OPERATION",
+                    f"`{flow.name}` aggregates a stream without a watermark, and cannot share `{display}`",
+                    origin=flow.flow.origin,
+                    cause=f"all groups are written anew in each batch, and {what}",
+                    hint="give the aggregation a table of its own, or a watermark and a grouping by event time",
+                )
+            )
+        for reader in graph.flows:
+            if any(
+                item.streaming and item.dataset is not None and item.dataset.key == flow.target.key
+                for item in reader.inputs
+            ):
+                errors.append(
+                    GraphError(
+                        "STREAMING_READ_OF_CHANGING_TABLE",
+                        f"`{reader.name}` reads `{display}` as a stream, which is a streaming aggregation without a watermark",
+                        origin=reader.flow.origin,
+                        cause="its rows change from batch to batch, and a stream handles every row once",
+                        hint=f'read it as a table (`spark.read.table("{display}")`), or give the aggregation a watermark',
+                    )
+                )
+    return errors
+
+
 def columns_exist_for_layout(graph: DataflowGraph) -> list[LakeletError]:
     return [
         GraphError(

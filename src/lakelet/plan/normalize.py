@@ -406,11 +406,16 @@ def runnable(relation: Relation, capabilities: EngineCapabilities) -> Relation:
 
 
 def without_watermarks(relation: Relation) -> Relation:
-    """Return the tree without `withWatermark` nodes; references to them go to what they stood on."""
+    """Return the tree without `withWatermark` nodes; references to them go to what they stood on.
+
+    Over a batch, `dropDuplicatesWithinWatermark` is `dropDuplicates`.
+    """
     result = Relation()
     result.CopyFrom(relation)
     moved: dict[int, int] = {}
     for node in relations(result):
+        if node.WhichOneof("rel_type") == "deduplicate":
+            node.deduplicate.within_watermark = False
         while node.WhichOneof("rel_type") == "with_watermark":
             below = Relation()
             below.CopyFrom(node.with_watermark.input)

@@ -1,4 +1,4 @@
-"""Which operators a stream may pass through: row by row, or refused with the user's line."""
+"""Which operators a stream may pass through: row by row, with state (`plan/stateful.py`), or refused with the user's line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from lakelet.plan.row_wise import AGGREGATE, WINDOW, beyond_the_row
 from lakelet.plan.sources import is_streaming
 from lakelet.plan.sql_streaming import stateful_sql
 
-_STATEFUL = {
-    "aggregate": ("a streaming aggregation", "aggregate in a materialized view over the streaming table"),
-    "deduplicate": (
-        "`dropDuplicates` over a stream",
-        "deduplicate in a materialized view, or use AUTO CDC with SCD type 1",
-    ),
+_REFUSED = {
     "sort": ("sorting a stream", "sort where the table is read"),
     "limit": ("`limit` over a stream", "limit where the table is read"),
     "offset": ("`offset` over a stream", "use it where the table is read"),
@@ -26,7 +21,7 @@ _STATEFUL = {
 
 
 def refuse_stateful(relation: Relation, origin: Origin) -> None:
-    """Raise for an operator that needs rows of earlier micro-batches.
+    """Raise for an operator that needs rows of earlier micro-batches and has no state to find them in.
 
     Raises:
         GraphError: `UNSUPPORTED_STREAMING_OPERATOR`, at the user's line.
@@ -35,17 +30,15 @@ def refuse_stateful(relation: Relation, origin: Origin) -> None:
     if not is_streaming(relation):
         return
     inputs = list(children(relation))
-    if kind in _STATEFUL and any(is_streaming(item) for item in inputs):
-        what, instead = _STATEFUL[kind]
+    if kind in _REFUSED and any(is_streaming(item) for item in inputs):
+        what, instead = _REFUSED[kind]
         raise _refused(what, instead, relation, origin)
     if kind == "join":
         join = relation.join
         left, right = is_streaming(join.left), is_streaming(join.right)
-        if left and right:
-            raise _refused("a join of two streams", "read one side as a table (`spark.read.table`)", relation, origin)
         preserved = {"JOIN_TYPE_FULL_OUTER": True, "JOIN_TYPE_RIGHT_OUTER": left, "JOIN_TYPE_LEFT_OUTER": right,
                      "JOIN_TYPE_LEFT_SEMI": right, "JOIN_TYPE_LEFT_ANTI": right}  # fmt: skip
-        if preserved.get(type(join).JoinType.Name(join.join_type), False):
+        if not (left and right) and preserved.get(type(join).JoinType.Name(join.join_type), False):
             raise _refused(
                 "an outer join that keeps the rows of the table beside a stream",
                 "put the stream on the left of a left join, so that its rows are kept",
@@ -55,7 +48,7 @@ def refuse_stateful(relation: Relation, origin: Origin) -> None:
     if kind == "set_op" and not (relation.set_op.set_op_type == 2 and relation.set_op.is_all):
         raise _refused("a set operation other than UNION ALL over a stream", "use `union`", relation, origin)
     beyond = beyond_the_row(own_messages(relation))
-    if beyond in (AGGREGATE, WINDOW):
+    if beyond == WINDOW or (beyond == AGGREGATE and kind != "aggregate"):
         raise _refused(
             f"{beyond} over a stream", "use it in a materialized view over the streaming table", relation, origin
         )

@@ -128,6 +128,13 @@ def expression_of(condition: Any) -> proto.Expression:
     return result
 
 
+def attribute(name: str) -> proto.Expression:
+    """Return a column by its name, as the user spells it."""
+    result = proto.Expression()
+    result.unresolved_attribute.unparsed_identifier = name
+    return result
+
+
 def call(function: str, *arguments: proto.Expression) -> proto.Expression:
     """Return a call of a built-in function."""
     result = proto.Expression()

@@ -18,6 +18,15 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TableSize:
+    """What a version of a table holds, as its log says."""
+
+    files: int
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableDefinition:
     """What a table is created with."""
 
@@ -104,6 +113,12 @@ class Table(Protocol):
         Args:
             file_size_bytes: files of at least this size stay as they are; None for the writer's own choice.
         """
+        ...
+
+    def size(self) -> TableSize: ...
+
+    def remove_old_files(self) -> None:
+        """Delete the data files that only older versions have; for tables that nobody else reads."""
         ...
 
 

@@ -18,7 +18,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from lakelet.errors import LakeletError, StorageError
-from lakelet.storage.base import Receipt, TableDefinition
+from lakelet.storage.base import Receipt, TableDefinition, TableSize
 from lakelet.storage.schema import conform, evolved, nullable
 
 CHECKPOINT_INTERVAL = "10"
@@ -73,6 +73,16 @@ class DeltaRsTable:
     def compact(self, *, file_size_bytes: int | None = None) -> None:
         with storage_errors(self.location):
             self._table.optimize.compact(target_size=file_size_bytes)
+
+    def size(self) -> TableSize:
+        with storage_errors(self.location):
+            files = pa.table(self._table.get_add_actions(flatten=True))
+        rows, size = (sum(files.column(name).to_pylist()) for name in ("num_records", "size_bytes"))
+        return TableSize(files=files.num_rows, rows=rows, bytes=size)
+
+    def remove_old_files(self) -> None:
+        with storage_errors(self.location):
+            self._table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
 
     def batch_id(self, app_id: str) -> int:
         found = self._table.transaction_version(app_id)
