@@ -17,7 +17,10 @@ POINTS = (
     "view.swapped",
     "view.noted",
 )
-"""Every point, in the order in which an update passes them."""
+"""Every point that each pipeline passes, in this order."""
+
+FILE_POINTS = ("files.discovered", "files.planned")
+"""Points of streams of files, before an intent is written."""
 
 _hook: Callable[[str], None] | None = None
 

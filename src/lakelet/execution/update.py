@@ -118,6 +118,8 @@ class Update:
             if dataset.name.key in self._plan.restarted:
                 start_generation(context.catalog.checkpoint(dataset.name))
                 self._warn_readers(dataset)
+        if self._plan.restarted:
+            context.forget_file_columns(self._plan.restarted)
         kinds.update_progress(context.events, UpdateState.SETTING_UP_TABLES)
         for dataset in self._plan.datasets:
             self._set_up_table(dataset)
