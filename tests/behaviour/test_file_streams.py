@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
+from tests.behaviour.test_streaming_tables import Crash, crash_at
 
 from lakelet.execution import faults
 from lakelet.pipeline import RefreshSelection
-from tests.behaviour.test_streaming_tables import Crash, crash_at
 
 FOLDER = "/Volumes/main/raw/landing/files"
 
@@ -136,9 +136,7 @@ def test_filters_of_names_and_times(project: Any) -> None:
     for name, at in (("a.json", 100), ("b.json", 200), ("c.json", 300), ("d.txt", 200), ("_hidden.json", 200)):
         os.utime(put(project, name, [{"id": name}]), (1_700_000_000 + at, 1_700_000_000 + at))
     project.write(
-        auto_loader(
-            pathGlobFilter="*.json", modifiedAfter="2023-11-14T22:15:30", modifiedBefore="2023-11-14T22:18:00Z"
-        )
+        auto_loader(pathGlobFilter="*.json", modifiedAfter="2023-11-14T22:15:30", modifiedBefore="2023-11-14T22:18:00Z")
     )
     project.ok()
     assert project.rows("files", "id") == ["b.json"]
@@ -203,7 +201,15 @@ def test_without_types_every_column_is_text_as_the_file_has_it(project: Any) -> 
     project.ok()
     assert columns(project) == dict.fromkeys(["b", "id", "n", "o", "s", "x", "_rescued_data"], "string")
     [row] = project.rows("files")
-    assert row == {"b": "true", "id": "1", "n": None, "o": '{"a": [1, 2]}', "s": "é", "x": "1.50", "_rescued_data": None}
+    assert row == {
+        "b": "true",
+        "id": "1",
+        "n": None,
+        "o": '{"a": [1, 2]}',
+        "s": "é",
+        "x": "1.50",
+        "_rescued_data": None,
+    }
 
 
 def test_inferred_types_are_merged_across_files(project: Any) -> None:
@@ -295,7 +301,11 @@ def test_what_the_evolution_modes_do_with_a_new_field(project: Any, mode: str, h
         assert "`name`" in error.message
         return
     project.ok()
-    assert set(columns(project)) == {"id", *(["_rescued_data"] if has_rescued else []), *(["name"] if mode[0] == "a" else [])}
+    assert set(columns(project)) == {
+        "id",
+        *(["_rescued_data"] if has_rescued else []),
+        *(["name"] if mode[0] == "a" else []),
+    }
     if mode == "rescue":
         [text] = [text for text in project.rows("files", "_rescued_data") if text]
         assert json.loads(text)["name"] == "x"
@@ -330,7 +340,11 @@ def test_partition_columns_come_from_the_path(project: Any) -> None:
 
 def test_metadata_of_the_file(project: Any) -> None:
     path = put(project, "a b.json", [{"id": 1}])
-    project.write(auto_loader(query=".select('*', '_metadata.file_name', F.col('_metadata.file_size').alias('size'), '_metadata')"))
+    project.write(
+        auto_loader(
+            query=".select('*', '_metadata.file_name', F.col('_metadata.file_size').alias('size'), '_metadata')"
+        )
+    )
     project.ok()
     [row] = project.rows("files")
     assert (row["file_name"], row["size"]) == ("a b.json", path.stat().st_size)
@@ -530,7 +544,9 @@ def test_what_is_wrong_is_said_before_anything_runs(
 
 def test_options_of_the_cloud_are_accepted(project: Any) -> None:
     put(project, "a.json", [{"id": 1}])
-    project.write(auto_loader(useNotifications="true", schemaLocation="/x", backfillInterval="1 day", maxFileAge="9 days"))
+    project.write(
+        auto_loader(useNotifications="true", schemaLocation="/x", backfillInterval="1 day", maxFileAge="9 days")
+    )
     project.ok()
     project.write(auto_loader(typo="1", validateOptions="false"))
     project.ok()

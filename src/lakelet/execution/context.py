@@ -164,7 +164,7 @@ class UpdateContext:
         """Infer columns of files anew, where everything that reads them starts from the beginning."""
         reads: dict[str, FileRead] = {}
         kept: set[str] = set()
-        for dataset in self.graph.stored():
+        for dataset in self.graph.runnable():
             for flow in self.graph.flows_to(dataset.name):
                 for item in self.inputs(flow).streams.values():
                     if item.source.read is not None:

@@ -22,6 +22,9 @@ POINTS = (
 FILE_POINTS = ("files.discovered", "files.planned")
 """Points of streams of files, before an intent is written."""
 
+SINK_POINTS = ("sink.rows_written",)
+"""Points of flows into sinks."""
+
 _hook: Callable[[str], None] | None = None
 
 

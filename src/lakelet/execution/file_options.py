@@ -210,10 +210,12 @@ def _refuse_unknown(leaf: Leaf, file_format: str, auto_loader: bool) -> None:
     if auto_loader:
         known += [f"cloudFiles.{name}" for name in (*_AUTO_LOADER, *_AUTO_LOADER_IGNORED)]
     folded = {name.lower(): name for name in known}
+    ignored = {f"cloudfiles.{name}".lower() for name in _AUTO_LOADER_IGNORED}
     for key in leaf.options:
         if key in folded or key.startswith("cloudfiles.resourcetag."):
             continue
-        near = did_you_mean(key, folded) or did_you_mean(f"cloudfiles.{key}", folded)
+        asked = [name for name in folded if name not in ignored]
+        near = did_you_mean(key, asked)
         raise SourceError(
             "UNKNOWN_OPTION",
             f"`{key}` is no option of a stream of {file_format} files",

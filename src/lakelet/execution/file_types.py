@@ -40,6 +40,7 @@ Convert = Callable[[Any], Any]
 """Turns a value of a file into one of a column; raises ValueError for one that does not fit."""
 
 _INT_BITS: dict[type[DataType], int] = {ByteType: 7, ShortType: 15, IntegerType: 31, LongType: 63}
+_DIGITS: dict[type[DataType], int] = {ByteType: 3, ShortType: 5, IntegerType: 10, LongType: 20}
 _MAX_DIGITS = 38
 _DATE = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?")
 _TIMESTAMP = re.compile(
@@ -183,7 +184,7 @@ def merged_columns(one: StructType, other: StructType) -> StructType:
 def _as_decimal(kind: DataType) -> DecimalType:
     if isinstance(kind, DecimalType):
         return kind
-    return DecimalType({ByteType: 3, ShortType: 5, IntegerType: 10, LongType: 20}[type(kind)], 0)
+    return DecimalType(_DIGITS[type(kind)], 0)
 
 
 def _widest_decimal(one: DecimalType, other: DecimalType) -> DataType:

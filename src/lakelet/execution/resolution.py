@@ -149,7 +149,7 @@ class Resolver:
             cause="streams are read from Delta tables, files, datasets of the pipeline and `rate` in this release"
             if leaf.streaming
             else f"known formats are delta, {', '.join(sorted(FILE_FORMATS))}",
-            hint="write the data to a Delta table or to files first"
+            hint="write the data to a Delta table first, or to files"
             if leaf.streaming
             else f"did you mean `{did_you_mean(leaf.format, FILE_FORMATS)}`?"
             if did_you_mean(leaf.format, FILE_FORMATS)

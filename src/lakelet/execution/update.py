@@ -44,7 +44,7 @@ def plan_update(graph: DataflowGraph, selection: RefreshSelection) -> UpdatePlan
     Raises:
         GraphError: `UNKNOWN_DATASET`, `FULL_REFRESH_NOT_ALLOWED`.
     """
-    stored = graph.stored()
+    stored = graph.runnable()
     listed, full = _named(graph, selection)
     for dataset in stored:
         if dataset.name.key in full and not _reset_allowed(dataset):
@@ -83,7 +83,7 @@ def _named(graph: DataflowGraph, selection: RefreshSelection) -> tuple[set[Key],
 
 def _stored(graph: DataflowGraph, name: str) -> Dataset:
     dataset = graph.find(name)
-    if not dataset.is_stored:
+    if dataset.kind is DatasetKind.TEMPORARY_VIEW:
         readers = [graph.display(reader) for reader in graph.downstream(dataset.name)]
         raise GraphError(
             "DATASET_NOT_STORED",
@@ -127,7 +127,7 @@ class Update:
     def _warn_readers(self, dataset: Dataset) -> None:
         """Say which streams will fail because the table that they read starts anew without them."""
         graph = self._context.graph
-        for reader in graph.stored():
+        for reader in graph.runnable():
             if reader.name.key not in self._plan.restarted and self._reads_as_stream(reader, dataset):
                 kinds.warning(
                     self._context.events,
@@ -144,6 +144,8 @@ class Update:
         )
 
     def _set_up_table(self, dataset: Dataset) -> None:
+        if dataset.kind is DatasetKind.SINK:
+            return  # made by its first batch
         context = self._context
         location = context.location(dataset)
         if context.store.exists(location):

@@ -20,13 +20,8 @@ from lakelet.pipelines.decorators import (
     temporary_view,
 )
 from lakelet.pipelines.reads import read, read_stream
-from lakelet.pipelines.unsupported import (
-    create_sink,
-    foreach_batch_sink,
-    on_event_hook,
-    replace_flow,
-    update_flow,
-)
+from lakelet.pipelines.sinks import create_sink, foreach_batch_sink, update_flow
+from lakelet.pipelines.unsupported import on_event_hook, replace_flow
 
 view = temporary_view
 apply_changes = create_auto_cdc_flow
