@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from tests.behaviour.test_streaming_tables import Crash, crash_at, orders
 
 from lakelet.execution import faults
 from lakelet.pipeline import RefreshSelection
-from tests.behaviour.test_streaming_tables import Crash, crash_at, orders
 
 EVERYTHING = RefreshSelection(full_refresh_all=True)
 FLOW = """
@@ -24,7 +24,11 @@ def to_out():
 
 
 def pipeline(sink: str, flow: str = FLOW) -> str:
-    return "@dp.table\ndef orders():\n    return spark.readStream.format('delta').load('/Volumes/main/raw/landing/orders')\n" + sink + flow
+    return (
+        "@dp.table\ndef orders():\n    return spark.readStream.format('delta').load('/Volumes/main/raw/landing/orders')\n"
+        + sink
+        + flow
+    )
 
 
 def delta_rows(path: Path) -> list[int]:
@@ -49,7 +53,9 @@ def test_a_full_refresh_appends_everything_again(project: Any) -> None:
     assert delta_rows(project.root / "data" / "tables" / "main" / "ext" / "orders") == [1, 1]
 
 
-@pytest.mark.parametrize("point", [*faults.SINK_POINTS, "flow.intent_written", "flow.batch_published", "flow.commit_noted"])
+@pytest.mark.parametrize(
+    "point", [*faults.SINK_POINTS, "flow.intent_written", "flow.batch_published", "flow.commit_noted"]
+)
 @pytest.mark.parametrize("sink", ["delta", "json", "parquet"])
 def test_a_crash_doubles_no_row_of_a_sink(project: Any, point: str, sink: str) -> None:
     project.write(pipeline(f"dp.create_sink('out', '{sink}', {{'path': 'outside'}})"))
@@ -63,9 +69,13 @@ def test_a_crash_doubles_no_row_of_a_sink(project: Any, point: str, sink: str) -
     if sink == "delta":
         found = delta_rows(outside)
     elif sink == "json":
-        found = sorted(json.loads(line)["id"] for path in outside.glob("*.json") for line in path.read_text().splitlines())
+        found = sorted(
+            json.loads(line)["id"] for path in outside.glob("*.json") for line in path.read_text().splitlines()
+        )
     else:
-        found = sorted(value for path in outside.glob("*.parquet") for value in pq.read_table(path).column("id").to_pylist())
+        found = sorted(
+            value for path in outside.glob("*.parquet") for value in pq.read_table(path).column("id").to_pylist()
+        )
     assert found == [1, 2, 3]
 
 

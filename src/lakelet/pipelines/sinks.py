@@ -99,13 +99,16 @@ def foreach_batch_sink(name: Any = None) -> Any:
 
 @declarative
 def update_flow(
-    target: str, name: str | None = None, spark_conf: Mapping[str, str] | None = None, comment: str | None = None
+    name: str | None = None,
+    target: str | None = None,
+    spark_conf: Mapping[str, str] | None = None,
+    comment: str | None = None,
 ) -> Any:
     """Declare a flow into a sink in output mode `update`: a row for every row that is new or has changed.
 
     For a query without aggregates, which is all that a stream may be in this release, that is what `append_flow` does.
     """
-    if callable(target):
+    if target is None or callable(name):
         raise DefinitionError(
             "ARGUMENT_REQUIRED", "`update_flow` needs the argument `target`", hint='write `@update_flow(target="...")`'
         )

@@ -14,12 +14,3 @@ def replace_flow(target: str | None = None, **options: Any) -> Any:
         "`replace_flow` is not supported in this release",
         hint="use `create_auto_cdc_flow` to replace rows by key",
     )
-
-
-@declarative
-def on_event_hook(user_event_hook_fn: Any = None, max_allowable_consecutive_failures: int | None = None) -> Any:
-    """Refused in this release: a function that is called with the events of an update."""
-    raise unsupported(
-        "event hooks are not supported in this release",
-        hint="read the event log: `lakelet events --json`, or the Delta table beside the pipeline's tables",
-    )
