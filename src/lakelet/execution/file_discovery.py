@@ -45,12 +45,13 @@ class FoundFile:
 
 @dataclass(slots=True)
 class _Folder:
-    """A listing of one folder, and whether it may be used again."""
+    """A listing of one folder, whether it may be used again, and whether all of its files are noted."""
 
     modified_at_ns: int
     is_settled: bool
     files: list[str]
     folders: list[str]
+    is_noted: bool = False
 
 
 @dataclass(slots=True)
@@ -86,6 +87,12 @@ class Lister:
                 found.append(FoundFile(path=path, size_bytes=status.st_size, modified_at_ms=at_ms))
         return sorted(found, key=lambda file: (file.modified_at_ms, file.path))
 
+    def noted(self) -> None:
+        """Take note that all files found so far are in the log: folders that do not change have nothing new."""
+        if not self.read.flag("allowoverwrites"):
+            for listing in self._folders.values():
+                listing.is_noted = listing.is_settled
+
     def _paths(self) -> Iterator[str]:
         pattern = self.read.options.get("pathglobfilter")
         matches = re.compile(_glob_pattern(pattern)).fullmatch if pattern else None
@@ -105,7 +112,8 @@ class Lister:
             listing = self._listing(folder)
             if listing is None:
                 continue
-            yield from (f"{folder}/{name}" for name in listing.files)
+            if not listing.is_noted:
+                yield from (f"{folder}/{name}" for name in listing.files)
             todo += [f"{folder}/{name}" for name in listing.folders if deep or "=" in name]
 
     def _listing(self, folder: str) -> _Folder | None:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import lzma
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from lakelet.storage.delta_log import DataFile
 from lakelet.storage.schema import nullable
 
 CHUNK_ROWS = 20_000
+_TEXT = StringType()
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 BINARY_COLUMNS = "path STRING, modificationTime TIMESTAMP, length BIGINT, content BINARY"
 _TORN = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeError)
@@ -125,7 +126,14 @@ class FileParser:
         formats = date_formats(self.read)
         is_csv = self.read.format == "csv"
         data = self.columns.data(self.read)
-        converters = [(item.name, converter(item.dataType, formats, from_text=is_csv)) for item in data]
+        converters = [
+            (
+                item.name,
+                _TEXT if isinstance(item.dataType, StringType) else item.dataType,
+                converter(item.dataType, formats, from_text=is_csv),
+            )
+            for item in data
+        ]
         rescued, corrupt = self.columns.rescued, self.read.corrupt_column
         has_corrupt = corrupt in self.columns.columns.names
         path = json.dumps(f"file://{quote(file.path, safe='/=:@,+')}", ensure_ascii=False)
@@ -133,7 +141,7 @@ class FileParser:
         count = number = 0
 
         def begin() -> dict[str, list[Any]]:
-            return {name: [] for name in (*(name for name, _ in converters), rescued, corrupt) if name}
+            return {name: [] for name in (*(name for name, _, _ in converters), rescued, corrupt) if name}
 
         lists = begin()
         for record in records(file.path, self.read, self.positional()):
@@ -168,27 +176,29 @@ class FileParser:
             return [item.name for item in self.columns.data(self.read)]
         return ()
 
-    def _row(self, record: Record, converters: Sequence[tuple[str, Convert]]) -> tuple[dict[str, Any], dict[str, str]]:
+    def _row(
+        self, record: Record, converters: Sequence[tuple[str, DataType, Convert]]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         """Return a record's values by column, and the JSON text of what fits no column."""
         fields = record.fields
         row: dict[str, Any] = {}
         misfits: dict[str, str] = {}
-        for name, convert in converters:
+        for name, kind, convert in converters:
             item = fields.get(name)
             if item is None or item[0] is None:
                 row[name] = None
                 continue
             try:
-                row[name] = _string(item) if isinstance(self._type(name), StringType) else convert(item[0])
+                row[name] = convert(item[0]) if kind is not _TEXT else _string(item)
             except (ValueError, TypeError, OverflowError):
                 row[name] = None
                 misfits[name] = _json_of(item)
             else:
-                if isinstance(item[0], dict | list) and self.columns.rescued:
-                    left = beyond(item[0], self._type(name))
+                if kind is not _TEXT and isinstance(item[0], dict | list) and self.columns.rescued:
+                    left = beyond(item[0], kind)
                     if left is not None:
                         misfits[name] = json_text(left)
-        if len(fields) > len(row) or any(name not in row for name in fields):
+        if not fields.keys() <= row.keys():
             self._unknown(record, row, misfits)
         return row, misfits
 
@@ -202,7 +212,7 @@ class FileParser:
             if self.columns.rescued and item[0] is not None:
                 misfits[name] = _json_of(item)
             if name.lower() not in taken and not (beyond_header and name.startswith("_c")):
-                self.unknown[name] = merged(self.unknown.get(name, NullType()), field_type(item, self.read))
+                self.unknown[name] = merged(self.unknown.get(name, NullType()), field_typer(self.read)(item))
 
     def _type(self, name: str) -> DataType:
         return self.columns.columns[name].dataType
@@ -310,20 +320,23 @@ def records(path: str, read: FileRead, names: Sequence[str] = ()) -> Iterator[Re
     return csv_records(path, read, names) if read.format == "csv" else json_records(path, read)
 
 
-def field_type(item: Field, read: FileRead) -> DataType:
-    """Return the type that a field's value gives its column."""
-    if item[0] is None:
-        return NullType()
-    if not read.infers_types or (read.flag("primitivesasstring") and not isinstance(item[0], dict | list)):
-        return StringType()
-    if read.format == "csv":
-        return text_type(str(item[0]))
-    return json_type(
-        item[0],
-        decimals=read.flag("prefersdecimal"),
-        timestamps=read.flag("infertimestamp"),
-        primitives=not read.flag("primitivesasstring"),
-    )
+def field_typer(read: FileRead) -> Callable[[Field], DataType]:
+    """Return what gives the type that a field's value means for its column."""
+    primitives = not read.flag("primitivesasstring")
+    decimals, timestamps = read.flag("prefersdecimal"), read.flag("infertimestamp")
+    infers, is_csv = read.infers_types, read.format == "csv"
+
+    def kind(item: Field) -> DataType:
+        value = item[0]
+        if value is None:
+            return NullType()
+        if not infers or (not primitives and not isinstance(value, dict | list)):
+            return _TEXT
+        if is_csv:
+            return text_type(str(value))
+        return json_type(value, decimals=decimals, timestamps=timestamps, primitives=primitives)
+
+    return kind
 
 
 def date_formats(read: FileRead) -> dict[str, str]:

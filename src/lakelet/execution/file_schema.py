@@ -27,7 +27,7 @@ from lakelet.execution.file_options import TYPED, FileRead
 from lakelet.execution.file_parsing import (
     BINARY_COLUMNS,
     FileColumns,
-    field_type,
+    field_typer,
     file_errors,
     partition_values,
     records,
@@ -38,7 +38,7 @@ from lakelet.plan.ddl import parse_columns
 from lakelet.storage.catalog import Catalog
 
 SAMPLE_FILES = 1000
-SAMPLE_BYTES = 256 * 2**20
+SAMPLE_BYTES = 32 * 2**20
 """How much is looked at to infer columns; what comes later is up to the evolution mode."""
 _RATE_OPTIONS = {
     "maxfilespertrigger", "maxbytespertrigger", "includeexistingfiles", "schemaevolutionmode", "allowoverwrites",
@@ -220,10 +220,14 @@ def _columns_of(file: FoundFile, read: FileRead) -> StructType:
         if read.format in TYPED:
             return typed_columns(file, read)
         types: dict[str, DataType] = {}
+        kind_of = field_typer(read)
+        has_header = read.flag("header")
         for record in records(file.path, read):
             for name, item in record.fields.items():
-                if not (record.is_ragged and read.flag("header") and name.startswith("_c")):
-                    types[name] = merged(types.get(name, NullType()), field_type(item, read))
+                if isinstance(types.get(name), StringType):
+                    continue  # text holds everything
+                if not (record.is_ragged and has_header and name.startswith("_c")):
+                    types[name] = merged(types.get(name, NullType()), kind_of(item))
         return StructType([StructField(name, kind, True) for name, kind in types.items()])
     return StructType([])
 

@@ -61,6 +61,7 @@ class FileSource:
         if found:
             log.append(found)
             reach("files.discovered")
+        self._lister.noted()
         return len(log)
 
     @property
