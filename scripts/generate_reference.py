@@ -115,7 +115,6 @@ def _value_of(option: click.Option) -> str:
 # -- declarative API
 
 REPLACE = "use `create_auto_cdc_flow` to replace rows by key, or a materialized view"
-SINK = "write a streaming table, and copy it out after the update"
 REFUSED_PARAMETERS: Mapping[tuple[str, str], str] = {
     ("table", "row_filter"): "filter the rows in the query",
     ("table", "replace_where"): REPLACE,
@@ -131,11 +130,7 @@ REFUSED_PARAMETERS: Mapping[tuple[str, str], str] = {
 
 REFUSED_FUNCTIONS: Mapping[str, str] = {
     "create_auto_cdc_from_snapshot_flow": "read the snapshots as change rows, and use `create_auto_cdc_flow`",
-    "create_sink": SINK,
-    "foreach_batch_sink": SINK,
-    "update_flow": SINK,
     "replace_flow": "use `create_auto_cdc_flow` to replace rows by key",
-    "on_event_hook": "read the event log: `lakelet events --json`, or its Delta table",
 }
 """Functions that exist and are refused when called, with what to do instead."""
 

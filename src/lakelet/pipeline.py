@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lakelet.engine.base import Engine
+    from lakelet.events.hooks import EventHook, EventHooks
     from lakelet.execution.context import UpdateContext
     from lakelet.execution.recording import Recording
     from lakelet.execution.repair import UnfinishedBatch
@@ -78,6 +79,7 @@ class Pipeline:
         self._graph: DataflowGraph | None = None
         self._notes: tuple[str, ...] = ()
         self._sources: dict[tuple[str, str], StreamSource] = {}
+        self._hooks: tuple[EventHook, ...] = ()
 
     # -- definition -----------------------------------------------------------------------------------------------
 
@@ -98,6 +100,7 @@ class Pipeline:
             registry = Registry(self.names)
             definitions = load_project(self.spec, registry, session)
             self._notes = tuple(str(note) for note in registry.notes)
+            self._hooks = tuple(registry.hooks)
             resolver.catalog = self.catalog.holding(definitions.datasets)
             self._graph = resolver.resolve(definitions)
             self._resolver = resolver
@@ -175,9 +178,12 @@ class Pipeline:
             project file is in `error`, and nothing was run then.
         """
         from lakelet.events import kinds
+        from lakelet.events.hooks import EventHooks
 
         selection = selection or RefreshSelection()
         with self._recorded(subscribers) as recording:
+            hooks = EventHooks(recording.bus)
+            recording.bus.subscribe(hooks)
             kinds.create_update(
                 recording.bus,
                 configuration=self._described(),
@@ -186,7 +192,12 @@ class Pipeline:
                 refresh_selection=selection.refresh,
                 full_refresh_selection=selection.full_refresh,
             )
-            return self._run(recording, selection, continuous, stop or threading.Event(), drain or threading.Event())
+            try:
+                return self._run(
+                    recording, selection, continuous, stop or threading.Event(), drain or threading.Event(), hooks
+                )
+            finally:
+                hooks.close()
 
     @contextmanager
     def _recorded(self, subscribers: Sequence[Subscriber]) -> Iterator[Recording]:
@@ -209,6 +220,7 @@ class Pipeline:
         continuous: bool,
         stop: threading.Event,
         drain: threading.Event,
+        hooks: EventHooks,
     ) -> UpdateResult:
         from lakelet.events import kinds
         from lakelet.execution.update import Update, describe, plan_update
@@ -218,6 +230,7 @@ class Pipeline:
         try:
             kinds.update_progress(bus, UpdateState.INITIALIZING)
             graph = self._located_graph()
+            hooks.start(self._hooks)
             for note in self._notes:
                 kinds.deprecation(bus, note)
             plan = plan_update(graph, selection)

@@ -134,9 +134,9 @@ def test_a_notebook_that_runs_one_that_is_not_there(project: Project) -> None:
         ("@dp.table(replace_using=['a'])", "UNSUPPORTED_FEATURE", "`replace_using`", "create_auto_cdc_flow"),
         ("@dp.table(format='parquet')", "UNSUPPORTED_FEATURE", "`parquet`", "it is Delta"),
         ("@dp.append_flow", "ARGUMENT_REQUIRED", "`target`", '@append_flow(target="...")'),
-        ("@dp.update_flow(target='x')", "UNSUPPORTED_FEATURE", "`update_flow`", "streaming table"),
-        ("@dp.on_event_hook", "UNSUPPORTED_FEATURE", "event hooks", "lakelet events"),
-        ("@dp.foreach_batch_sink(name='x')", "UNSUPPORTED_FEATURE", "foreach_batch_sink", "streaming table"),
+        ("@dp.update_flow", "ARGUMENT_REQUIRED", "`target`", '@update_flow(target="...")'),
+        ("@dp.update_flow(target='nowhere')", "PIPELINE_FLOW_TARGET_NOT_FOUND", "`nowhere`", "declare it"),
+        ("@dp.on_event_hook(max_allowable_consecutive_failures='x')", "INVALID_PARAMETER_VALUE", "'x'", "whole number"),
     ],
 )  # fmt: skip
 def test_a_wrong_decorator(project: Project, call: str, condition: str, says: str, hint: str) -> None:

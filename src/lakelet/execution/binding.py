@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from lakelet.errors import Origin
-from lakelet.execution.resolution import Resolver, Source, file_read, named_leaf
+from lakelet.errors import GraphError, Origin
+from lakelet.execution.resolution import Resolver, Source, named_leaf
 from lakelet.execution.slices import file_rows
 from lakelet.execution.stateful_part import placed_operators
 from lakelet.graph.elements import Action, Dataset, DatasetKind, Expectation
@@ -117,6 +117,14 @@ class Binder:
             elif leaf.streaming:
                 name = self.stream_id(leaf, source)
                 known = streams.get(name)
+                if known is not None and source.read is not None and source.read != known.source.read:
+                    raise GraphError(
+                        "FILES_READ_TWICE",
+                        f"one query reads the files at `{leaf.shown}` as two streams with different options",
+                        origin=leaf.origin or origin,
+                        cause="a checkpoint keeps one place for each path that a flow reads",
+                        hint="give each stream an `@dp.append_flow` of its own into one table",
+                    )
                 streams[name] = StreamInput(
                     id=name, source=source, metadata=metadata or (known is not None and known.metadata)
                 )
@@ -229,7 +237,7 @@ class Binder:
             elif leaf.streaming:
                 rows = batch.slices[self.stream_id(leaf, source)]
             elif source.files is not None:
-                rows = file_read(source.files)
+                rows = self._resolver.file_rows(source, metadata=has_metadata)
             else:
                 location = self.location(source)
                 assert location is not None

@@ -6,6 +6,7 @@
     <dataset>/definition.json          comment, properties and partitions that the table was given last
     <dataset>/<flow>/<g>/state.json    what an operator with state is: another one cannot go on with its rows
     <dataset>/<flow>/<g>/state/<name>  the rows that it remembers, Delta tables
+    <dataset>/<flow>/<g>/sources/<s>   of a stream of files: which it has found
     <dataset>/view.json                of a materialized view: what its rows were computed from
 
 An intent without a commit is an unfinished batch: it is replayed as recorded, never planned anew.
@@ -13,6 +14,7 @@ An intent without a commit is an unfinished batch: it is replayed as recorded, n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -96,6 +98,11 @@ class Checkpoint:
     def unfinished(self) -> Batch | None:
         """Return the batch that was begun and not finished, None if there is none."""
         return self._read(self._last_intent) if self._last_intent > self._last_commit else None
+
+    def source_folder(self, source: str) -> Path:
+        """Return where a source keeps what it needs beside the offsets, in this generation."""
+        digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+        return self.folder / "sources" / f"{_file_name(source)[-60:].replace('%2f', '-')}-{digest}"
 
     def write_offsets(self, batch: Batch) -> None:
         """Record the intent, before anything is read."""

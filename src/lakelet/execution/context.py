@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,9 +16,11 @@ from lakelet.errors import GraphError, Origin
 from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.execution.binding import Binder, Inputs, StreamInput
-from lakelet.execution.checkpoint import read_generation
+from lakelet.execution.checkpoint import Checkpoint, read_generation
 from lakelet.execution.clock import ClockedEngine
 from lakelet.execution.expectations import DroppedRows, Quality
+from lakelet.execution.file_options import FileRead
+from lakelet.execution.file_source import FileSource
 from lakelet.execution.resolution import Resolver
 from lakelet.execution.sources import DeltaSource, RateSource, StreamSource
 from lakelet.execution.stateful_part import StatefulPart, stateful_part
@@ -136,7 +138,16 @@ class UpdateContext:
         if key not in self._sources:
             location = self.binder.location(item.source)
             leaf = item.source.leaf
-            if location is None:
+            if item.source.read is not None:
+                self._sources[key] = FileSource(
+                    read=item.source.read,
+                    schemas=self.resolver.files,
+                    folder=self._checkpoint(flow).source_folder(item.id),
+                    max_bytes=self.max_bytes,
+                    metadata=item.metadata,
+                    on_new_columns=functools.partial(self._new_columns, flow),
+                )
+            elif location is None:
                 self._sources[key] = RateSource(options=leaf.options, clock=self.clock)
             else:
                 self._sources[key] = DeltaSource(
@@ -147,6 +158,35 @@ class UpdateContext:
                     max_bytes=self.max_bytes,
                 )
         return self._sources[key]
+
+    def _checkpoint(self, flow: ResolvedFlow) -> Checkpoint:
+        dataset = self.graph.dataset(flow.target)
+        return Checkpoint(self.catalog.checkpoint(dataset.name), flow.name, self.generation(dataset))
+
+    def _new_columns(self, flow: ResolvedFlow, read: FileRead, names: Sequence[str]) -> None:
+        """Tell of columns that files have brought, and let what reads this flow ask for its columns again."""
+        self.resolver.forget_columns()
+        kinds.warning(
+            self.events,
+            f"Flow '{flow.name}': files of `{read.label}` have new columns, which are read from here on: {', '.join(names)}",
+            flow=flow.name,
+            dataset=self.display(flow.target),
+        )
+
+    def forget_file_columns(self, restarted: Collection[tuple[str, str, str]]) -> None:
+        """Infer columns of files anew, where everything that reads them starts from the beginning."""
+        reads: dict[str, FileRead] = {}
+        kept: set[str] = set()
+        for dataset in self.graph.runnable():
+            for flow in self.graph.flows_to(dataset.name):
+                for item in self.inputs(flow).streams.values():
+                    if item.source.read is not None:
+                        key = self.resolver.files.key(item.source.read)
+                        reads[key] = item.source.read
+                        if dataset.name.key not in restarted:
+                            kept.add(key)
+        self.resolver.files.forget(read for key, read in reads.items() if key not in kept)
+        self.resolver.forget_columns()
 
     def pin_heads(self, flows: Mapping[str, ResolvedFlow]) -> None:
         """Fix how far external sources are read in this round.
@@ -160,7 +200,7 @@ class UpdateContext:
             for item in self.inputs(flow).streams.values()
             if item.source.dataset is None
         ]
-        tables = [pair for pair in external if isinstance(self.source(*pair), DeltaSource)]
+        tables = [pair for pair in external if not isinstance(self.source(*pair), RateSource)]
         self.heads = {(flow.name, item.id): self.source(flow, item).head() for flow, item in external}
         for attempt in range(MAX_READINGS):
             now = {(flow.name, item.id): self.source(flow, item).head() for flow, item in tables}

@@ -17,7 +17,13 @@ POINTS = (
     "view.swapped",
     "view.noted",
 )
-"""Every point, in the order in which an update passes them."""
+"""Every point that each pipeline passes, in this order."""
+
+FILE_POINTS = ("files.discovered", "files.planned")
+"""Points of streams of files, before an intent is written."""
+
+SINK_POINTS = ("sink.rows_written",)
+"""Points of flows into sinks."""
 
 STATE_POINTS = ("state.committed", "state.compacted")
 """The points that only flows with state pass: the first between their intent and their rows, the second after their note."""

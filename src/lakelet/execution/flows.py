@@ -28,11 +28,12 @@ from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
 from lakelet.execution.resolution import plan_leaf
+from lakelet.execution.sinks import write_sink
 from lakelet.execution.sources import Slice
-from lakelet.execution.stateful import plan_state
+from lakelet.execution.stateful import StatefulBatch, plan_state
 from lakelet.execution.watermark import shown
 from lakelet.graph.dataflow_graph import ResolvedFlow
-from lakelet.graph.elements import Action, AutoCdcFlow, Dataset
+from lakelet.graph.elements import Action, AutoCdcFlow, Dataset, DatasetKind
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
@@ -59,7 +60,8 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
     folder = context.catalog.checkpoint(dataset.name)
     checkpoint = Checkpoint(folder, flow.name, generation)
     batches = 0
-    if checkpoint.committed_id >= 0 and not context.store.exists(context.location(dataset)):
+    is_sink = dataset.kind is DatasetKind.SINK
+    if not is_sink and checkpoint.committed_id >= 0 and not context.store.exists(context.location(dataset)):
         raise _behind(context, flow, checkpoint, "the table is gone: it was deleted or moved by somebody else")
     if flow.flow.once and checkpoint.committed_id >= 0:
         return 0
@@ -93,18 +95,40 @@ def run_batch(
     """Bring one batch into the table, unless it is there already, publish its counts, and note that it is done."""
     started = time.perf_counter()
     context = context.at(batch.at)
-    table = context.table(dataset)
     app_id = context.app_id(flow, checkpoint.generation)
+    quality = context.quality(flow)
+    if dataset.kind is DatasetKind.SINK:
+        bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
+        written = Written(output_rows=write_sink(context, dataset, checkpoint, batch, bound.rows))
+        quality.num_rows = written.output_rows or 0
+        _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started)
+        return
+    table = context.table(dataset)
     _check_table(context, flow, table, app_id, checkpoint)
     receipt = Receipt(app_id=app_id, batch_id=batch.id)
     present = table.batch_id(app_id) >= batch.id
-    quality = context.quality(flow)
     bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
     if isinstance(flow.flow, AutoCdcFlow):
         written = _apply_changes(context, flow, dataset, table, bound, receipt, quality)
     else:
         written = _append(context, flow, dataset, table, bound.rows, receipt, quality, present=present)
     reach("flow.rows_committed")
+    _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started)
+
+
+def _publish_and_note(
+    context: UpdateContext,
+    flow: ResolvedFlow,
+    dataset: Dataset,
+    checkpoint: Checkpoint,
+    batch: Batch,
+    written: Written,
+    quality: Quality,
+    step: StatefulBatch | None,
+    started: float,
+) -> None:
+    """Publish the counts of a batch that is in its target, and note that it is done."""
+    app_id = context.app_id(flow, checkpoint.generation)
     kinds.flow_progress(
         context.events,
         flow=flow.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,10 @@ from lakelet.engine.base import Engine
 from lakelet.errors import DefinitionError, GraphError, LakeletError, Origin, QueryError, did_you_mean, raise_all
 from lakelet.execution.auto_cdc_schema import sequence_type_of, target_schema
 from lakelet.execution.diagnosis import explained, missing_table, near_paths, relative_sites
+from lakelet.execution.file_batch import needs_own_reader, read_batch
+from lakelet.execution.file_options import FileRead
+from lakelet.execution.file_options import file_read as checked_read
+from lakelet.execution.file_schema import FileSchemas
 from lakelet.execution.rules import check_expectations
 from lakelet.execution.slices import METADATA_TYPE
 from lakelet.execution.sources import RATE_SCHEMA, check_options
@@ -43,6 +48,8 @@ from lakelet.storage.schema import compare, nullable
 
 Key = tuple[str, str, str]
 FILE_FORMATS = {"json", "csv", "parquet", "text", "binaryfile", "avro", "orc"}
+_INFERRED_STREAMS = {"cloudfiles", "text", "binaryfile"}
+"""Streams that need no declared columns."""
 _FORMAT_NAMES = {"cloudfiles": "cloudFiles", "binaryfile": "binaryFile"}
 
 
@@ -52,18 +59,20 @@ def _format_name(leaf: Leaf) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a leaf stands for: exactly one of the three is set, or none for a generated stream.
+    """What a leaf stands for: one of dataset, location, files and read is set, or none for a generated stream.
 
     Attributes:
         dataset: a dataset of the pipeline.
         location: folder of a Delta table outside of the pipeline.
         files: a leaf that reads files, paths mapped to local ones.
+        read: a read of files that the runtime does itself: every stream, and tables that the engine reads wrong.
     """
 
     leaf: Leaf
     dataset: Dataset | None = None
     location: str | None = None
     files: Leaf | None = None
+    read: FileRead | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +95,8 @@ class Resolver:
     _table_schemas: dict[str, StructType] = field(default_factory=dict)
     _sequence_types: dict[str, DataType] = field(default_factory=dict)
     _resolving: list[TableName] = field(default_factory=list)
+    _files: FileSchemas | None = None
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     # -- reads ----------------------------------------------------------------------------------------------------
 
@@ -129,21 +140,66 @@ class Resolver:
             return Source(leaf=_checked(leaf, place), location=self._path(leaf.paths[0], place))
         if leaf.format == "rate" and leaf.streaming:
             return Source(leaf=leaf)
-        if leaf.format in FILE_FORMATS and not leaf.streaming:
-            return Source(leaf=leaf, files=replace(leaf, paths=tuple(self._path(path, place) for path in leaf.paths)))
+        if leaf.format == "cloudfiles" or (leaf.format in FILE_FORMATS and (leaf.streaming or needs_own_reader(leaf))):
+            return self._files_source(leaf, place)
+        if leaf.format in FILE_FORMATS:
+            return Source(leaf=leaf, files=self._with_local_paths(leaf, place))
         raise GraphError(
             "UNSUPPORTED_SOURCE",
             f"{'a stream' if leaf.streaming else 'a table'} of format `{_format_name(leaf)}` cannot be read",
             origin=place,
-            cause="streams are read from Delta tables, datasets of the pipeline and `rate` in this release"
+            cause="streams are read from Delta tables, files, datasets of the pipeline and `rate` in this release"
             if leaf.streaming
             else f"known formats are delta, {', '.join(sorted(FILE_FORMATS))}",
-            hint="write the data to a Delta table first, or read the files in a materialized view (`spark.read`)"
+            hint="write the data to a Delta table first, or to files"
             if leaf.streaming
             else f"did you mean `{did_you_mean(leaf.format, FILE_FORMATS)}`?"
             if did_you_mean(leaf.format, FILE_FORMATS)
             else "write the data to a Delta table or to files first",
         )
+
+    def _files_source(self, leaf: Leaf, place: Origin) -> Source:
+        """Return the source of a read of files that the runtime does itself."""
+        if len(leaf.paths) != 1 or (leaf.streaming and not leaf.schema and leaf.format not in _INFERRED_STREAMS):
+            no_schema = len(leaf.paths) == 1
+            raise GraphError(
+                "UNABLE_TO_INFER_SCHEMA" if no_schema else "UNSUPPORTED_SOURCE",
+                f"a stream of {leaf.format} files needs a schema"
+                if no_schema
+                else "a read of files needs exactly one path",
+                origin=place,
+                hint='declare it: `spark.readStream.schema("id BIGINT, …")`, or infer it with '
+                f'`.format("cloudFiles").option("cloudFiles.format", "{leaf.format}")`'
+                if no_schema
+                else "call `.load(path)` with the folder; wildcards may name several",
+            )
+        try:
+            read = checked_read(leaf, self._path(leaf.paths[0], place))
+        except LakeletError as error:
+            raise error.at(place) from None
+        return Source(leaf=leaf, read=read, files=None if leaf.streaming else self._with_local_paths(leaf, place))
+
+    def _with_local_paths(self, leaf: Leaf, place: Origin) -> Leaf:
+        return replace(leaf, paths=tuple(self._path(path, place) for path in leaf.paths))
+
+    @property
+    def files(self) -> FileSchemas:
+        """The columns of the pipeline's streams of files."""
+        if self._files is None:
+            self._files = FileSchemas(self.catalog, self.engine)
+        return self._files
+
+    def file_rows(self, source: Source, *, metadata: bool) -> Relation:
+        """Return the rows of files that are read as a table."""
+        if source.read is not None:
+            return read_batch(source.read, self.files, metadata=metadata)
+        assert source.files is not None
+        return file_read(source.files)
+
+    def forget_columns(self) -> None:
+        """Ask again for columns that depend on files, now that these have others."""
+        with self._lock:
+            self._schemas, self._flow_schemas, self._sequence_types = {}, {}, {}
 
     def _path(self, text: str, place: Origin) -> str:
         try:
@@ -158,6 +214,11 @@ class Resolver:
             return self.schema(source.dataset.name)
         if source.location is not None:
             return self.table_schema(leaf.label, source.location, _place(leaf, origin))
+        if source.read is not None:
+            try:
+                return self.files.current(source.read).columns
+            except LakeletError as error:
+                raise error.at(_place(leaf, origin)) from error.__cause__
         if source.files is not None:
             return self.engine.schema(file_read(source.files))
         return from_arrow_schema(RATE_SCHEMA)
@@ -196,6 +257,10 @@ class Resolver:
         Raises:
             GraphError: `PIPELINE_GRAPH_NOT_TOPOLOGICALLY_SORTED` if its columns depend on themselves.
         """
+        with self._lock:
+            return self._schema_of(name)
+
+    def _schema_of(self, name: TableName) -> StructType:
         if name.key in self._schemas:
             return self._schemas[name.key]
         dataset = self.datasets[name.key]
@@ -249,17 +314,22 @@ class Resolver:
 
     def output_schema(self, flow: AnyFlow) -> StructType:
         """Return the columns that a flow gives to its target."""
-        if flow.name not in self._flow_schemas:
-            if isinstance(flow, AutoCdcFlow):
-                source = self.source(plan_leaf(self.relation(flow)), flow.origin)
-                columns = self.leaf_schema(source.leaf, flow.origin)
-                self._flow_schemas[flow.name] = target_schema(flow, columns, self.sequence_type(flow, columns))
-            else:
-                self._flow_schemas[flow.name] = self.analyze(self.relation(flow), flow.origin)
-        return self._flow_schemas[flow.name]
+        with self._lock:
+            if flow.name not in self._flow_schemas:
+                if isinstance(flow, AutoCdcFlow):
+                    source = self.source(plan_leaf(self.relation(flow)), flow.origin)
+                    columns = self.leaf_schema(source.leaf, flow.origin)
+                    self._flow_schemas[flow.name] = target_schema(flow, columns, self.sequence_type(flow, columns))
+                else:
+                    self._flow_schemas[flow.name] = self.analyze(self.relation(flow), flow.origin)
+            return self._flow_schemas[flow.name]
 
     def sequence_type(self, flow: AutoCdcFlow, columns: StructType) -> DataType:
         """Return the type of a flow's `sequence_by`."""
+        with self._lock:
+            return self._sequence_type(flow, columns)
+
+    def _sequence_type(self, flow: AutoCdcFlow, columns: StructType) -> DataType:
         if flow.name not in self._sequence_types:
             try:
                 self._sequence_types[flow.name] = sequence_type_of(flow, columns, self.engine)
@@ -325,7 +395,7 @@ class Resolver:
                 return None
             source = self.source(leaf, Origin())
             if source.files is not None:
-                return named_leaf(leaf, file_read(source.files))
+                return named_leaf(leaf, self.file_rows(source, metadata=False))
             table = self.store.open(source.location) if source.location else None
             if table is None:
                 raise missing_table(leaf.label, source.location or leaf.label)

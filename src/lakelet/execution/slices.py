@@ -49,7 +49,7 @@ def file_rows(
         SourceError: `DATA_FILE_MISSING`, `DATA_FILE_INCOMPLETE` where the rows are not those that the log promises.
     """
     if not files:
-        return plan.local(_with_metadata(schema.empty_table(), None) if metadata else schema.empty_table())
+        return plan.local(with_metadata(schema.empty_table(), None) if metadata else schema.empty_table())
     if sum(file.size_bytes for file in files) <= INLINE_BYTES:
         return plan.local(pa.concat_tables([_read(file, schema, partition_cols, metadata) for file in files]))
     for file in files:
@@ -134,7 +134,8 @@ def _metadata_of(file: DataFile) -> dict[str, str | int]:
     }
 
 
-def _with_metadata(table: pa.Table, file: DataFile | None) -> pa.Table:
+def with_metadata(table: pa.Table, file: DataFile | None) -> pa.Table:
+    """Return the rows with the hidden metadata column, the same in every row; no rows, no file."""
     value = None if file is None else pa.scalar(_metadata_of(file), METADATA_TYPE)
     column = pa.repeat(value, table.num_rows) if value is not None else pa.nulls(table.num_rows, METADATA_TYPE)
     return table.append_column(METADATA, column)
@@ -157,7 +158,7 @@ def _read(file: DataFile, schema: pa.Schema, partition_cols: Sequence[str], meta
         else:
             columns.append(pa.nulls(table.num_rows, field.type))
     result = pa.table(columns, schema=schema)
-    return _with_metadata(result, file) if metadata else result
+    return with_metadata(result, file) if metadata else result
 
 
 def _partition_value(text: str | None, kind: pa.DataType) -> pa.Scalar:

@@ -45,7 +45,7 @@ def plan_update(graph: DataflowGraph, selection: RefreshSelection) -> UpdatePlan
     Raises:
         GraphError: `UNKNOWN_DATASET`, `FULL_REFRESH_NOT_ALLOWED`.
     """
-    stored = graph.stored()
+    stored = graph.runnable()
     listed, full = _named(graph, selection)
     for dataset in stored:
         if dataset.name.key in full and not _reset_allowed(dataset):
@@ -84,7 +84,7 @@ def _named(graph: DataflowGraph, selection: RefreshSelection) -> tuple[set[Key],
 
 def _stored(graph: DataflowGraph, name: str) -> Dataset:
     dataset = graph.find(name)
-    if not dataset.is_stored:
+    if dataset.kind is DatasetKind.TEMPORARY_VIEW:
         readers = [graph.display(reader) for reader in graph.downstream(dataset.name)]
         raise GraphError(
             "DATASET_NOT_STORED",
@@ -119,6 +119,8 @@ class Update:
             if dataset.name.key in self._plan.restarted:
                 start_generation(context.catalog.checkpoint(dataset.name))
                 self._warn_readers(dataset)
+        if self._plan.restarted:
+            context.forget_file_columns(self._plan.restarted)
         kinds.update_progress(context.events, UpdateState.SETTING_UP_TABLES)
         for dataset in self._plan.datasets:
             self._set_up_table(dataset)
@@ -126,7 +128,7 @@ class Update:
     def _warn_readers(self, dataset: Dataset) -> None:
         """Say which streams will fail because the table that they read starts anew without them."""
         graph = self._context.graph
-        for reader in graph.stored():
+        for reader in graph.runnable():
             if reader.name.key not in self._plan.restarted and self._reads_as_stream(reader, dataset):
                 kinds.warning(
                     self._context.events,
@@ -143,6 +145,8 @@ class Update:
         )
 
     def _set_up_table(self, dataset: Dataset) -> None:
+        if dataset.kind is DatasetKind.SINK:
+            return  # made by its first batch
         context = self._context
         location = context.location(dataset)
         definition = context.definition(dataset)

@@ -161,6 +161,10 @@ class DataflowGraph:
         """Return the datasets that have a table, in order of execution."""
         return [d for d in (self.dataset(name) for name in self.order()) if d.is_stored]
 
+    def runnable(self) -> list[Dataset]:
+        """Return the datasets that an update brings up to date, tables and sinks, in order of execution."""
+        return [d for d in (self.dataset(name) for name in self.order()) if d.kind is not DatasetKind.TEMPORARY_VIEW]
+
     def stored_upstream(self, name: TableName) -> set[tuple[str, str, str]]:
         """Return the keys of the tables that `name` depends on, seen through views."""
         result: set[tuple[str, str, str]] = set()

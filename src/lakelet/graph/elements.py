@@ -63,6 +63,7 @@ class Dataset:
         private: not listed for other readers; lives in the same storage.
         refresh_policy: materialized views: auto, incremental, incremental_strict or full.
         sink_format, sink_options: of a sink.
+        sink_function: of a `foreach_batch_sink`, called with each batch and its id.
     """
 
     name: TableName
@@ -81,6 +82,7 @@ class Dataset:
     refresh_policy: str = "auto"
     sink_format: str | None = None
     sink_options: Mapping[str, str] = field(default_factory=dict)
+    sink_function: Any = None
 
     @property
     def is_stored(self) -> bool:
@@ -103,6 +105,7 @@ class Flow:
         query: a function without arguments that returns a DataFrame, or SQL text.
         once: runs a single time, with a batch query.
         implicit: declared by the dataset's own decorator, so it has the dataset's name.
+        update_mode: output mode `update`, for sinks only.
     """
 
     name: str
@@ -111,6 +114,7 @@ class Flow:
     origin: Origin = NOWHERE
     once: bool = False
     implicit: bool = True
+    update_mode: bool = False
     comment: str | None = None
     spark_conf: Mapping[str, str] = field(default_factory=dict)
 

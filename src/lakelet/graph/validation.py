@@ -106,7 +106,7 @@ def check_graph(graph: DataflowGraph) -> list[LakeletError]:
 
 
 def something_to_store(graph: DataflowGraph) -> list[LakeletError]:
-    if any(dataset.is_stored for dataset in graph.datasets.values()):
+    if any(dataset.is_stored or dataset.kind is DatasetKind.SINK for dataset in graph.datasets.values()):
         return []
     return [
         GraphError(
@@ -154,6 +154,53 @@ def queries_fit_their_targets(graph: DataflowGraph) -> list[LakeletError]:
                     f"the materialized view `{display}` reads a stream",
                     origin=origin,
                     hint="declare a streaming table (`@dp.table`), or read the source with `spark.read`",
+                )
+            )
+    return errors
+
+
+def flows_fit_sinks(graph: DataflowGraph) -> list[LakeletError]:
+    """A sink takes streams of rows; only a sink takes the output mode `update`."""
+    errors: list[LakeletError] = []
+    for flow in graph.flows:
+        target, display = graph.dataset(flow.target), graph.display(flow.target)
+        origin = replace(flow.flow.origin, dataset=display, flow=flow.name)
+        is_sink = target.kind is DatasetKind.SINK
+        if is_sink and (flow.is_cdc or flow.flow.once or not flow.streaming):
+            what = "applies changes" if flow.is_cdc else "runs once" if flow.flow.once else "reads no stream"
+            errors.append(
+                GraphError(
+                    "INVALID_FLOW_QUERY_TYPE.NOT_A_STREAM_FOR_SINK",
+                    f"the flow `{flow.name}` into the sink `{display}` {what}",
+                    origin=origin,
+                    cause="a sink takes the new rows of streams only",
+                    hint="read the source with `spark.readStream`, and stream tables rather than views into the sink",
+                )
+            )
+        elif not is_sink and getattr(flow.flow, "update_mode", False):
+            errors.append(
+                GraphError(
+                    "UPDATE_FLOW_TARGET_NOT_SINK",
+                    f"the update flow `{flow.name}` writes to `{display}`, which is no sink",
+                    origin=origin,
+                    hint="use `append_flow` for a streaming table, and AUTO CDC to replace rows by key",
+                )
+            )
+    return errors
+
+
+def sinks_write_elsewhere(graph: DataflowGraph) -> list[LakeletError]:
+    """A sink is no second way into a table of the pipeline."""
+    errors: list[LakeletError] = []
+    for dataset in graph.datasets.values():
+        table = dataset.sink_options.get("tableName")
+        if table and graph.names.resolve(table, origin=dataset.origin).key in graph.datasets:
+            errors.append(
+                GraphError(
+                    "SINK_TARGET_IS_DATASET",
+                    f"the sink `{graph.display(dataset.name)}` writes to `{table}`, a dataset of this pipeline",
+                    origin=dataset.origin,
+                    hint=f'let the flow write to the dataset itself: `@dp.append_flow(target="{table}")`',
                 )
             )
     return errors
@@ -312,6 +359,8 @@ _CHECKS: tuple[Callable[[DataflowGraph], list[LakeletError]], ...] = (
     something_to_store,
     one_query_per_view,
     queries_fit_their_targets,
+    flows_fit_sinks,
+    sinks_write_elsewhere,
     cdc_targets_are_only_cdc,
     streams_read_append_only_tables,
     columns_exist_for_layout,

@@ -28,16 +28,12 @@ from lakelet.pipelines.decorators import (
     table,
     temporary_view,
 )
+from lakelet.pipelines.hooks import on_event_hook
 from lakelet.pipelines.parameters import declarative
 from lakelet.pipelines.reads import read, read_stream
 from lakelet.pipelines.registry import active_registry
-from lakelet.pipelines.unsupported import (
-    create_sink,
-    foreach_batch_sink,
-    on_event_hook,
-    replace_flow,
-    update_flow,
-)
+from lakelet.pipelines.sinks import create_sink, foreach_batch_sink, update_flow
+from lakelet.pipelines.unsupported import replace_flow
 
 P = ParamSpec("P")
 R = TypeVar("R")

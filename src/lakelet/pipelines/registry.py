@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lakelet.errors import DefinitionError, LakeletError, Origin
+from lakelet.events.hooks import EventHook
 from lakelet.graph.elements import AnyFlow, Dataset, Definitions, Expectation
 from lakelet.names import NameContext
 from lakelet.pipelines.call_site import call_site
@@ -40,6 +41,7 @@ class Registry:
     Attributes:
         errors: what was wrong, when errors are collected rather than raised.
         notes: lines for the event log.
+        hooks: functions that are called with events.
     """
 
     def __init__(self, names: NameContext, *, root: Path | None = None) -> None:
@@ -47,6 +49,7 @@ class Registry:
         self.root = root
         self.errors: list[LakeletError] = []
         self.notes: list[Note] = []
+        self.hooks: list[EventHook] = []
         self._datasets: list[tuple[Dataset, Callable[..., Any] | None]] = []
         self._flows: list[AnyFlow] = []
         self._expectations: list[tuple[Callable[..., Any], tuple[Expectation, ...]]] = []
@@ -75,6 +78,16 @@ class Registry:
     def add_flow(self, flow: AnyFlow) -> None:
         """Register a flow."""
         self._flows.append(flow)
+
+    def add_hook(self, hook: EventHook) -> None:
+        """Register a function that is called with the events of an update."""
+        if any(hook.name == other.name for other in self.hooks):
+            raise DefinitionError(
+                "DUPLICATE_EVENT_HOOK",
+                f"the event hook `{hook.name}` is declared twice",
+                hint="rename one of the two functions",
+            )
+        self.hooks.append(hook)
 
     def add_expectations(self, function: Callable[..., Any], expectations: Sequence[Expectation]) -> None:
         """Attach rules to a query function, before or after its dataset is registered."""

@@ -2,30 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lakelet.pipelines.parameters import declarative, unsupported
-
-_SINK_HINT = "write a streaming table and copy it out after the update; any Delta reader can open it"
-
-
-@declarative
-def create_sink(name: str, format: str, options: Mapping[str, str] | None = None) -> None:
-    """Refused in this release: a target outside of the pipeline."""
-    raise unsupported(f"sinks are not supported in this release (sink `{name}`)", hint=_SINK_HINT)
-
-
-@declarative
-def foreach_batch_sink(name: Any = None) -> Any:
-    """Refused in this release: a target that is a function."""
-    raise unsupported("`foreach_batch_sink` is not supported in this release", hint=_SINK_HINT)
-
-
-@declarative
-def update_flow(name: str | None = None, target: str | None = None, **options: Any) -> Any:
-    """Refused in this release: a flow with output mode `update`."""
-    raise unsupported("`update_flow` is not supported in this release", hint=_SINK_HINT)
 
 
 @declarative
@@ -34,13 +13,4 @@ def replace_flow(target: str | None = None, **options: Any) -> Any:
     raise unsupported(
         "`replace_flow` is not supported in this release",
         hint="use `create_auto_cdc_flow` to replace rows by key",
-    )
-
-
-@declarative
-def on_event_hook(user_event_hook_fn: Any = None, max_allowable_consecutive_failures: int | None = None) -> Any:
-    """Refused in this release: a function that is called with the events of an update."""
-    raise unsupported(
-        "event hooks are not supported in this release",
-        hint="read the event log: `lakelet events --json`, or the Delta table beside the pipeline's tables",
     )

@@ -45,7 +45,9 @@ class _Sides:
     def __init__(self, node: Relation, times: Sequence[Columns]) -> None:
         trees = (node.join.left, node.join.right)
         self._times = times
-        self._ids = [{item.common.plan_id for item in all_relations(tree) if item.common.HasField("plan_id")} for tree in trees]
+        self._ids = [
+            {item.common.plan_id for item in all_relations(tree) if item.common.HasField("plan_id")} for tree in trees
+        ]
         self._names = [{part.lower() for part in visible_name(tree)[-1:]} for tree in trees]
 
     def ordered(self, condition: Any) -> Iterable[tuple[Term, Term]]:
@@ -99,7 +101,7 @@ class _Sides:
             term = self._term_sql(condition.this)
             yield from _compared(">=", term, self._term_sql(condition.args["low"]))
             yield from _compared("<=", term, self._term_sql(condition.args["high"]))
-        elif type(condition) in names:
+        elif isinstance(condition, exp.Binary) and type(condition) in names:
             sides = condition.args["this"], condition.args["expression"]
             yield from _compared(names[type(condition)], *(self._term_sql(side) for side in sides))
 

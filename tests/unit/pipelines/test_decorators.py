@@ -276,11 +276,7 @@ def test_an_append_flow_without_a_target_is_refused(registry: Registry) -> None:
     "call",
     [
         lambda: dp.create_sink("s", "kafka", {}),
-        lambda: dp.foreach_batch_sink("s"),
-        lambda: dp.foreach_batch_sink(name="s"),
-        lambda: dp.update_flow(name="f", target="s"),
-        lambda: dp.on_event_hook(lambda event: None),
-        lambda: dp.on_event_hook(max_allowable_consecutive_failures=1),
+        lambda: dp.replace_flow(target="t"),
         lambda: dp.create_auto_cdc_from_snapshot_flow("t", "s", ["id"]),
         lambda: dlt.apply_changes_from_snapshot(target="t", snapshot_and_version=print, keys=["id"]),
     ],
