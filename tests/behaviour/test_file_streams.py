@@ -112,6 +112,15 @@ def test_a_full_refresh_reads_what_is_still_there(project: Any) -> None:
     assert project.rows("files", "id") == ["2.5", "x"]
 
 
+def test_a_full_refresh_without_any_file_empties_the_table(project: Any) -> None:
+    project.write(auto_loader())
+    path = put(project, "a.json", [{"id": 1}])
+    project.ok()
+    path.unlink()
+    project.ok(selection=RefreshSelection(full_refresh_all=True))
+    assert project.rows("files") == []
+
+
 def test_limits_cut_files_into_batches(project: Any) -> None:
     for number in range(5):
         put(project, f"{number}.json", [{"id": number}])

@@ -47,7 +47,9 @@ class Step:
     runs: bool
 
 
-ROW = st.dictionaries(st.sampled_from("abcd"), st.one_of(st.integers(-5, 5), st.text(max_size=3), st.none()), max_size=4)
+ROW = st.dictionaries(
+    st.sampled_from("abcd"), st.one_of(st.integers(-5, 5), st.text(max_size=3), st.none()), max_size=4
+)
 STEPS = st.lists(
     st.builds(
         Step,
@@ -82,7 +84,9 @@ def text(value: Any) -> str | None:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(steps=STEPS, times=st.randoms(use_true_random=False))
-def test_every_row_of_every_file_is_there_once(project: Path, engine: SailEngine, steps: list[Step], times: Any) -> None:
+def test_every_row_of_every_file_is_there_once(
+    project: Path, engine: SailEngine, steps: list[Step], times: Any
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = Path(folder)
         landing = storage / "Volumes/c/s/v/in"

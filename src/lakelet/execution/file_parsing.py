@@ -10,74 +10,38 @@ import contextlib
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.orc
 import pyarrow.parquet as pq
-from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
-from pyspark.sql.types import DataType, NullType, StringType, StructField, StructType
+from pyspark.sql.types import DataType, NullType, StringType
 
 from lakelet.errors import SourceError
-from lakelet.execution.file_discovery import FoundFile, fixed_part
-from lakelet.execution.file_options import TYPED, FileRead
+from lakelet.execution.file_columns import (
+    FileColumns,
+    beyond,
+    date_formats,
+    field_typer,
+    partition_values,
+    typed_columns,
+)
+from lakelet.execution.file_discovery import FoundFile
+from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_records import Field, Record, csv_records, json_records, open_text
-from lakelet.execution.file_types import Convert, Real, converter, directives, json_text, json_type, merged, text_type
+from lakelet.execution.file_types import Convert, Real, converter, json_text, merged
 from lakelet.execution.slices import with_metadata
 from lakelet.storage.delta_log import DataFile
-from lakelet.storage.schema import nullable
 
 CHUNK_ROWS = 20_000
 _TEXT = StringType()
-NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-BINARY_COLUMNS = "path STRING, modificationTime TIMESTAMP, length BIGINT, content BINARY"
 _TORN = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeError)
 """What a file that is not whole, or not of its format, raises."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileColumns:
-    """The columns of a stream of files, in order.
-
-    Attributes:
-        version: counts the changes; -1 while nothing has been read with them.
-        partitions: those of `columns` that come from paths.
-        rescued: the name of the rescued data column, None for none.
-    """
-
-    version: int
-    columns: StructType
-    partitions: tuple[str, ...] = ()
-    rescued: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "columns": self.columns.jsonValue(),
-            "partition_columns": list(self.partitions),
-            "rescued_column": self.rescued,
-        }
-
-    @classmethod
-    def from_json(cls, version: int, data: Mapping[str, Any]) -> FileColumns:
-        return cls(
-            version=version,
-            columns=StructType.fromJson(data["columns"]),
-            partitions=tuple(data["partition_columns"]),
-            rescued=data["rescued_column"],
-        )
-
-    def arrow(self) -> pa.Schema:
-        return nullable(to_arrow_schema(self.columns, timezone="UTC"))
-
-    def data(self, read: FileRead) -> list[StructField]:
-        """Return the columns that come from inside of the files."""
-        others = {*self.partitions, self.rescued, read.corrupt_column if read.format in ("json", "csv") else None}
-        return [item for item in self.columns.fields if item.name not in others]
 
 
 @dataclass(slots=True)
@@ -320,71 +284,6 @@ def records(path: str, read: FileRead, names: Sequence[str] = ()) -> Iterator[Re
     return csv_records(path, read, names) if read.format == "csv" else json_records(path, read)
 
 
-def field_typer(read: FileRead) -> Callable[[Field], DataType]:
-    """Return what gives the type that a field's value means for its column."""
-    primitives = not read.flag("primitivesasstring")
-    decimals, timestamps = read.flag("prefersdecimal"), read.flag("infertimestamp")
-    infers, is_csv = read.infers_types, read.format == "csv"
-
-    def kind(item: Field) -> DataType:
-        value = item[0]
-        if value is None:
-            return NullType()
-        if not infers or (not primitives and not isinstance(value, dict | list)):
-            return _TEXT
-        if is_csv:
-            return text_type(str(value))
-        return json_type(value, decimals=decimals, timestamps=timestamps, primitives=primitives)
-
-    return kind
-
-
-def date_formats(read: FileRead) -> dict[str, str]:
-    """Return the user's patterns of dates and timestamps.
-
-    Raises:
-        SourceError: `UNSUPPORTED_OPTION`.
-    """
-    found = {}
-    for name, key in (("date", "dateformat"), ("timestamp", "timestampformat")):
-        pattern = read.text(key)
-        if pattern:
-            found[name] = directives(pattern) or ""
-            if not found[name]:
-                raise SourceError(
-                    "UNSUPPORTED_OPTION",
-                    f"the pattern `{pattern}` of `{key}` is not supported",
-                    hint="use yyyy, MM, dd, HH, mm, ss, SSS, XXX, or read the column as text and parse it in the query",
-                )
-    return found
-
-
-def partition_values(root: str, path: str) -> dict[str, str | None]:
-    """Return the `name=value` folders of a path below its root; None for NULL."""
-    folders = path.removeprefix(fixed_part(root)).strip("/").split("/")[:-1]
-    values: dict[str, str | None] = {}
-    for folder in folders:
-        name, equals, text = folder.partition("=")
-        if equals and name:
-            values[unquote(name)] = None if text == NULL_PARTITION else unquote(text)
-    return values
-
-
-def typed_columns(file: FoundFile, read: FileRead) -> StructType:
-    """Return the columns that a Parquet or ORC file says it has."""
-    assert read.format in TYPED
-    schema = pq.read_schema(file.path) if read.format == "parquet" else pyarrow.orc.ORCFile(file.path).schema
-    return from_arrow_schema(pa.schema([pa.field(item.name, _signed(item.type)) for item in nullable(schema)]))
-
-
-_SIGNED = {pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64(), pa.uint64(): pa.decimal128(20, 0),
-           pa.float16(): pa.float32()}  # fmt: skip
-
-
-def _signed(kind: pa.DataType) -> pa.DataType:
-    return _SIGNED.get(kind, kind)
-
-
 def _column_batches(file: FoundFile, read: FileRead) -> Iterator[pa.RecordBatch]:
     if read.format == "parquet":
         with pq.ParquetFile(file.path) as source:
@@ -393,21 +292,6 @@ def _column_batches(file: FoundFile, read: FileRead) -> Iterator[pa.RecordBatch]
     source = pyarrow.orc.ORCFile(file.path)
     for stripe in range(source.nstripes):
         yield source.read_stripe(stripe)
-
-
-def beyond(value: Any, kind: DataType) -> Any:
-    """Return the part of a nested value that its type has no field for, None if all of it fits."""
-    if isinstance(value, dict) and isinstance(kind, StructType):
-        left = {}
-        for name, item in value.items():
-            inner = beyond(item, kind[name].dataType) if name in kind.names else item
-            if inner is not None:
-                left[name] = inner
-        return left or None
-    element = getattr(kind, "elementType", None)
-    if isinstance(value, list) and element is not None and any(beyond(item, element) is not None for item in value):
-        return value
-    return None
 
 
 def as_data_file(file: FoundFile) -> DataFile:

@@ -22,17 +22,10 @@ from lakelet.engine.base import Engine
 from lakelet.errors import QueryError, SourceError
 from lakelet.execution.checkpoint import FORMAT, read_json, write_json
 from lakelet.execution.diagnosis import near_paths, volume_hint
+from lakelet.execution.file_columns import BINARY_COLUMNS, FileColumns, field_typer, partition_values, typed_columns
 from lakelet.execution.file_discovery import FoundFile, Lister, roots
 from lakelet.execution.file_options import TYPED, FileRead
-from lakelet.execution.file_parsing import (
-    BINARY_COLUMNS,
-    FileColumns,
-    field_typer,
-    file_errors,
-    partition_values,
-    records,
-    typed_columns,
-)
+from lakelet.execution.file_parsing import file_errors, records
 from lakelet.execution.file_types import merged, merged_columns, settled, text_type
 from lakelet.plan.ddl import parse_columns
 from lakelet.storage.catalog import Catalog
@@ -103,9 +96,11 @@ class FileSchemas:
             return self._write(read, changed)
 
     def forget(self, reads: Iterable[FileRead]) -> None:
-        """Begin anew: the columns are inferred again from the files that there are then."""
+        """Begin anew: the columns are inferred again from the files that there are; without any they stay as they are."""
         with self._lock:
             for read in reads:
+                if not Lister(read).new_files(lambda path: None):
+                    continue
                 key = self.key(read)
                 self._known.pop(key, None)
                 shutil.rmtree(self._folder(key), ignore_errors=True)

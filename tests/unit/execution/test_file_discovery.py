@@ -55,11 +55,18 @@ def test_full_segments_are_packed(tmp_path: Path) -> None:
     names = [f"day=2026-01-{number % 28:02}/part-{number:08}.json" for number in range(3 * SEGMENT_FILES)]
     entry.append(found(*names))
     entry.append(found("last"))
-    assert sorted(path.suffix for path in (tmp_path / "files").iterdir()) == [".jsonl", ".parquet", ".parquet", ".parquet"]
+    assert sorted(path.suffix for path in (tmp_path / "files").iterdir()) == [
+        ".jsonl",
+        ".parquet",
+        ".parquet",
+        ".parquet",
+    ]
     again = log(tmp_path)
     assert len(again) == 3 * SEGMENT_FILES + 1
     across = again.files(SEGMENT_FILES - 1, 2 * SEGMENT_FILES + 1)
-    assert [file.path for file in across] == [f"/in/{name}" for name in names[SEGMENT_FILES - 1 : 2 * SEGMENT_FILES + 1]]
+    assert [file.path for file in across] == [
+        f"/in/{name}" for name in names[SEGMENT_FILES - 1 : 2 * SEGMENT_FILES + 1]
+    ]
     assert sum(path.stat().st_size for path in (tmp_path / "files").iterdir()) < 10 * len(names)
 
 
@@ -112,7 +119,9 @@ def test_a_folder_that_has_not_changed_is_not_listed_again(tmp_path: Path) -> No
     lister.new_files(lambda path: 1)
     assert len(scan.calls) == 3
     (tmp_path / "b" / "y.json").write_text("{}")
-    assert [file.path for file in lister.new_files(lambda path: None if path.endswith("y.json") else 1)] == [f"{tmp_path}/b/y.json"]
+    assert [file.path for file in lister.new_files(lambda path: None if path.endswith("y.json") else 1)] == [
+        f"{tmp_path}/b/y.json"
+    ]
     assert scan.calls[3:] == [f"{tmp_path}/b"]
 
 

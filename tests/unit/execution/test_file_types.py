@@ -30,7 +30,8 @@ def test_types_of_json_values(value: Any, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("1", "int"), ("-12345678901", "bigint"), ("1.5", "double"), ("1e3", "double"), ("true", "boolean"), ("NaN", "double"),
-     ("2026-01-02", "date"), ("2026-01-02 03:04:05", "timestamp"), ("2026-13-02", "string"), ("1_000", "string"), ("x", "string")],
+     ("2026-01-02", "date"), ("2026-01-02 03:04:05", "timestamp"), ("2026-13-02", "string"),
+     ("1_000", "string"), ("x", "string")],
 )  # fmt: skip
 def test_types_of_csv_values(text: str, expected: str) -> None:
     assert text_type(text).simpleString() == expected
@@ -93,7 +94,12 @@ def test_json_text_is_no_number() -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
-    [("yyyy-MM-dd HH:mm:ss", "%Y-%m-%d %H:%M:%S"), ("dd/MM/yy'T'HH", "%d/%m/%yT%H"), ("EEE d", None), ("ss.SSS", "%S.%f")],
+    [
+        ("yyyy-MM-dd HH:mm:ss", "%Y-%m-%d %H:%M:%S"),
+        ("dd/MM/yy'T'HH", "%d/%m/%yT%H"),
+        ("EEE d", None),
+        ("ss.SSS", "%S.%f"),
+    ],
 )
 def test_date_patterns(pattern: str, expected: str | None) -> None:
     assert directives(pattern) == expected
