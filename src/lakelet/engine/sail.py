@@ -123,7 +123,9 @@ def connect(url: str, session_id: str) -> SparkConnectClient:
     from pyspark.sql.connect.client.retries import DefaultPolicy
 
     use_release_queue()
-    client = SparkConnectClient(DefaultChannelBuilder(f"{url}/;session_id={session_id}", channelOptions=CHANNEL_OPTIONS))
+    client = SparkConnectClient(
+        DefaultChannelBuilder(f"{url}/;session_id={session_id}", channelOptions=CHANNEL_OPTIONS)
+    )
     client.set_retry_policies([DefaultPolicy(max_retries=6, max_backoff=1000)])
     return client
 
