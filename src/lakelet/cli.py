@@ -163,9 +163,10 @@ def run(
 
 
 def _json_lines(out: TextIO) -> Callable[[PipelineEvent], None]:
+    from lakelet.terminal.pipes import write_line
+
     def write(event: PipelineEvent) -> None:
-        out.write(event.to_json() + "\n")
-        out.flush()
+        write_line(event.to_json(), out)
 
     return write
 

@@ -69,6 +69,8 @@ class LakeletError(Exception):
         retryable: bool = False,
     ) -> None:
         super().__init__(condition, message)
+        if hint:
+            self.add_note(f"hint: {hint}")
         self.condition = condition
         self.message = message
         self.origin = origin

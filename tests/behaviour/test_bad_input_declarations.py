@@ -354,6 +354,6 @@ def test_a_broken_file_does_not_hide_the_errors_of_the_others(project: Project) 
 
 def test_a_dry_run_finds_the_same_and_writes_nothing_at_all(project: Project) -> None:
     project.pipeline("@dp.materialized_view  # here\ndef totals():\n    return None\n")
-    hint = "does a `return` lack?"
+    hint = "is a `return` missing?"
     project.refuses("QUERY_FUNCTION_RETURNED_NO_DATAFRAME", hint=hint, arguments=("dry-run",))
     assert not (project.root / "store").exists()

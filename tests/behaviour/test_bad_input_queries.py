@@ -27,7 +27,7 @@ def stream(project: Project, query: str) -> None:
 @pytest.mark.parametrize(
     ("code", "says", "hint"),
     [
-        ("spark.read.table('orders')", "returned nothing", "does a `return` lack?"),
+        ("spark.read.table('orders')", "returned nothing", "is a `return` missing?"),
         ("return spark.read.table('orders').amount", "Column", "return the Spark DataFrame itself"),
         ("import pandas; return pandas.DataFrame({'a': [1]})", "pandas", "spark.createDataFrame"),
         ("return [1, 2]", "list", "spark.createDataFrame"),

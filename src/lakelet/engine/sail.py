@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -60,6 +62,7 @@ class SailEngine:
         self._client = connect(self.url, self.session_id)
         for key, value in {"spark.sql.session.timeZone": "UTC", **(configuration or {})}.items():
             _set_config(self._client, key, value)
+        take_signals_back()
 
     def schema(self, relation: Relation) -> StructType:
         with _translated():
@@ -112,11 +115,34 @@ class SailEngine:
 
 
 def connect(url: str, session_id: str) -> SparkConnectClient:
-    """Return a client of the endpoint that shares the session `session_id` with others."""
+    """Return a client of the endpoint that shares the session `session_id` with others.
+
+    It tries for about four seconds to reach the endpoint, not for pyspark's ten minutes: the endpoint is in this process.
+    """
     from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
+    from pyspark.sql.connect.client.retries import DefaultPolicy
 
     use_release_queue()
-    return SparkConnectClient(DefaultChannelBuilder(f"{url}/;session_id={session_id}", channelOptions=CHANNEL_OPTIONS))
+    client = SparkConnectClient(
+        DefaultChannelBuilder(f"{url}/;session_id={session_id}", channelOptions=CHANNEL_OPTIONS)
+    )
+    client.set_retry_policies([DefaultPolicy(max_retries=6, max_backoff=1000)])
+    return client
+
+
+def take_signals_back() -> None:
+    """Give SIGINT and SIGTERM back to Python's own handlers.
+
+    Sail's server listens to SIGINT by itself: it would shut down under the flows that use it, and its way of listening
+    keeps Python's main thread asleep. Called once the server answers, since only then it has begun to listen. Outside of
+    the main thread nothing can be done, and nothing is.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)
 
 
 def _set_config(client: SparkConnectClient, key: str, value: str) -> None:

@@ -167,8 +167,9 @@ def violation(
         f"Flow '{display}' failed to meet the expectation. Violated expectations: '{names}'.",
         origin=replace(violated[0][0].origin, dataset=display),
         cause=cause,
-        hint=f"nothing of this batch was written; mend the rows at their source, loosen the rule, or step over the batch with "
-        f"`lakelet repair {display}`",
+        hint=f"nothing of this batch was written, and it is tried again as it is: finish it without these rows with "
+        f"`lakelet repair {display} --drop-rows`, or loosen the rule; rows mended at their source need "
+        f"`lakelet run --full-refresh {display}`",
     )
 
 

@@ -12,6 +12,7 @@ from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.resolution import Resolver
 from lakelet.plan import relation as plan
 from lakelet.plan.normalize import normalize
+from lakelet.plan.sources import leaves
 from lakelet.storage.base import TableStore
 from lakelet.storage.delta_log import latest_version
 
@@ -43,10 +44,11 @@ def run_query(resolver: Resolver, sql: str, *, event_log: str) -> pa.Table:
         versions[location] = version
     if inputs.streams:
         streams = ", ".join(f"`{name}`" for name in inputs.streams)
+        views = ", ".join(f"`{leaf.label}`" for leaf in leaves(relation) if not leaf.streaming) or "the query"
         raise DefinitionError(
             "QUERY_OVER_STREAM",
-            f"the query reads a stream of {streams}",
-            hint="read a stored table instead of a streaming view",
+            f"{views} reads a stream of {streams}, and a query needs stored rows",
+            hint=f"read {streams} itself, or a table that is made from the view",
         )
     resolver.analyze(relation, Origin())
     bound = binder.bind(relation, Origin(), slices={}, versions=versions, at=datetime.now(UTC))

@@ -577,7 +577,7 @@ def _called(flow: Flow, root: Path) -> Relation:
         "QUERY_FUNCTION_RETURNED_NO_DATAFRAME",
         f"the query function of `{flow.name}` returned {what}",
         origin=flow.origin,
-        hint="return a Spark DataFrame: does a `return` lack?"
+        hint="return the DataFrame: is a `return` missing?"
         if frame is None
         else "return the Spark DataFrame itself; `spark.createDataFrame(...)` makes one of local rows",
     )

@@ -16,6 +16,7 @@ from lakelet.errors import DefinitionErrors, LakeletError
 from lakelet.events.kinds import short_id
 from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
 from lakelet.events.progress import DatasetProgress, RowCounts, UpdateProgress
+from lakelet.terminal.pipes import write_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -75,14 +76,14 @@ class PlainView:
         before = progress.state
         progress.apply(event)
         for warning in progress.warnings[self._warned :]:
-            self._write(f"  warning    {warning}", self._err)
+            write_line(f"  warning    {warning}", self._err)
         self._warned = len(progress.warnings)
         if progress.state is not before and progress.state not in _QUIET_STATES:
-            self._write(headline(progress, now=event.timestamp), self._out)
+            write_line(headline(progress, now=event.timestamp), self._out)
         if event.event_type == "flow_progress" and (name := event.origin.get("dataset_name")):
             line = self._flow_line(progress.dataset(name), event)
             if line:
-                self._write(line, self._out)
+                write_line(line, self._out)
 
     def _flow_line(self, dataset: DatasetProgress, event: PipelineEvent) -> str | None:
         status = dataset.status
@@ -95,10 +96,6 @@ class PlainView:
         width = max((len(d.name) for d in self._progress.datasets.values() if not d.is_view), default=0)
         cells = f"  {status.value.lower():<9}  {dataset.name:<{width}}  {_plain_counts(dataset)}  {taken:>8}"
         return f"{cells}  {_notes(dataset, event)}".rstrip()
-
-    def _write(self, line: str, stream: TextIO) -> None:
-        stream.write(f"{line}\n")
-        stream.flush()
 
 
 def _plain_counts(dataset: DatasetProgress) -> str:
