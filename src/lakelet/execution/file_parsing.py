@@ -213,7 +213,8 @@ class FileParser:
         if column.type.equals(target.type):
             return column
         try:
-            return column.cast(target.type)
+            is_instant = pa.types.is_timestamp(column.type) and pa.types.is_timestamp(target.type)
+            return column.cast(target.type, safe=not is_instant)  # nanoseconds are cut off, as Spark does
         except (pa.ArrowException, NotImplementedError) as error:
             if not self.columns.rescued:
                 raise SourceError(
