@@ -14,8 +14,8 @@ from lakelet.plan.normalize import fingerprint
 from lakelet.plan.relation import Relation, call_site
 from lakelet.plan.relation import relations as all_relations
 from lakelet.plan.sources import leaf_of
-from lakelet.plan.time_range import bounds
 from lakelet.plan.stateful import Operator, inputs_of, operator_of, operators
+from lakelet.plan.time_range import bounds
 
 if TYPE_CHECKING:
     from lakelet.execution.resolution import Resolver
@@ -161,7 +161,9 @@ def _join(part: StatefulPart, placed: PlacedOperator) -> StatefulPart:
     kind = proto.Join.JoinType.Name(join.join_type).removeprefix("JOIN_TYPE_").lower().replace("_", " ")
     kept = {"inner": (), "left outer": (0,), "right outer": (1,), "full outer": (0, 1)}.get(kind)
     if kept is None:
-        raise _refused(f"a {kind} join of two streams", "inner and outer joins are", "use an inner or an outer join", placed)
+        raise _refused(
+            f"a {kind} join of two streams", "inner and outer joins are", "use an inner or an outer join", placed
+        )
     limits = bounds(part.node, part.event_times)
     if kept and (join.using_columns or any(limits[side] is None for side in kept)):
         raise _refused(

@@ -45,7 +45,9 @@ class _Sides:
     def __init__(self, node: Relation, times: Sequence[Columns]) -> None:
         trees = (node.join.left, node.join.right)
         self._times = times
-        self._ids = [{item.common.plan_id for item in all_relations(tree) if item.common.HasField("plan_id")} for tree in trees]
+        self._ids = [
+            {item.common.plan_id for item in all_relations(tree) if item.common.HasField("plan_id")} for tree in trees
+        ]
         self._names = [{part.lower() for part in visible_name(tree)[-1:]} for tree in trees]
 
     def ordered(self, condition: Any) -> Iterable[tuple[Term, Term]]:
@@ -89,7 +91,7 @@ class _Sides:
     def _ordered_sql(self, condition: exp.Expr) -> Iterable[tuple[Term, Term]]:
         from sqlglot import exp
 
-        names = {exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=", exp.EQ: "=="}
+        names: dict[type[exp.Expr], str] = {exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=", exp.EQ: "=="}
         if isinstance(condition, exp.Paren):
             yield from self._ordered_sql(condition.this)
         elif isinstance(condition, exp.And):
