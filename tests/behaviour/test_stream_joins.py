@@ -22,7 +22,9 @@ JOIN = """
         return {query}
 """
 RANGE = 'F.expr("a.id = c.id AND c.at BETWEEN a.at AND a.at + INTERVAL 10 MINUTES")'
-OUTER = f'ads.alias("a").join(clicks.alias("c"), {RANGE}, "%s").select("a.id", F.col("a.minute").alias("ad"), "c.minute")'
+OUTER = (
+    f'ads.alias("a").join(clicks.alias("c"), {RANGE}, "%s").select("a.id", F.col("a.minute").alias("ad"), "c.minute")'
+)
 BY_FRAME = """(
             ads.join(clicks, (ads.id == clicks.id) & (clicks.at >= ads.at)
                      & (clicks.at <= ads.at + F.expr("interval 10 minutes")), "left")

@@ -52,10 +52,67 @@ def test_a_window_is_given_once_when_the_watermark_passes_its_end(project: Any) 
 
 
 def test_without_a_watermark_the_table_is_rewritten(project: Any) -> None:
-    project.write(
-        SALES.format(
-            query='sales.groupBy("shop").agg(F.sum("amount").alias("total"), F.countDistinct("amount").alias("n")).filter("total > 1")'
-        )
-    )
+    totals = 'F.sum("amount").alias("total"), F.countDistinct("amount").alias("n")'
+    project.write(SALES.format(query=f'sales.groupBy("shop").agg({totals}).filter("total > 1")'))
     deliver(project, [("N", 5, 1), ("N", 6, 2), ("S", 7, 5)], [("N", 29, 10), ("E", 39, 1)])
     assert project.rows("totals", "shop", "total", "n") == [("N", 13, 3), ("S", 5, 1)]
+    flow = next(event for event in project.events if event.event_type == "flow_definition")
+    assert flow.details["flow_type"] == "COMPLETE"
+    before = project.version("totals")
+    project.ok()
+    assert project.version("totals") == before
+
+
+def test_a_table_that_is_rewritten_has_one_flow_and_no_stream(project: Any) -> None:
+    project.write(
+        SALES.format(query='sales.groupBy("shop").count()')
+        + """
+    @dp.append_flow(target="totals")
+    def more():
+        return spark.readStream.format("delta").load("/Volumes/main/raw/landing/sales").select("shop")
+
+    @dp.table
+    def copy():
+        return spark.readStream.table("totals")
+    """
+    )
+    project.land("sales", sales(("N", 1, 1)))
+    assert sorted(error.condition for error in project.run().error.errors) == [
+        "STREAMING_OUTPUT_MODE.UNSUPPORTED_OPERATION",
+        "STREAMING_READ_OF_CHANGING_TABLE",
+    ]
+
+
+def test_a_rule_sees_the_rows_above_the_operator(project: Any) -> None:
+    query = HOURLY.replace("return", "")
+    text = SALES.format(query=query).replace("@dp.table", '@dp.table\n    @dp.expect_or_drop("large", "total > 4")')
+    project.write(text)
+    deliver(project, [("N", 5, 1), ("S", 7, 5)], [("N", 55, 1)])
+    assert project.rows("totals", "shop", "total") == [("S", 5)]
+
+
+def test_columns_are_found_by_frame_and_by_table_name_above_and_inside_of_an_aggregation(project: Any) -> None:
+    project.write(
+        """
+        @dp.table
+        def bronze():
+            return spark.readStream.format("delta").load("/Volumes/main/raw/landing/sales")
+
+        @dp.materialized_view
+        def shops():
+            return spark.sql("select 'N' as shop, 'North' as name")
+
+        @dp.table
+        def totals():
+            sales = spark.readStream.table("bronze").withWatermark("at", "1 minute")
+            kept = sales.filter(F.col("bronze.amount") > 0)
+            hours = kept.groupBy(F.window(sales.at, "1 hour").alias("hour"), kept.shop).agg(F.sum(kept.amount).alias("total"))
+            names = spark.read.table("shops")
+            return hours.join(names, hours.shop == names.shop, "left").select(hours.shop, names.name, hours.total)
+        """
+    )
+    deliver(project, [("N", 5, 1), ("S", 7, 5), ("N", 8, 2), ("N", 8, -2)], [("N", 65, 1)])
+    assert project.rows("totals") == [
+        {"shop": "N", "name": "North", "total": 3},
+        {"shop": "S", "name": None, "total": 5},
+    ]

@@ -219,3 +219,14 @@ def test_a_wrong_watermark_is_refused(project: Any, column: str, delay: str, con
     [error] = project.run().errors
     assert error.condition == condition
     assert error.origin.line is not None
+
+
+def test_state_can_be_looked_at(project: Any) -> None:
+    project.write(VISITS.format(query=QUERIES["windows"]))
+    land(project, ("a", 0), ("b", 31), ("a", 50))
+    project.ok()
+    [report] = project.pipeline().state("result")
+    assert (report.operator, report.table, report.rows) == ("aggregation", "rows", 2)
+    assert report.watermark == "2024-05-01T12:40:00.000+00:00"
+    assert report.oldest == "2024-05-01T13:00:00.000+00:00"
+    assert report.bytes > 0

@@ -89,7 +89,7 @@ def _aggregated(part: StatefulPart, sources: list[Relation]) -> Relation:
         key.alias.name.append(name)
     result = redirected(result, below, rows.common.plan_id)
     result.aggregate.input.CopyFrom(rows)
-    return result
+    return plan.with_fresh_plan_ids(result)  # references from above go to what stands for it, those inside stay inside
 
 
 def _key(part: StatefulPart) -> proto.Expression:

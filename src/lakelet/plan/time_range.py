@@ -91,7 +91,7 @@ class _Sides:
     def _ordered_sql(self, condition: exp.Expr) -> Iterable[tuple[Term, Term]]:
         from sqlglot import exp
 
-        names = {exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=", exp.EQ: "=="}
+        names: dict[type[exp.Expr], str] = {exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=", exp.EQ: "=="}
         if isinstance(condition, exp.Paren):
             yield from self._ordered_sql(condition.this)
         elif isinstance(condition, exp.And):
