@@ -146,7 +146,7 @@ def roots(path: str) -> list[str]:
     """Return what a path with wildcards (`*`, `?`, `[…]`, `{a,b}`) means now."""
     found: dict[str, None] = {}
     for plain in _alternatives(path.rstrip("/") or "/"):
-        matches = sorted(glob.glob(plain)) if glob.has_magic(plain) else [plain]  # noqa: PTH207 - absolute patterns
+        matches = sorted(glob.glob(plain)) if glob.has_magic(plain) else [plain]
         found.update(dict.fromkeys(match for match in matches if Path(match).exists()))
     return list(found)
 
