@@ -23,7 +23,7 @@ from pyspark import pipelines as dp
 @dp.temporary_view
 @dp.expect("hashed", "length(sha2(cast(id AS string), 256)) = 64")
 def numbers():
-    return spark.range(3000000)
+    return spark.range(30000000)
 
 @dp.materialized_view
 def slow():
@@ -56,4 +56,4 @@ def test_an_interrupt_during_a_query_ends_the_update_and_the_next_run_completes_
     assert '"status":"FAILED"' not in rest
     with Pipeline(tmp_path) as pipeline:
         assert pipeline.run().exit_code == 0
-        assert pipeline.table("after").to_pylist() == [{"n": 3_000_000}]
+        assert pipeline.table("after").to_pylist() == [{"n": 30_000_000}]
