@@ -247,7 +247,7 @@ def test_a_declaration_inside_a_query_function_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_notebook_runs_another_in_its_own_namespace(tmp_path: Path) -> None:
-    notebook = "# Databricks notebook source\n# MAGIC %run ../shared/setup\n\n# COMMAND ----------\n\n"
+    notebook = "# Databricks notebook source\n# MAGIC %run ../common/setup\n\n# COMMAND ----------\n\n"
     notebook += ONE_TABLE.replace("return 7", "return SHARED")
     setup = "# Databricks notebook source\nSHARED = 9\n# COMMAND ----------\n# MAGIC %md\n# MAGIC note\n"
     files = {"transformations/a.py": notebook, "shared/setup.py": setup}
