@@ -250,7 +250,7 @@ def test_a_notebook_runs_another_in_its_own_namespace(tmp_path: Path) -> None:
     notebook = "# Databricks notebook source\n# MAGIC %run ../common/setup\n\n# COMMAND ----------\n\n"
     notebook += ONE_TABLE.replace("return 7", "return SHARED")
     setup = "# Databricks notebook source\nSHARED = 9\n# COMMAND ----------\n# MAGIC %md\n# MAGIC note\n"
-    files = {"transformations/a.py": notebook, "shared/setup.py": setup}
+    files = {"transformations/a.py": notebook, "common/setup.py": setup}
     definitions = load(tmp_path, files)
     assert results(definitions) == {"t": 9}
     assert definitions.datasets[0].origin.line == 7
