@@ -13,7 +13,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -398,10 +398,6 @@ class Death:
     miscounted: dict[Any, Any]
 
 
-OPEN_PROBLEMS: dict[tuple[str, str], str] = {}
-"""What is known to be wrong. A problem that is solved fails here until its line is removed."""
-
-
 @pytest.fixture(scope="module", params=faults.POINTS)
 def death(mortal: Play, counted_before: dict[str, Any], request: pytest.FixtureRequest) -> Death:
     """A process that ends at the first pass of a point as if it were killed, and an ordinary update after it."""
@@ -422,17 +418,6 @@ def counted_before() -> dict[str, Any]:
     return {}
 
 
-@pytest.fixture
-def known(death: Death, request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Marks a test whose problem is open."""
-
-    def mark(problem: str) -> None:
-        if reason := OPEN_PROBLEMS.get((problem, death.point)):
-            request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
-
-    return mark
-
-
 def test_an_update_passes_the_point(death: Death) -> None:
     assert death.exit_code == 137
 
@@ -441,8 +426,7 @@ def test_a_process_killed_at_a_point_loses_and_doubles_nothing(death: Death) -> 
     assert death.differences == []
 
 
-def test_a_process_killed_at_a_point_counts_every_row_once(death: Death, known: Callable[[str], None]) -> None:
-    known("counted")
+def test_a_process_killed_at_a_point_counts_every_row_once(death: Death) -> None:
     assert death.miscounted == {}
 
 
