@@ -7,6 +7,7 @@ for the lock that its thread already holds: the process hangs. A `SimpleQueue` m
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import Callable
@@ -19,17 +20,25 @@ class ReleaseQueue:
     """Runs calls one after the other on a thread of its own; stands in for the executor that pyspark would make."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="release-results", daemon=True).start()
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="release-results", daemon=True)
+        self._thread.start()
+        # A daemon thread that is inside of gRPC when the interpreter goes away aborts the process.
+        atexit.register(self.close)
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()
         self._calls.put((future, call))
         return future
 
+    def close(self) -> None:
+        """Finish the calls that wait, for at most five seconds, and end the thread."""
+        self._calls.put(None)
+        self._thread.join(timeout=5)
+
     def _run(self) -> None:
-        while True:
-            future, call = self._calls.get()
+        while (item := self._calls.get()) is not None:
+            future, call = item
             try:
                 future.set_result(call())
             except Exception as error:
