@@ -1,4 +1,5 @@
-"""Writes the reference pages that follow from the code: settings, command line, declarative API.
+"""Writes what follows from the code: the reference pages for settings, command line and declarative API, and the picture
+of the flagship's graph.
 
 Run by `make docs`. A test fails when a page on disk is not what this writes.
 """
@@ -6,17 +7,25 @@ Run by `make docs`. A test fails when a page on disk is not what this writes.
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from apparel.generator.landing import DeltaLanding
+from apparel.generator.settings import GeneratorSettings
+from apparel.generator.streams import Generator
 from lakelet.cli import cli
+from lakelet.graph.drawing import as_svg
+from lakelet.pipeline import Pipeline
 from lakelet.pipelines import dlt, dp
 from lakelet.spec import SETTINGS, STORAGE_VARIABLE
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs" / "reference"
+PICTURE = ROOT / "docs" / "images" / "apparel.svg"
 
 # -- settings
 
@@ -231,7 +240,17 @@ PAGES: Mapping[str, Callable[[], str]] = {"settings.md": settings_page, "cli.md"
 MODULES = {"dp": dp, "dlt": dlt}
 
 
+def picture() -> str:
+    """Return the graph of the flagship over one generated batch, as `lakelet graph --format svg` draws it."""
+    with tempfile.TemporaryDirectory() as folder:
+        Generator(GeneratorSettings(seed=1), DeltaLanding(Path(folder))).write_batch()
+        with Pipeline(ROOT / "src" / "apparel" / "pipeline", storage=folder) as pipeline:
+            return as_svg(pipeline.graph()) + "\n"
+
+
 def main() -> None:
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    PICTURE.write_text(picture(), encoding="utf-8")
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, page in PAGES.items():
         (FOLDER / name).write_text(page(), encoding="utf-8")

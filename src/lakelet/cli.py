@@ -216,10 +216,10 @@ def dry_run(
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "mermaid", "json"]),
+    type=click.Choice(["text", "mermaid", "svg", "json"]),
     default="text",
     show_default=True,
-    help="mermaid: a flowchart for Markdown.",
+    help="mermaid: a flowchart for Markdown; svg: a picture.",
 )
 @json_option
 def graph(spec: str | None, storage: str | None, configuration: dict[str, str], form: str, as_json: bool) -> None:
@@ -237,6 +237,10 @@ def graph(spec: str | None, storage: str | None, configuration: dict[str, str], 
 def _graph_text(resolved: DataflowGraph, form: str) -> str:
     from lakelet.graph import formats
 
+    if form == "svg":
+        from lakelet.graph.drawing import as_svg
+
+        return as_svg(resolved)
     return formats.as_mermaid(resolved) if form == "mermaid" else formats.as_text(resolved)
 
 
