@@ -146,10 +146,10 @@ def differences(contestants: Sequence[Contestant]) -> list[str]:
         for contestant in contestants:
             contestant.attach(db)
         first, *others = [contestant.peer.name.replace("-", "_") for contestant in contestants]
-        return [sentence for other in others for table in TABLES for sentence in _compare(db, table, first, other)]
+        return [sentence for other in others for table in TABLES for sentence in compare(db, table, first, other)]
 
 
-def _compare(db: duckdb.DuckDBPyConnection, table: str, first: str, other: str) -> list[str]:
+def compare(db: duckdb.DuckDBPyConnection, table: str, first: str, other: str) -> list[str]:
     columns = db.execute(f"DESCRIBE {first}_{table}").fetchall()
     names = [name for name, *_ in columns if name not in NOT_COMPARED]
     rounded = {name for name, kind, *_ in columns if kind == "DOUBLE" and table.startswith("gold_")}
@@ -164,7 +164,9 @@ def _compare(db: duckdb.DuckDBPyConnection, table: str, first: str, other: str) 
         if count:
             result.append(f"{table}: {count} rows of {left} are not in {right}")
     if rounded and not result:
-        far = " OR ".join(f"abs(a.{name} - b.{name}) > {CENT}" for name in sorted(rounded))
+        far = " OR ".join(
+            f"abs(a.{name} - b.{name}) > {CENT} OR (a.{name} IS NULL) <> (b.{name} IS NULL)" for name in sorted(rounded)
+        )
         ((count,),) = db.execute(
             f"SELECT count(*) FROM {first}_{table} a JOIN {other}_{table} b "
             f"ON ({one}) IS NOT DISTINCT FROM ({two}) WHERE {far}"
