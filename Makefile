@@ -31,8 +31,8 @@ format: setup  ## format the code
 docs: setup  ## write the generated reference pages anew
 	@$(BIN)/python scripts/generate_reference.py
 
-bench: setup  ## measure, and write docs/benchmarks.md
-	@$(BIN)/python -m benchmarks.run
+bench: setup  ## measure, the peers too, and write docs/benchmarks.md (an hour; Java 17 for Spark)
+	@$(BIN)/python -m benchmarks.run && $(BIN)/python -m benchmarks.peers.run
 
 lock: setup  ## write requirements.lock anew from pyproject.toml
 	@$(BIN)/python -m pip install -q uv && $(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \

@@ -7,9 +7,6 @@ Each part runs the product as a user would. Figures are medians of several runs 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -24,13 +21,12 @@ from pathlib import Path
 from apparel.generator.landing import DeltaLanding
 from apparel.generator.settings import GeneratorSettings
 from apparel.generator.streams import Generator
+from benchmarks.document import machine, table, write_part
 from lakelet import Pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 PIPELINE = ROOT / "src" / "apparel" / "pipeline"
 BIN = Path(sys.executable).parent
-LOAD_BEFORE = os.getloadavg()[0]
-"""Processes that wanted the machine's cores in the minute before; above 0.5 the figures are too high."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,25 +129,18 @@ def _run(pipeline: Pipeline) -> None:
 
 
 def report(figures: list[Figure]) -> str:
-    libraries = ("pysail", "pyspark-client", "deltalake", "pyarrow")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    lines = [
-        "# Benchmarks",
-        "",
-        "Written by `make bench` on the machine below.",
-        "",
-        f"Machine: {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}, Python "
-        f"{platform.python_version()}; {versions}; {time.strftime('%Y-%m-%d')}. Load before the run: {LOAD_BEFORE:.1f}.",
-        "",
-        "| what | measured | held to |",
-        "|---|---|---|",
-        *(f"| {figure.what} | {figure.measured} | {figure.held_to} |" for figure in figures),
-        "",
-        "Each update brings all datasets of the apparel pipeline up to date, every rule counted. Peers are not measured yet.",
-        "",
-    ]
-    return "\n".join(lines)
+    rows = [(figure.what, figure.measured, figure.held_to) for figure in figures]
+    return "\n".join(
+        [
+            "## The flagship",
+            "",
+            f"Machine: {machine('pysail', 'pyspark-client', 'deltalake', 'pyarrow')}.",
+            "",
+            table(("what", "measured", "held to"), rows),
+            "",
+            "Each update brings all datasets of the apparel pipeline up to date, every rule counted.",
+        ]
+    )
 
 
 def main() -> None:
@@ -166,7 +155,7 @@ def main() -> None:
     text = report(figures)
     print(text)
     if not quick:
-        (ROOT / "docs" / "benchmarks.md").write_text(text, "utf-8")
+        write_part("flagship", text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""Each peer in a virtual environment of its own, with the versions that it was measured with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = Path(os.environ.get("LAKELET_BENCH_ENVIRONMENTS", HERE.parents[1] / ".venv-bench"))
+
+PACKAGES = {
+    "spark": ("pyspark==4.2.1", "pyarrow==26.0.1", "pandas==2.3.3", "numpy==2.4.6"),
+    "dbt": ("dbt-core==1.10.23", "dbt-duckdb==1.10.1", "duckdb==2.0.0"),
+    "chart": ("matplotlib==3.11.2",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One contender.
+
+    Attributes:
+        environment: a key of `PACKAGES`; None runs in lakelet's own environment.
+        stores: how its tables can be read back, `delta` or `duckdb`.
+        settings: added to the environment variables.
+        is_equal: whether it can express everything, so that its tables must hold the same rows.
+    """
+
+    name: str
+    label: str
+    script: str
+    environment: str | None = None
+    stores: str = "delta"
+    settings: dict[str, str] = field(default_factory=dict)
+    is_equal: bool = True
+
+    def command(self, landing: Path, out: Path) -> list[str]:
+        return [python(self.environment), str(HERE / self.script), str(landing), str(out)]
+
+
+PEERS = (
+    Peer(name="lakelet", label="lakelet", script="ours.py"),
+    Peer(name="floor", label="DuckDB + delta-rs by hand (the floor)", script="floor.py"),
+    Peer(
+        name="spark",
+        label="Spark Structured Streaming by hand, Delta",
+        script="structured_streaming.py",
+        environment="spark",
+    ),
+    Peer(
+        name="spark-pipelines",
+        label="Spark Declarative Pipelines, Delta",
+        script="spark_pipelines.py",
+        environment="spark",
+        is_equal=False,
+    ),
+    Peer(name="dbt", label="dbt-duckdb, incremental", script="dbt_duckdb.py", environment="dbt", stores="duckdb"),
+    Peer(
+        name="dbt-complete",
+        label="dbt-duckdb, complete",
+        script="dbt_duckdb.py",
+        environment="dbt",
+        stores="duckdb",
+        settings={"DBT_STYLE": "complete"},
+    ),
+)
+
+
+def python(environment: str | None) -> str:
+    """Return the interpreter of an environment, which is made and filled if it is not there."""
+    if environment is None:
+        return sys.executable
+    folder = ROOT / environment
+    interpreter = folder / "bin" / "python"
+    done = folder / "packages.txt"
+    wanted = "\n".join(PACKAGES[environment])
+    if not done.exists() or done.read_text("utf-8") != wanted:
+        venv.create(folder, with_pip=True)
+        subprocess.run([interpreter, "-m", "pip", "install", "-q", *PACKAGES[environment]], check=True)
+        done.write_text(wanted, "utf-8")
+    return str(interpreter)

@@ -1,0 +1,40 @@
+"""How the harness talks to a peer: one process, one line in for a step, one line of JSON out.
+
+peer.py LANDING OUT
+-> {"ready": true}
+<- step
+-> {"rules": {"sales_cleaned_stream": {"num_rows": 500, "valid_payment_method": 500, …}, …}}
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+Rules = dict[str, dict[str, int]]
+
+
+def serve(make: Callable[[Path, Path], Callable[[], Rules]]) -> None:
+    """Run a peer: `make(landing, out)` starts it and returns the function that processes everything that is new."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    step = make(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps({"rules": step()}), file=answers, flush=True)
+
+
+def landed_files(landing: Path, folder: str, after: int) -> tuple[list[str], int]:
+    """Return the data files that the landing table has got since version `after`, and its version now.
+
+    The landing zone is append-only, so the commits' `add` actions are its new rows.
+    """
+    files: list[str] = []
+    log = landing / folder / "_delta_log"
+    while (commit := log / f"{after + 1:020d}.json").exists():
+        after += 1
+        for line in commit.read_text("utf-8").splitlines():
+            if line.startswith('{"add"'):
+                files.append(str(landing / folder / json.loads(line)["add"]["path"]))
+    return files, after
