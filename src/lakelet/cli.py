@@ -1,4 +1,4 @@
-"""The command line: `lakelet run | dry-run | graph | query | events | state | repair | init`.
+"""The command line: `lakelet run | dry-run | graph | query | events | state | repair | maintain | init`.
 
 Data goes to stdout, errors and logs to stderr; what the user's own files print goes to stderr, too. Commands import
 what they need when they run, so that `lakelet --help` answers at once.
@@ -365,6 +365,51 @@ def repair(
                 out.write("\n".join(f"  {line}" for line in batch.error.render().splitlines()) + "\n")
         if not found:
             out.write(f"no flow of {dataset} has an unfinished batch\n")
+
+
+# -- maintain
+
+
+@cli.command()
+@project_options
+@click.option(
+    "--retention-hours",
+    type=click.IntRange(min=0),
+    default=168,
+    show_default=True,
+    help="Keep data files that a table dropped more recently than this.",
+)
+@click.option(
+    "--log-retention-hours",
+    type=click.IntRange(min=0),
+    default=720,
+    show_default=True,
+    help="Keep commits in the tables' logs that are younger than this.",
+)
+@click.option(
+    "--allow-short-retention",
+    is_flag=True,
+    help="Accept less than 168 hours; whoever reads the tables from outside just now may then fail.",
+)
+@click.option("--dry-run", is_flag=True, help="Change nothing, count what would be deleted.")
+@json_option
+def maintain(
+    spec: str | None, storage: str | None, configuration: dict[str, str], as_json: bool, dry_run: bool, **hours: Any
+) -> None:
+    """Compact the pipeline's tables, and remove old files and commits that no flow needs any more."""
+    from dataclasses import asdict
+
+    from lakelet.terminal.upkeep_lines import maintained_line
+
+    with _opened(spec, storage, configuration) as (pipeline, out):
+        done = pipeline.maintain(dry_run=dry_run, **hours)
+        if as_json:
+            _write_json({"dry_run": dry_run, "tables": [asdict(table) for table in done]}, out)
+            return
+        for table in done:
+            out.write(maintained_line(table, dry_run=dry_run) + "\n")
+        if not done:
+            out.write(f"{pipeline.spec.name} has no tables yet\n")
 
 
 # -- init

@@ -3,7 +3,7 @@
     <dataset>/generation.json          {"format": 1, "generation": g}: a full refresh moves every flow of the dataset to g + 1
     <dataset>/<flow>/<g>/offsets/<n>   the intent of batch n: exactly which input it reads, and its clock
     <dataset>/<flow>/<g>/commits/<n>   batch n is in the table
-    <dataset>/definition.json          comment, properties and partitions that the table was given last
+    <dataset>/definition.json          where the table is; comment, properties and partitions that it was given last
     <dataset>/<flow>/<g>/state.json    what an operator with state is: another one cannot go on with its rows
     <dataset>/<flow>/<g>/state/<name>  the rows that it remembers, Delta tables
     <dataset>/<flow>/<g>/sources/<s>   of a stream of files: which it has found
@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +38,7 @@ class Batch:
     Attributes:
         at: stands in for `current_timestamp()` in the query, so that a replay computes the same rows.
         sources: per source id, the offsets between which it reads: {"start": …, "end": …}.
+        tables: per source id that is a table, its location, written as in `versions`.
         versions: per location (relative to the storage folder if it is below it), the version at which a table beside the
             stream is read.
         state: of an operator with state: its watermark, and the versions of its tables before this batch.
@@ -46,6 +47,7 @@ class Batch:
     id: int
     at: datetime
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
     state: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,6 +57,7 @@ class Batch:
             "batch_id": self.id,
             "at": self.at.isoformat(),
             "sources": {key: dict(value) for key, value in self.sources.items()},
+            **({"tables": dict(self.tables)} if self.tables else {}),
             "versions": dict(self.versions),
             **({"state": dict(self.state)} if self.state else {}),
         }
@@ -119,14 +122,27 @@ class Checkpoint:
             (self._commits / str(old)).unlink(missing_ok=True)
 
     def _read(self, number: int) -> Batch:
-        data = read_json(self._offsets / str(number))
-        return Batch(
-            id=int(data["batch_id"]),
-            at=datetime.fromisoformat(data["at"]),
-            sources=data["sources"],
-            versions=data["versions"],
-            state=data.get("state", {}),
-        )
+        return _read_batch(self._offsets / str(number))
+
+
+def _read_batch(path: Path) -> Batch:
+    data = read_json(path)
+    return Batch(
+        id=int(data["batch_id"]),
+        at=datetime.fromisoformat(data["at"]),
+        sources=data["sources"],
+        tables=data.get("tables", {}),
+        versions=data["versions"],
+        state=data.get("state", {}),
+    )
+
+
+def batches_in_use(folder: Path, generation: int) -> Iterator[tuple[Path, Batch | None, Batch | None]]:
+    """Yield the flows that have a checkpoint in a dataset's folder: their own one, last finished batch, batch under way."""
+    for path in sorted(folder.glob(f"*/{generation}/offsets")):
+        intent, commit = _last_number(path), _last_number(path.with_name("commits"))
+        committed = None if commit < 0 else _read_batch(path / str(commit))
+        yield path.parent, committed, _read_batch(path / str(intent)) if intent > commit else None
 
 
 def read_generation(folder: Path) -> int:

@@ -207,6 +207,11 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
         id=checkpoint.next_id,
         at=context.clock(),
         sources={name: {"start": piece.start, "end": piece.end} for name, piece in slices.items()},
+        tables={
+            item.id: context.catalog.relative(location)
+            for item in inputs.streams.values()
+            if item.source.read is None and (location := context.binder.location(item.source)) is not None
+        },
         versions={
             context.catalog.relative(location): version
             for location, version in pinned_versions(context, inputs.locations).items()

@@ -153,6 +153,7 @@ class Update:
         record = context.catalog.checkpoint(dataset.name) / "definition.json"
         wanted = {
             "format": FORMAT,
+            "location": context.catalog.relative(location),
             "comment": definition.comment,
             "properties": dict(definition.properties),
             "partition_cols": list(definition.partition_cols),

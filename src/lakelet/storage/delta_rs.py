@@ -24,6 +24,13 @@ from lakelet.storage.schema import conform, evolved, nullable
 CHECKPOINT_INTERVAL = "10"
 """Commits between log checkpoints; at delta-rs's default of 100 an append slows down fourfold within 100 commits."""
 
+KEEPS_LOG = "delta.enableExpiredLogCleanup"
+"""Property that keeps writers from cleaning the log up: they do not know which commits a reader has not got to.
+
+With it maintenance does it. In delta-rs 1.6 `cleanup_expired_logs=False` of a commit is not enough: `optimize` and `vacuum`
+clean up nevertheless.
+"""
+
 
 class DeltaRsTable:
     """One open Delta table."""
@@ -72,17 +79,37 @@ class DeltaRsTable:
 
     def compact(self, *, file_size_bytes: int | None = None) -> None:
         with storage_errors(self.location):
+            before = self.version
             self._table.optimize.compact(target_size=file_size_bytes)
+            if self.version > before:
+                self._table.create_checkpoint()
 
     def size(self) -> TableSize:
         with storage_errors(self.location):
             files = pa.table(self._table.get_add_actions(flatten=True))
-        rows, size = (sum(files.column(name).to_pylist()) for name in ("num_records", "size_bytes"))
+        rows, size = (
+            sum(value or 0 for value in files.column(name).to_pylist()) for name in ("num_records", "size_bytes")
+        )
         return TableSize(files=files.num_rows, rows=rows, bytes=size)
 
-    def remove_old_files(self) -> None:
+    def keep_log(self) -> None:
+        self.set_properties({KEEPS_LOG: "false"})
+
+    def remove_old_files(
+        self, *, retention_hours: int = 0, keep_versions: tuple[int, ...] = (), dry_run: bool = False
+    ) -> int:
         with storage_errors(self.location):
-            self._table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+            # Listed only: a vacuum that deletes makes two commits more.
+            found = self._table.vacuum(
+                retention_hours=retention_hours,
+                enforce_retention_duration=False,
+                full=True,
+                keep_versions=list(keep_versions) or None,
+            )
+            if not dry_run:
+                for path in found:
+                    (Path(self.location) / path).unlink(missing_ok=True)
+        return len(found)
 
     def batch_id(self, app_id: str) -> int:
         found = self._table.transaction_version(app_id)
@@ -211,7 +238,11 @@ class DeltaRsStore:
                 mode="error",
                 partition_by=list(definition.partition_cols) or None,
                 description=definition.comment,
-                configuration={"delta.checkpointInterval": CHECKPOINT_INTERVAL, **definition.properties},
+                configuration={
+                    "delta.checkpointInterval": CHECKPOINT_INTERVAL,
+                    **({KEEPS_LOG: "false"} if definition.keeps_log else {}),
+                    **definition.properties,
+                },
                 raise_if_key_not_exists=False,
             )
             return DeltaRsTable(table, location)
