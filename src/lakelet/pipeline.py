@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lakelet.execution.maintenance import Maintained
     from lakelet.execution.recording import Recording
     from lakelet.execution.repair import UnfinishedBatch
+    from lakelet.execution.reset import ResetStep
     from lakelet.execution.resolution import Resolver
     from lakelet.execution.sources import StreamSource
     from lakelet.execution.state_report import StateReport
@@ -276,6 +277,49 @@ class Pipeline:
                 raise
             kinds.update_progress(recording.bus, UpdateState.COMPLETED)
             return found
+
+    def reset(
+        self,
+        *datasets: str,
+        checkpoints: Sequence[str] = (),
+        dry_run: bool = False,
+        subscribers: Sequence[Subscriber] = (),
+    ) -> tuple[ResetStep, ...]:
+        """Let datasets, or single flows, start anew with the next update; the event log notes it.
+
+        Args:
+            datasets: their tables are dropped, with everything that is remembered of them; also one that is no longer
+                in the code.
+            checkpoints: flows that read their sources from the start and append to what their tables have.
+            dry_run: change nothing, return what would be reset.
+
+        Raises:
+            GraphError: `UNKNOWN_DATASET`, `UNKNOWN_FLOW`, `DATASET_NOT_STORED`, `FULL_REFRESH_NOT_ALLOWED`,
+                `FLOW_WITHOUT_CHECKPOINT`.
+            LockError: `PIPELINE_LOCKED`, an update runs.
+        """
+        from lakelet.events import kinds
+        from lakelet.execution.reset import announce, apply_reset, plan_reset
+
+        graph = self.graph()
+        assert self._resolver is not None
+        catalog = self._resolver.catalog
+        if dry_run:
+            return plan_reset(graph, catalog, self.store, datasets=datasets, flows=checkpoints)
+        with self._recorded(subscribers) as recording:
+            kinds.create_update(recording.bus, configuration=self._described(), cause="RESET")
+            kinds.update_progress(recording.bus, UpdateState.RESETTING)
+            try:
+                steps = plan_reset(graph, catalog, self.store, datasets=datasets, flows=checkpoints)
+                apply_reset(catalog, self.store, steps)
+                for step in steps:
+                    announce(recording.bus, step)
+            except LakeletError as error:
+                kinds.update_progress(recording.bus, UpdateState.FAILED, error=error)
+                raise
+            self._sources = {}
+            kinds.update_progress(recording.bus, UpdateState.COMPLETED)
+            return steps
 
     def maintain(
         self,

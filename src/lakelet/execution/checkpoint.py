@@ -1,6 +1,7 @@
 """What a flow has read and committed: small JSON files that a person can read and repair.
 
     <dataset>/generation.json          {"format": 1, "generation": g}: a full refresh moves every flow of the dataset to g + 1
+    <dataset>/<flow>/resets.json       how often the flow's own checkpoint was reset in a generation: its epoch is then g.r, not g
     <dataset>/<flow>/<g>/offsets/<n>   the intent of batch n: exactly which input it reads, and its clock
     <dataset>/<flow>/<g>/commits/<n>   batch n is in the table
     <dataset>/definition.json          where the table is; comment, properties and partitions that it was given last
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from lakelet.errors import StorageError
+from lakelet.storage.catalog import Catalog
 
 FORMAT = 1
 KEEP_BATCHES = 20
@@ -64,7 +67,7 @@ class Batch:
 
 
 class Checkpoint:
-    """The batches of one flow in one generation.
+    """The batches of one flow in one epoch: since the last full refresh of its dataset, or the last reset of its checkpoint.
 
     Args:
         folder: of the dataset.
@@ -72,7 +75,9 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path, flow: str, generation: int) -> None:
-        self.folder = folder / _file_name(flow) / str(generation)
+        own = folder / file_name(flow)
+        self.epoch = current_epoch(own, generation)
+        self.folder = own / self.epoch
         self.generation = generation
         self._offsets = self.folder / "offsets"
         self._commits = self.folder / "commits"
@@ -105,7 +110,7 @@ class Checkpoint:
     def source_folder(self, source: str) -> Path:
         """Return where a source keeps what it needs beside the offsets, in this generation."""
         digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-        return self.folder / "sources" / f"{_file_name(source)[-60:].replace('%2f', '-')}-{digest}"
+        return self.folder / "sources" / f"{file_name(source)[-60:].replace('%2f', '-')}-{digest}"
 
     def write_offsets(self, batch: Batch) -> None:
         """Record the intent, before anything is read."""
@@ -137,9 +142,18 @@ def _read_batch(path: Path) -> Batch:
     )
 
 
+def checkpoint_folders(catalog: Catalog) -> list[Path]:
+    """Return the folders of all datasets that have run in a storage folder, those that are no longer declared among them."""
+    found = (catalog.storage / "_checkpoints").glob("*/*/*")
+    return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
+
+
 def batches_in_use(folder: Path, generation: int) -> Iterator[tuple[Path, Batch | None, Batch | None]]:
     """Yield the flows that have a checkpoint in a dataset's folder: their own one, last finished batch, batch under way."""
-    for path in sorted(folder.glob(f"*/{generation}/offsets")):
+    for flow in _flow_folders(folder):
+        path = flow / current_epoch(flow, generation) / "offsets"
+        if not path.is_dir():
+            continue
         intent, commit = _last_number(path), _last_number(path.with_name("commits"))
         committed = None if commit < 0 else _read_batch(path / str(commit))
         yield path.parent, committed, _read_batch(path / str(intent)) if intent > commit else None
@@ -158,15 +172,51 @@ def start_generation(folder: Path) -> int:
     return generation
 
 
-def drop_old_generations(folder: Path, generation: int) -> None:
-    """Remove what flows noted in generations before the one that has just been refreshed."""
-    if not folder.is_dir():
-        return
-    for flow in folder.iterdir():
-        if flow.is_dir():
-            for old in flow.iterdir():
-                if old.name.isdigit() and int(old.name) < generation:
-                    shutil.rmtree(old)
+def current_epoch(flow: Path, generation: int) -> str:
+    """Return the name of a flow's folder, and the last part of the id of its receipts: `g`, after r resets `g.r`."""
+    resets = _resets(flow, generation)
+    return f"{generation}.{resets}" if resets else str(generation)
+
+
+def epochs(folder: Path, flow: str, generation: int) -> tuple[str, ...]:
+    """Return every epoch that a flow of a dataset has had in a generation, the current one last."""
+    resets = _resets(folder / file_name(flow), generation)
+    return (str(generation), *(f"{generation}.{number}" for number in range(1, resets + 1)))
+
+
+def _resets(flow: Path, generation: int) -> int:
+    path = flow / "resets.json"
+    if not path.exists():
+        return 0
+    found = read_json(path)
+    return int(found["resets"]) if found["generation"] == generation else 0
+
+
+def start_epoch(folder: Path, flow: str, generation: int) -> str:
+    """Reset the checkpoint of one flow: from here on it starts from nothing, and its table keeps its rows.
+
+    Returns the new epoch. One file is written, so it has happened or it has not.
+    """
+    own = folder / file_name(flow)
+    write_json(
+        own / "resets.json",
+        {"format": FORMAT, "generation": generation, "resets": _resets(own, generation) + 1},
+    )
+    drop_old_epochs(folder, generation)
+    return current_epoch(own, generation)
+
+
+def drop_old_epochs(folder: Path, generation: int) -> None:
+    """Remove what the flows of a dataset noted in generations and epochs that are over."""
+    for flow in _flow_folders(folder):
+        now = current_epoch(flow, generation)
+        for old in flow.iterdir():
+            if old.is_dir() and old.name != now:
+                shutil.rmtree(old)
+
+
+def _flow_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -217,5 +267,11 @@ def _last_number(folder: Path) -> int:
     return max((int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()), default=-1)
 
 
-def _file_name(flow: str) -> str:
+def file_name(flow: str) -> str:
+    """Return the name of a flow as the name of its folder."""
     return "".join(char if char.isalnum() or char in "-_." else f"~{ord(char):02x}" for char in flow)
+
+
+def flow_name(folder: str) -> str:
+    """Return the flow whose folder has this name; characters beyond the Latin ones that are no letters stay encoded."""
+    return re.sub(r"~([2-7][0-9a-f])", lambda found: chr(int(found[1], 16)), folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -110,12 +110,12 @@ class UpdateContext:
             properties=properties,
         )
 
-    def generation(self, dataset: Dataset) -> int:
-        return read_generation(self.catalog.checkpoint(dataset.name))
+    def generation(self, name: TableName) -> int:
+        return read_generation(self.catalog.checkpoint(name))
 
-    def app_id(self, flow: ResolvedFlow, generation: int) -> str:
-        """Return the application id of a flow's receipts; a full refresh begins a new one."""
-        return f"lakelet/{flow.target}/{flow.name}/{generation}"
+    def app_id(self, flow: ResolvedFlow, epoch: str) -> str:
+        """Return the application id of a flow's receipts; a full refresh, and a reset of its checkpoint, begin a new one."""
+        return f"lakelet/{flow.target}/{flow.name}/{epoch}"
 
     def quality(self, flow: ResolvedFlow) -> Quality:
         """Return what counts the rules over one micro-batch of a flow."""
@@ -159,9 +159,15 @@ class UpdateContext:
                 )
         return self._sources[key]
 
+    def forget_sources(self, flows: Iterable[ResolvedFlow]) -> None:
+        """Open the sources of flows anew, where they keep what they know in a checkpoint that is over."""
+        names = {flow.name for flow in flows}
+        for key in [key for key in self._sources if key[0] in names]:
+            del self._sources[key]
+
     def _checkpoint(self, flow: ResolvedFlow) -> Checkpoint:
         dataset = self.graph.dataset(flow.target)
-        return Checkpoint(self.catalog.checkpoint(dataset.name), flow.name, self.generation(dataset))
+        return Checkpoint(self.catalog.checkpoint(dataset.name), flow.name, self.generation(dataset.name))
 
     def _new_columns(self, flow: ResolvedFlow, read: FileRead, names: Sequence[str]) -> None:
         """Tell of columns that files have brought, and let what reads this flow ask for its columns again."""

@@ -22,7 +22,7 @@ from lakelet.execution.auto_cdc import AutoCdc
 from lakelet.execution.auto_cdc_events import applicable
 from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
-from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_generations
+from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_epochs, epochs
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
@@ -56,7 +56,7 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
     Raises:
         FlowError: the batch that failed is not in the table and is tried again by the next update.
     """
-    generation = context.generation(dataset)
+    generation = context.generation(dataset.name)
     folder = context.catalog.checkpoint(dataset.name)
     checkpoint = Checkpoint(folder, flow.name, generation)
     batches = 0
@@ -79,7 +79,7 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
         if flow.flow.once:
             break
     if batches and generation:
-        drop_old_generations(folder, generation)
+        drop_old_epochs(folder, generation)
     return batches
 
 
@@ -95,7 +95,7 @@ def run_batch(
     """Bring one batch into the table, unless it is there already, publish its counts, and note that it is done."""
     started = time.perf_counter()
     context = context.at(batch.at)
-    app_id = context.app_id(flow, checkpoint.generation)
+    app_id = context.app_id(flow, checkpoint.epoch)
     quality = context.quality(flow)
     if dataset.kind is DatasetKind.SINK:
         bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
@@ -128,7 +128,7 @@ def _publish_and_note(
     started: float,
 ) -> None:
     """Publish the counts of a batch that is in its target, and note that it is done."""
-    app_id = context.app_id(flow, checkpoint.generation)
+    app_id = context.app_id(flow, checkpoint.epoch)
     kinds.flow_progress(
         context.events,
         flow=flow.name,
@@ -294,11 +294,15 @@ def starts_generation(
     context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, table: Table, receipt: Receipt
 ) -> bool:
     """Return whether no flow of the dataset has written in this generation: then the old rows go with this commit."""
-    generation = int(receipt.app_id.rpartition("/")[2])
+    generation = int(receipt.app_id.rpartition("/")[2].partition(".")[0])
     if generation == 0:
         return False
-    flows = context.graph.flows_to(dataset.name)
-    return all(table.batch_id(context.app_id(other, generation)) < 0 for other in flows)
+    folder = context.catalog.checkpoint(dataset.name)
+    return all(
+        table.batch_id(context.app_id(other, epoch)) < 0
+        for other in context.graph.flows_to(dataset.name)
+        for epoch in epochs(folder, other.name, generation)
+    )
 
 
 def _apply_changes(
@@ -382,7 +386,7 @@ def _behind(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint, 
 
 def has_committed(context: UpdateContext, dataset: Dataset) -> bool:
     """Return whether a flow has committed to the dataset's table in this generation."""
-    folder, generation = context.catalog.checkpoint(dataset.name), context.generation(dataset)
+    folder, generation = context.catalog.checkpoint(dataset.name), context.generation(dataset.name)
     flows = context.graph.flows_to(dataset.name)
     return folder.is_dir() and any(Checkpoint(folder, flow.name, generation).committed_id >= 0 for flow in flows)
 

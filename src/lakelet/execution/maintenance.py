@@ -13,7 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lakelet.errors import SpecError
-from lakelet.execution.checkpoint import Batch, batches_in_use, read_generation, read_json
+from lakelet.execution.checkpoint import (
+    Batch,
+    batches_in_use,
+    checkpoint_folders,
+    flow_name,
+    read_generation,
+    read_json,
+)
 from lakelet.storage.base import TableStore
 from lakelet.storage.catalog import Catalog
 from lakelet.storage.retention import old_log_files, versions_before_removals
@@ -101,15 +108,11 @@ def versions_in_use(catalog: Catalog) -> dict[str, Need]:
         StorageError: `CHECKPOINT_CORRUPT`, `CHECKPOINT_TOO_NEW`.
     """
     found: dict[str, Need] = {}
-    for folder in _checkpoint_folders(catalog):
+    for folder in checkpoint_folders(catalog):
         for text, need in _needs(catalog, folder):
             location = catalog.absolute(text)
             found[location] = need.and_also(found.get(location))
     return found
-
-
-def _checkpoint_folders(catalog: Catalog) -> list[Path]:
-    return sorted(path for path in (catalog.storage / "_checkpoints").glob("*/*/*") if path.is_dir())
 
 
 def _needs(catalog: Catalog, folder: Path) -> Iterator[tuple[str, Need]]:
@@ -124,7 +127,7 @@ def _needs(catalog: Catalog, folder: Path) -> Iterator[tuple[str, Need]]:
         if (own := _location(catalog, folder)) is not None and "table_version" in recorded:
             yield own, Need(log_from=recorded["table_version"] + 1, flow=name)
     for place, committed, unfinished in batches_in_use(folder, read_generation(folder)):
-        flow = place.parent.name
+        flow = flow_name(place.parent.name)
         if committed is not None:
             yield from _streams(committed, "end", flow)
         if unfinished is not None:
@@ -151,11 +154,12 @@ def _location(catalog: Catalog, folder: Path) -> str | None:
 def pipeline_tables(catalog: Catalog) -> tuple[str, ...]:
     """Return the locations of the tables that a storage folder's pipelines write: datasets, AUTO CDC, state, event log."""
     found: list[str] = []
-    for folder in _checkpoint_folders(catalog):
+    for folder in checkpoint_folders(catalog):
         if (text := _location(catalog, folder)) is not None:
             found.append(catalog.absolute(text))
             found.append(str(catalog.storage.joinpath("_auxiliary", *folder.parts[-3:])))
-        found += [str(path) for path in sorted(folder.glob(f"*/{read_generation(folder)}/state/*")) if path.is_dir()]
+        for place, _, _ in batches_in_use(folder, read_generation(folder)):
+            found += [str(path) for path in sorted(place.glob("state/*")) if path.is_dir()]
     return (*found, str(catalog.system / "events"))
 
 

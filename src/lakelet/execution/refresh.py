@@ -40,7 +40,7 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     versions = pinned_versions(context, inputs.locations)
     state: dict[str, Any] = {
         "format": FORMAT,
-        "generation": context.generation(dataset),
+        "generation": context.generation(dataset.name),
         "fingerprint": _fingerprint(context, flow, dataset),
         "inputs": {context.catalog.relative(location): version for location, version in versions.items()},
         "files": [_listing(leaf) for leaf in inputs.files],
@@ -69,7 +69,7 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         reader = with_columns_of(reader, check_columns(context, flow, dataset, reader.schema, stored=None))
     written = table.replace(
         reader,
-        receipt=Receipt(app_id=context.app_id(flow, state["generation"]), batch_id=table.version + 1),
+        receipt=Receipt(app_id=context.app_id(flow, str(state["generation"])), batch_id=table.version + 1),
         partition_cols=dataset.partition_cols,
     )
     reach("view.swapped")

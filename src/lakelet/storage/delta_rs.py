@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from lakelet.errors import LakeletError, StorageError
 from lakelet.storage.base import Receipt, TableDefinition, TableSize
+from lakelet.storage.catalog import remove_folder
 from lakelet.storage.schema import conform, evolved, nullable
 
 CHECKPOINT_INTERVAL = "10"
@@ -248,8 +248,8 @@ class DeltaRsStore:
             return DeltaRsTable(table, location)
 
     def drop(self, location: str) -> None:
-        if Path(location).exists():
-            shutil.rmtree(location)
+        with storage_errors(location):
+            remove_folder(Path(location))
 
 
 _UNWRITABLE = re.compile(r"[\[\]^|\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
