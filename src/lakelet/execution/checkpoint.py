@@ -103,6 +103,10 @@ class Checkpoint:
         """Return what the note of the last finished batch says beside that it is done."""
         return {} if self._last_commit < 0 else read_json(self._commits / str(self._last_commit))
 
+    def amend(self, details: Mapping[str, Any]) -> None:
+        """Change what the note of the last finished batch says."""
+        write_json(self._commits / str(self._last_commit), {**self.details(), **details})
+
     def unfinished(self) -> Batch | None:
         """Return the batch that was begun and not finished, None if there is none."""
         return self._read(self._last_intent) if self._last_intent > self._last_commit else None
@@ -252,7 +256,7 @@ def read_json(path: Path) -> dict[str, Any]:
             "CHECKPOINT_CORRUPT",
             f"the checkpoint file `{path}` cannot be read",
             cause=f"{type(error).__name__}: {error}",
-            hint="restore the file, or refresh the dataset from the start with `lakelet run --full-refresh <dataset>`",
+            hint="restore the file, or start the dataset anew with `lakelet reset <dataset>`",
         ) from error
     if not isinstance(written, int) or written > FORMAT:
         raise StorageError(
@@ -261,6 +265,20 @@ def read_json(path: Path) -> dict[str, Any]:
             hint="run the update with the newer version",
         )
     return dict(data)
+
+
+def read_derived(path: Path) -> dict[str, Any]:
+    """Read a file that only says what else could be found out again; one that is missing or not whole says nothing.
+
+    Raises:
+        StorageError: `CHECKPOINT_TOO_NEW`.
+    """
+    try:
+        return read_json(path) if path.exists() else {}
+    except StorageError as error:
+        if error.condition != "CHECKPOINT_CORRUPT":
+            raise
+        return {}
 
 
 def _last_number(folder: Path) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakelet.engine.base import Engine
-from lakelet.errors import GraphError, Origin
+from lakelet.errors import GraphError, LakeletError, Origin
 from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.execution.binding import Binder, Inputs, StreamInput
@@ -207,9 +207,9 @@ class UpdateContext:
             if item.source.dataset is None
         ]
         tables = [pair for pair in external if not isinstance(self.source(*pair), RateSource)]
-        self.heads = {(flow.name, item.id): self.source(flow, item).head() for flow, item in external}
+        self.heads = {(flow.name, item.id): self._head(flow, item) for flow, item in external}
         for attempt in range(MAX_READINGS):
-            now = {(flow.name, item.id): self.source(flow, item).head() for flow, item in tables}
+            now = {(flow.name, item.id): self._head(flow, item) for flow, item in tables}
             if all(self.heads[key] == head for key, head in now.items()):
                 return
             self.heads |= now
@@ -219,6 +219,12 @@ class UpdateContext:
             "the external sources are written so often that they could not be pinned at one instant: a fact may be read "
             "before a dimension row that was written earlier",
         )
+
+    def _head(self, flow: ResolvedFlow, item: StreamInput) -> Any:
+        try:
+            return self.source(flow, item).head()
+        except LakeletError as error:
+            raise error.at(self.origin(flow)) from error.__cause__
 
     def head(self, flow: ResolvedFlow, item: StreamInput) -> Any:
         """Return how far a source may be read: the pinned head, or for a dataset of the pipeline what is there now."""

@@ -27,6 +27,7 @@ from lakelet.execution.context import UpdateContext
 from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
+from lakelet.execution.foreign import check_commits, note_versions
 from lakelet.execution.resolution import plan_leaf
 from lakelet.execution.sinks import write_sink
 from lakelet.execution.sources import Slice
@@ -63,6 +64,8 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
     is_sink = dataset.kind is DatasetKind.SINK
     if not is_sink and checkpoint.committed_id >= 0 and not context.store.exists(context.location(dataset)):
         raise _behind(context, flow, checkpoint, "the table is gone: it was deleted or moved by somebody else")
+    if not is_sink and checkpoint.committed_id >= 0:
+        check_commits(context, flow, dataset, checkpoint)
     if flow.flow.once and checkpoint.committed_id >= 0:
         return 0
     while not context.stop.is_set():
@@ -149,7 +152,8 @@ def _publish_and_note(
         event_id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{app_id}/{batch.id}")),
     )
     reach("flow.batch_published")
-    checkpoint.write_commit(batch, None if step is None else step.note())
+    versions = {} if dataset.kind is DatasetKind.SINK else note_versions(context, dataset, checkpoint)
+    checkpoint.write_commit(batch, {**versions, **({} if step is None else step.note())})
     reach("flow.commit_noted")
     if step is not None:
         step.tidy()
@@ -179,6 +183,8 @@ def rehearse_batch(
 def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint) -> Batch | None:
     """Return the next batch of a flow, or None if nothing is new.
 
+    Its clock is never before that of the batch before it, even if the machine's clock was set back.
+
     The first batch after a full refresh is planned even without input: it empties the table. So is one that only closes
     what the watermark has passed.
     """
@@ -205,7 +211,7 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
             )
     return Batch(
         id=checkpoint.next_id,
-        at=context.clock(),
+        at=max(context.clock(), committed.at) if committed is not None else context.clock(),
         sources={name: {"start": piece.start, "end": piece.end} for name, piece in slices.items()},
         tables={
             item.id: context.catalog.relative(location)

@@ -117,19 +117,24 @@ def versions_in_use(catalog: Catalog) -> dict[str, Need]:
 
 def _needs(catalog: Catalog, folder: Path) -> Iterator[tuple[str, Need]]:
     """Yield what one dataset's flows need, by location as the checkpoint has it."""
-    name = folder.name
+    name, own = folder.name, _location(catalog, folder)
+    hidden = str(catalog.storage.joinpath("_auxiliary", *folder.parts[-3:]))
     view = folder / "view.json"
     if view.exists():
         recorded = read_json(view)
         inputs: dict[str, int] = recorded.get("inputs", {})
         for location, version in inputs.items():
             yield location, Need(log_from=version + 1, flow=name)
-        if (own := _location(catalog, folder)) is not None and "table_version" in recorded:
+        if own is not None and "table_version" in recorded:
             yield own, Need(log_from=recorded["table_version"] + 1, flow=name)
     for place, committed, unfinished in batches_in_use(folder, read_generation(folder)):
         flow = flow_name(place.parent.name)
         if committed is not None:
             yield from _streams(committed, "end", flow)
+            note = read_json(place / "commits" / str(committed.id))
+            for table, key in ((own, "table_version"), (hidden, "auxiliary_version")):
+                if table is not None and key in note:
+                    yield table, Need(log_from=note[key] + 1, flow=flow)
         if unfinished is not None:
             yield from _streams(unfinished, "start", flow)
             tables = dict(unfinished.versions)

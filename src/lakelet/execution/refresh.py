@@ -14,7 +14,7 @@ from typing import Any
 
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
-from lakelet.execution.checkpoint import FORMAT, read_json, write_json
+from lakelet.execution.checkpoint import FORMAT, read_derived, write_json
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import check_view, enforce, marked
 from lakelet.execution.faults import reach
@@ -46,7 +46,7 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         "files": [_listing(leaf) for leaf in inputs.files],
     }
     path = context.catalog.checkpoint(dataset.name) / "view.json"
-    recorded = read_json(path) if path.exists() else {}
+    recorded = read_derived(path)
     table = context.table(dataset)
     if recorded and not _inputs_changed(context, recorded, versions):
         state["inputs"] = recorded["inputs"]

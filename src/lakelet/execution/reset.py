@@ -9,12 +9,13 @@ dies half-way leaves a dataset that the next update refreshes from the start, ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lakelet.errors import GraphError, LakeletError, did_you_mean, raise_all
+from lakelet.errors import GraphError, LakeletError, StorageError, did_you_mean, raise_all
 from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.execution.checkpoint import (
@@ -22,8 +23,8 @@ from lakelet.execution.checkpoint import (
     checkpoint_folders,
     file_name,
     flow_name,
+    read_derived,
     read_generation,
-    read_json,
     start_epoch,
     start_generation,
 )
@@ -40,7 +41,7 @@ class DatasetReset:
 
     Attributes:
         tables: locations of the tables that are dropped.
-        rows: of the dataset's own table.
+        rows: of the dataset's own table, None if it cannot be read.
         readers: flows that read the table as a stream and do not start anew with it: they will fail.
         is_declared: False for a dataset that is no longer in the code.
     """
@@ -48,7 +49,7 @@ class DatasetReset:
     dataset: str
     checkpoint: str
     tables: tuple[str, ...]
-    rows: int
+    rows: int | None
     readers: tuple[str, ...] = ()
     is_declared: bool = True
 
@@ -122,7 +123,8 @@ def apply_reset(catalog: Catalog, store: TableStore, steps: Sequence[ResetStep])
         match step:
             case DatasetReset():
                 folder = Path(step.checkpoint)
-                start_generation(folder)
+                with _corrupt_ignored():  # no update goes on with such a checkpoint, until its folder is gone
+                    start_generation(folder)
                 for location in step.tables:
                     store.drop(location)
                 remove_folder(folder)
@@ -190,8 +192,7 @@ def find_flow(graph: DataflowGraph, text: str) -> ResolvedFlow:
 def _dataset_reset(graph: DataflowGraph, catalog: Catalog, store: TableStore, text: str) -> DatasetReset:
     name, declared = _table(graph, catalog, text)
     folder = catalog.checkpoint(name)
-    record = folder / "definition.json"
-    recorded = read_json(record) if record.exists() else {}
+    recorded = read_derived(folder / "definition.json")
     properties = declared.table_properties if declared else recorded.get("properties", {})
     if not reset_allowed(properties):
         raise GraphError(
@@ -202,12 +203,15 @@ def _dataset_reset(graph: DataflowGraph, catalog: Catalog, store: TableStore, te
             hint="remove the property first",
         )
     own = catalog.location(name) if declared else catalog.absolute(recorded.get("location", catalog.location(name)))
-    table = store.open(own)
+    rows = None
+    with contextlib.suppress(StorageError):  # what cannot be read may be what the reset is for
+        table = store.open(own)
+        rows = 0 if table is None else table.size().rows
     return DatasetReset(
         dataset=graph.display(name),
         checkpoint=str(folder),
         tables=tuple(location for location in (own, catalog.auxiliary(name)) if Path(location).exists()),
-        rows=0 if table is None else table.size().rows,
+        rows=rows,
         is_declared=declared is not None,
     )
 
@@ -236,10 +240,10 @@ def _table(graph: DataflowGraph, catalog: Catalog, text: str) -> tuple[TableName
 
 def _checkpoint_reset(graph: DataflowGraph, catalog: Catalog, flow: ResolvedFlow) -> CheckpointReset:
     folder = catalog.checkpoint(flow.target)
-    batches = {
-        flow_name(place.parent.name): 0 if last is None else last.id + 1
-        for place, last, _ in batches_in_use(folder, read_generation(folder))
-    }
+    batches: dict[str, int] = {}
+    with _corrupt_ignored():
+        for place, last, _ in batches_in_use(folder, read_generation(folder)):
+            batches[flow_name(place.parent.name)] = 0 if last is None else last.id + 1
     return CheckpointReset(
         flow=flow.name,
         dataset=graph.display(flow.target),
@@ -253,10 +257,22 @@ def _readers(catalog: Catalog, step: DatasetReset, gone: Sequence[str]) -> tuple
     if not step.tables:
         return ()
     location = catalog.relative(step.tables[0])
-    return tuple(
-        flow_name(place.parent.name)
-        for folder in checkpoint_folders(catalog)
-        if str(folder) not in gone
-        for place, last, _ in batches_in_use(folder, read_generation(folder))
-        if last is not None and location in last.tables.values()
-    )
+    found: list[str] = []
+    for folder in checkpoint_folders(catalog):
+        if str(folder) not in gone:
+            with _corrupt_ignored():
+                found += [
+                    flow_name(place.parent.name)
+                    for place, last, _ in batches_in_use(folder, read_generation(folder))
+                    if last is not None and location in last.tables.values()
+                ]
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def _corrupt_ignored() -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        if error.condition != "CHECKPOINT_CORRUPT":
+            raise

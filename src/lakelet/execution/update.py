@@ -11,12 +11,12 @@ import concurrent.futures
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lakelet.errors import FlowError, GraphError, LakeletError, raise_all
 from lakelet.events import kinds
 from lakelet.events.model import FlowStatus, UpdateState
-from lakelet.execution.checkpoint import FORMAT, read_json, start_epoch, start_generation, write_json
+from lakelet.execution.checkpoint import FORMAT, read_derived, start_epoch, start_generation, write_json
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.flows import has_committed, run_flow
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection
@@ -126,14 +126,20 @@ class Update:
             announce_checkpoint_reset(context.events, flow.name, context.display(flow.target))
         for dataset in self._plan.datasets:
             if dataset.name.key in self._plan.restarted:
-                start_generation(context.catalog.checkpoint(dataset.name))
+                try:
+                    start_generation(context.catalog.checkpoint(dataset.name))
+                except LakeletError as error:
+                    raise error.at(replace(dataset.origin, dataset=context.display(dataset.name))) from error.__cause__
                 self._warn_readers(dataset)
         context.forget_sources([*self._plan.reset, *(f for key in self._plan.restarted for f in self._flows(key))])
         if self._plan.restarted:
             context.forget_file_columns(self._plan.restarted)
         kinds.update_progress(context.events, UpdateState.SETTING_UP_TABLES)
         for dataset in self._plan.datasets:
-            self._set_up_table(dataset)
+            try:
+                self._set_up_table(dataset)
+            except LakeletError as error:
+                raise error.at(replace(dataset.origin, dataset=context.display(dataset.name))) from error.__cause__
 
     def _flows(self, key: Key) -> tuple[ResolvedFlow, ...]:
         return self._context.graph.flows_to(self._context.graph.datasets[key].name)
@@ -172,7 +178,7 @@ class Update:
             "partition_cols": list(definition.partition_cols),
         }
         if context.store.exists(location):
-            if not record.exists() or read_json(record) != wanted:
+            if read_derived(record) != wanted:
                 self._redefine(dataset, definition)
                 write_json(record, wanted)
             return

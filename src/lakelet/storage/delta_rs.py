@@ -319,4 +319,9 @@ def _storage_error(location: str, error: BaseException) -> StorageError:
             hint="make sure that only this pipeline writes the table, then run the update again",
             retryable=True,
         )
-    return StorageError("TABLE_IO_FAILED", f"the table at `{location}` cannot be read or written", cause=text)
+    return StorageError(
+        "TABLE_IO_FAILED",
+        f"the table at `{location}` cannot be read or written",
+        cause=text.partition("\n")[0],
+        hint="restore its folder from a copy; if it is one of the pipeline's own, `lakelet reset <dataset>` starts it anew",
+    )

@@ -30,7 +30,8 @@ def reset_lines(steps: Sequence[ResetStep], *, done: bool = False) -> list[str]:
             case DatasetReset():
                 gone = "" if step.is_declared else ", which is no longer in the code"
                 verb = "dropped" if done else "drop"
-                lines.append(f"{verb} the table {step.dataset}{gone}: {step.rows} rows, and its checkpoints")
+                rows = "rows that cannot be read" if step.rows is None else f"{step.rows} rows"
+                lines.append(f"{verb} the table {step.dataset}{gone}: {rows}, and its checkpoints")
                 lines += [
                     f"  {reader} reads it as a stream, and fails until it is reset or refreshed from the start, too"
                     for reader in step.readers

@@ -123,7 +123,7 @@ def test_a_file_that_is_not_whole_is_an_error_with_a_way_out(tmp_path: Path, con
     with pytest.raises(StorageError) as raised:
         opened(tmp_path).unfinished()
     assert raised.value.condition == "CHECKPOINT_CORRUPT"
-    assert "--full-refresh" in (raised.value.hint or "")
+    assert "lakelet reset" in (raised.value.hint or "")
 
 
 def test_a_file_of_a_later_format_is_left_alone(tmp_path: Path) -> None:
