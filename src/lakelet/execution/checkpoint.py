@@ -5,6 +5,7 @@
     <dataset>/<flow>/<g>/offsets/<n>   the intent of batch n: exactly which input it reads, and its clock
     <dataset>/<flow>/<g>/commits/<n>   batch n is in the table
     <dataset>/definition.json          where the table is; comment, properties and partitions that it was given last
+    <dataset>/<flow>/<g>/query.json    a digest of the query, to notice that it has changed
     <dataset>/<flow>/<g>/state.json    what an operator with state is: another one cannot go on with its rows
     <dataset>/<flow>/<g>/state/<name>  the rows that it remembers, Delta tables
     <dataset>/<flow>/<g>/sources/<s>   of a stream of files: which it has found

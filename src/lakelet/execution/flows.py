@@ -23,6 +23,7 @@ from lakelet.execution.auto_cdc_events import applicable
 from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
 from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_epochs, epochs
+from lakelet.execution.code_changes import tell_of_changes
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
@@ -66,6 +67,7 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
         raise _behind(context, flow, checkpoint, "the table is gone: it was deleted or moved by somebody else")
     if not is_sink and checkpoint.committed_id >= 0:
         check_commits(context, flow, dataset, checkpoint)
+    tell_of_changes(context, flow, dataset, checkpoint)
     if flow.flow.once and checkpoint.committed_id >= 0:
         return 0
     while not context.stop.is_set():
