@@ -1,5 +1,5 @@
-"""Writes what follows from the code: the reference pages for settings, command line and declarative API, and the picture
-of the flagship's graph.
+"""Writes what follows from the code: the reference pages for settings, command line, declarative API and testing, and the
+picture of the flagship's graph.
 
 Run by `make docs`. A test fails when a page on disk is not what this writes.
 """
@@ -17,6 +17,7 @@ import click
 from apparel.generator.landing import DeltaLanding
 from apparel.generator.settings import GeneratorSettings
 from apparel.generator.streams import Generator
+from lakelet import testing
 from lakelet.cli import cli
 from lakelet.graph.drawing import as_svg
 from lakelet.pipeline import Pipeline
@@ -236,7 +237,55 @@ def _state(function: str, parameter: str) -> str:
     return f"implemented: {note}" if note else "implemented"
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"settings.md": settings_page, "cli.md": cli_page, "api.md": api_page}
+# -- testing
+
+
+def testing_page() -> str:
+    lines = [
+        "# Testing reference",
+        "",
+        "What `lakelet.testing` has; [Test a pipeline](../guides/testing.md) shows how it is used.",
+        "",
+        "| name | |",
+        "|---|---|",
+        *(f"| `{name}{_call(name)}` | {_first_line(name)} |" for name in sorted(testing.__all__, key=str.lower)),
+        "",
+        "## Points at which an update can be made to die",
+        "",
+        "In the order in which an update passes them; one that a pipeline does not have, it does not pass.",
+        "",
+        "| point | what has happened |",
+        "|---|---|",
+        *(f"| `{point}` | {meaning} |" for point, meaning in testing.CRASH_POINTS.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _call(name: str) -> str:
+    value = getattr(testing, name)
+    is_error = isinstance(value, type) and issubclass(value, BaseException)
+    if not callable(value) or is_error or name not in ("ABORT", "EOF", "PAUSE", "PipelineTest", "crash_at"):
+        return ""
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in inspect.signature(value).parameters.values()
+    ]
+    return str(inspect.Signature(parameters))
+
+
+def _first_line(name: str) -> str:
+    value = getattr(testing, name)
+    if name == "CRASH_POINTS":
+        return "The points below, and what has happened at each."
+    return inspect.cleandoc(value.__doc__ or "").partition("\n")[0]
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "settings.md": settings_page,
+    "cli.md": cli_page,
+    "api.md": api_page,
+    "testing.md": testing_page,
+}
 MODULES = {"dp": dp, "dlt": dlt}
 
 

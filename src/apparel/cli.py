@@ -229,7 +229,7 @@ def health(storage: Path, as_json: bool) -> None:
 @click.option(
     "--allow-short-retention",
     is_flag=True,
-    help="Accept less than 168 hours; pipelines that are further behind then fail, running writers too.",
+    help="Accept less than 168 hours; readers outside of this pipeline and running writers may then fail.",
 )
 @click.option("--dry-run", is_flag=True, help="Change nothing, count what vacuum would delete.")
 def maintain(storage: Path, as_json: bool, retention_hours: int, allow_short_retention: bool, dry_run: bool) -> None:

@@ -12,7 +12,7 @@ root:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from apparel.generator.landing import (
     add_actions,
@@ -34,12 +33,21 @@ from apparel.generator.landing import (
 )
 from apparel.generator.model import DIMENSIONS, Ids, Stream
 from apparel.reset import lock_holder
-from lakelet.errors import LockError, SpecError
+from lakelet.errors import LockError
 from lakelet.execution.lock import pipeline_lock
+from lakelet.execution.maintenance import (
+    RETENTION_HOURS,
+    Maintained,
+    Retention,
+    maintain_table,
+    pipeline_tables,
+    versions_in_use,
+)
+from lakelet.storage.catalog import Catalog
+from lakelet.storage.delta_rs import DeltaRsStore
 
 CATALOG = "apparel_store"
 SCHEMAS = ("01_bronze", "02_silver", "03_gold")
-DEFAULT_RETENTION_HOURS = 168
 _SCAN_ROWS = 131_072
 
 
@@ -213,86 +221,45 @@ def _count_missing(values: Ids, known: Ids) -> int:
 # --- maintenance
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Maintained:
-    """What maintenance did to one table.
-
-    Attributes:
-        table: its path relative to the storage root.
-        files_before: data files before compaction.
-        files_after: data files after it.
-        vacuumed_files: files deleted, or that would be deleted in a dry run.
-        skipped: why nothing was done, None if it was.
-    """
-
-    table: str
-    files_before: int
-    files_after: int
-    vacuumed_files: int
-    skipped: str | None = None
-
-
 def maintain(
     storage: Path,
     *,
-    retention_hours: int = DEFAULT_RETENTION_HOURS,
+    retention_hours: int = RETENTION_HOURS,
     allow_short_retention: bool = False,
     dry_run: bool = False,
-    still_needed: Callable[[Path], int | None] | None = None,
 ) -> tuple[Maintained, ...]:
     """Compact and vacuum the landing tables and the pipeline's tables.
 
-    Compaction commits say `dataChange = false`: a streaming reader sees no new row. Vacuum deletes what no
-    version of the last `retention_hours` refers to, the leftovers of killed writers among it. Safe beside a
-    running generator; the pipeline's own tables are skipped while an update runs, since its merges would
-    conflict.
+    Compaction commits say `dataChange = false`: a streaming reader sees no new row. Vacuum deletes what no version of the
+    last `retention_hours` refers to, the leftovers of killed writers among it; what a flow of this storage has not read yet
+    stays, however old. Safe beside a running generator; the pipeline's own tables are skipped while an update runs, since
+    its merges would conflict.
 
     Args:
         storage: the storage root.
-        retention_hours: files that a table dropped more recently stay, for readers that have not got so far.
-        allow_short_retention: accept less than 168 hours; a reader that is further behind then fails.
+        retention_hours: files that a table dropped more recently stay, for readers of other pipelines.
+        allow_short_retention: accept less than 168 hours.
         dry_run: change nothing, count what vacuum would delete.
-        still_needed: the last version of a table that every reader has finished, or None if nobody reads
-            it; files
-            that a later version added stay, however old.
 
     Raises:
-        SpecError: APPAREL_RETENTION_TOO_SHORT.
-        LakeletError: LANDING_NOT_DELTA, LANDING_UNREADABLE, LANDING_WRITE_FAILED.
+        SpecError: RETENTION_TOO_SHORT.
+        LakeletError: CHECKPOINT_CORRUPT, LANDING_NOT_DELTA, LANDING_UNREADABLE, TABLE_IO_FAILED.
     """
-    if retention_hours < DEFAULT_RETENTION_HOURS and not allow_short_retention:
-        raise SpecError(
-            "APPAREL_RETENTION_TOO_SHORT",
-            f"a retention of {retention_hours} hours is below {DEFAULT_RETENTION_HOURS}",
-            cause="a pipeline that has not read as far as the compaction would miss the files it still needs",
-            hint="update the pipelines and stop the generators of this storage, then pass --allow-short-retention",
-        )
-    landing = [landing_folder(storage) / stream for stream in Stream]
-    pipeline = sorted(log.parent for log in (storage / "tables" / CATALOG).glob("*/*/_delta_log"))
+    retention = Retention(files_hours=retention_hours, allow_short=allow_short_retention)
+    store = DeltaRsStore()
 
     def tend(folder: Path) -> Maintained:
-        name, table = str(folder.relative_to(storage)), open_delta(folder)
-        if table is None:
-            return _skipped(name, "no table")
-        finished = still_needed(folder) if still_needed else None
-        with _maintaining(folder):
-            before = add_actions(table).num_rows
-            if not dry_run and before > 1:
-                table.optimize.compact()
-            deleted = table.vacuum(
-                retention_hours=retention_hours,
-                dry_run=dry_run,
-                enforce_retention_duration=False,
-                full=True,
-                keep_versions=None if finished is None else _versions_before_removals(table, finished),
-            )
-        after = add_actions(table).num_rows
-        return Maintained(table=name, files_before=before, files_after=after, vacuumed_files=len(deleted))
+        name = str(folder.relative_to(storage))
+        if open_delta(folder) is None:
+            return Maintained(table=name, skipped="no table")
+        need = versions_in_use(Catalog(storage=storage, root=storage)).get(str(folder))
+        return maintain_table(store, str(folder), label=name, need=need, retention=retention, dry_run=dry_run)
 
-    done = [tend(folder) for folder in landing]
+    done = [tend(landing_folder(storage) / stream) for stream in Stream]
     with _no_update(storage, dry_run=dry_run) as idle:
-        for folder in pipeline:
-            busy = _skipped(str(folder.relative_to(storage)), "an update is running")
+        tables = pipeline_tables(Catalog(storage=storage, root=storage))
+        for folder in [Path(location) for location in tables if store.exists(location)]:
+            busy = Maintained(table=str(folder.relative_to(storage)), skipped="an update is running")
             done.append(tend(folder) if idle else busy)
     return tuple(done)
 
@@ -308,29 +275,3 @@ def _no_update(storage: Path, *, dry_run: bool) -> Iterator[bool]:
             except LockError:
                 idle = False
         yield idle
-
-
-@contextlib.contextmanager
-def _maintaining(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, DeltaError) as error:
-        raise landing_error(error, folder, "maintain") from error
-
-
-def _skipped(table: str, why: str) -> Maintained:
-    return Maintained(table=table, files_before=0, files_after=0, vacuumed_files=0, skipped=why)
-
-
-def _versions_before_removals(table: DeltaTable, finished: int) -> list[int]:
-    """Return versions that together refer to every file added after version `finished`.
-
-    A file is last referred to by the version before the commit that removed it. Appends remove nothing.
-    """
-    keep = []
-    for commit in table.history():
-        operation, mode = commit["operation"], str(commit.get("operationParameters", {}).get("mode"))
-        only_adds = operation in ("CREATE TABLE", "VACUUM START", "VACUUM END") or mode.lower() == "append"
-        if commit["version"] > finished and not only_adds:
-            keep.append(max(commit["version"] - 1, 0))
-    return sorted(keep)

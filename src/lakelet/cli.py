@@ -1,4 +1,4 @@
-"""The command line: `lakelet run | dry-run | graph | query | events | state | repair | init`.
+"""The command line: `lakelet run | dry-run | graph | query | events | state | repair | reset | maintain | init`.
 
 Data goes to stdout, errors and logs to stderr; what the user's own files print goes to stderr, too. Commands import
 what they need when they run, so that `lakelet --help` answers at once.
@@ -8,26 +8,23 @@ Exit codes: 0 done, 1 the update failed, 2 usage or definition error, 70 interna
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
 from lakelet.errors import LakeletError, SpecError
 from lakelet.terminal.command_group import INTERRUPTED, LakeletGroup
+from lakelet.terminal.project_command import json_option, names_of, opened, project_options, write_json
+from lakelet.terminal.upkeep import maintain, repair, reset, state
 
 if TYPE_CHECKING:
     from lakelet.events.model import PipelineEvent
     from lakelet.graph.dataflow_graph import DataflowGraph
-    from lakelet.pipeline import Pipeline
     from lakelet.terminal.update_view import LiveView, PlainView
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @click.group(cls=LakeletGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,62 +32,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 @click.option("--debug", is_flag=True, envvar="LAKELET_DEBUG", help="Show the traceback of an internal error.")
 def cli(debug: bool) -> None:
     """Run declarative data pipelines, the files of Databricks and Apache Spark, without Databricks."""
-
-
-# -- options
-
-
-def _configuration(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    result = {}
-    for value in values:
-        key, equals, text = value.partition("=")
-        if not equals or not key.strip():
-            raise click.BadParameter(f"`{value}` is not KEY=VALUE", ctx=ctx, param=param)
-        result[key.strip()] = text
-    return result
-
-
-def _names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
-
-
-def project_options(command: Command) -> Command:
-    """Add the options that say which pipeline."""
-    options = (
-        click.option(
-            "--spec", metavar="PATH", help="Project file, or its folder. Default: here, or the nearest above."
-        ),
-        click.option("--storage", metavar="FOLDER", help="Folder of tables and state, instead of the project file's."),
-        click.option(
-            "--conf",
-            "configuration",
-            multiple=True,
-            metavar="KEY=VALUE",
-            callback=_configuration,
-            help="Override a key of the project file's `configuration`. Repeatable.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, and nothing else, to stdout.")
-
-
-@contextmanager
-def _opened(
-    spec: str | None, storage: str | None, configuration: Mapping[str, str]
-) -> Iterator[tuple[Pipeline, TextIO]]:
-    """Open the pipeline; gives the real stdout, while what the user's files print goes to stderr."""
-    from lakelet.pipeline import Pipeline
-
-    out = sys.stdout
-    with (
-        redirect_stdout(sys.stderr),
-        Pipeline(spec, storage=storage, configuration=configuration) as pipeline,
-    ):
-        yield pipeline, out
 
 
 # -- run
@@ -102,17 +43,24 @@ def _opened(
     "--refresh",
     multiple=True,
     metavar="A,B",
-    callback=_names,
+    callback=names_of,
     help="Only these datasets, incrementally. Repeatable.",
 )
 @click.option(
     "--full-refresh",
     multiple=True,
     metavar="A,B",
-    callback=_names,
+    callback=names_of,
     help="Only these datasets, rebuilt from the start of their sources. Repeatable.",
 )
 @click.option("--full-refresh-all", is_flag=True, help="Rebuild every dataset.")
+@click.option(
+    "--reset-checkpoint",
+    multiple=True,
+    metavar="FLOW",
+    callback=names_of,
+    help="Let a flow read its sources from the start; its table keeps the rows that it has, and gets them again. Repeatable.",
+)
 @click.option("--continuous", is_flag=True, help="Keep running as data arrives, until Ctrl-C.")
 @json_option
 @click.pass_context
@@ -124,6 +72,7 @@ def run(
     refresh: tuple[str, ...],
     full_refresh: tuple[str, ...],
     full_refresh_all: bool,
+    reset_checkpoint: tuple[str, ...],
     continuous: bool,
     as_json: bool,
 ) -> None:
@@ -146,9 +95,14 @@ def run(
     from lakelet.terminal.interrupts import stopping_on_signals
     from lakelet.terminal.update_view import render_failures
 
-    selection = RefreshSelection(refresh=refresh, full_refresh=full_refresh, full_refresh_all=full_refresh_all)
+    selection = RefreshSelection(
+        refresh=refresh,
+        full_refresh=full_refresh,
+        full_refresh_all=full_refresh_all,
+        reset_checkpoint=reset_checkpoint,
+    )
     stop = threading.Event()
-    with _opened(spec, storage, configuration) as (pipeline, out), stopping_on_signals(stop) as interrupts:
+    with opened(spec, storage, configuration) as (pipeline, out), stopping_on_signals(stop) as interrupts:
         if as_json:
             result = pipeline.run(
                 selection=selection, continuous=continuous, subscribers=(_json_lines(out),), stop=stop
@@ -195,16 +149,16 @@ def dry_run(
     from lakelet.graph import formats
     from lakelet.terminal.error_data import errors_as_data
 
-    with _opened(spec, storage, configuration) as (pipeline, out):
+    with opened(spec, storage, configuration) as (pipeline, out):
         try:
             graph = pipeline.graph()
         except LakeletError as error:
             if not as_json:
                 raise
-            _write_json({"valid": False, "errors": errors_as_data(error)}, out)
+            write_json({"valid": False, "errors": errors_as_data(error)}, out)
             ctx.exit(error.exit_code)
         if as_json:
-            _write_json({"valid": True, "errors": [], **formats.as_json(graph)}, out)
+            write_json({"valid": True, "errors": [], **formats.as_json(graph)}, out)
             return
         out.write(f"{pipeline.spec.name} is valid: {formats.summary(graph)}\n")
         if outside := formats.external_inputs(graph):
@@ -224,12 +178,12 @@ def dry_run(
 @json_option
 def graph(spec: str | None, storage: str | None, configuration: dict[str, str], form: str, as_json: bool) -> None:
     """Show the datasets and what each reads."""
-    with _opened(spec, storage, configuration) as (pipeline, out):
+    with opened(spec, storage, configuration) as (pipeline, out):
         resolved = pipeline.graph()
         if as_json or form == "json":
             from lakelet.graph import formats
 
-            _write_json({"pipeline": pipeline.spec.name, **formats.as_json(resolved)}, out)
+            write_json({"pipeline": pipeline.spec.name, **formats.as_json(resolved)}, out)
         else:
             out.write(_graph_text(resolved, form) + "\n")
 
@@ -270,7 +224,7 @@ def query(
     as_json: bool,
 ) -> None:
     """Run a SQL query over the pipeline's tables, and over `event_log`."""
-    with _opened(spec, storage, configuration) as (pipeline, out):
+    with opened(spec, storage, configuration) as (pipeline, out):
         rows = pipeline.query(sql)
         from lakelet.terminal import rows as row_formats
 
@@ -308,7 +262,7 @@ def events(
     """Show the event log, oldest first."""
     from lakelet.terminal import event_lines
 
-    with _opened(spec, storage, configuration) as (pipeline, out):
+    with opened(spec, storage, configuration) as (pipeline, out):
         selected = event_lines.select(
             event_lines.from_table(pipeline.events()),
             update=update,
@@ -320,56 +274,8 @@ def events(
             out.write((event_lines.as_json(event) if as_json else event_lines.as_text(event)) + "\n")
 
 
-# -- state, repair
-
-
-@cli.command()
-@project_options
-@click.argument("flow")
-@json_option
-def state(spec: str | None, storage: str | None, configuration: dict[str, str], flow: str, as_json: bool) -> None:
-    """Show what a flow remembers between micro-batches: rows, bytes, watermark."""
-    with _opened(spec, storage, configuration) as (pipeline, out):
-        reports = pipeline.state(flow)
-        if as_json:
-            _write_json([report.to_dict() for report in reports], out)
-            return
-        for report in reports:
-            out.write(f"{report.flow}: {report.operator}, {report.table}\n")
-            out.write(f"  {report.rows} rows, {report.bytes} bytes in {report.files} files\n")
-            out.write(f"  watermark {report.watermark or 'none'}, oldest entry until {report.oldest or 'for good'}\n")
-        if not reports:
-            out.write(f"{flow} remembers nothing\n")
-
-
-@cli.command()
-@project_options
-@click.argument("dataset")
-@click.option(
-    "--drop-rows", is_flag=True, help="Finish the stuck batch without its invalid rows; the event log notes it."
-)
-@json_option
-def repair(
-    spec: str | None, storage: str | None, configuration: dict[str, str], dataset: str, drop_rows: bool, as_json: bool
-) -> None:
-    """Show the batches that a dataset cannot finish, and step over invalid rows with --drop-rows."""
-    with _opened(spec, storage, configuration) as (pipeline, out):
-        found = pipeline.repair(dataset, drop_rows=drop_rows)
-        if as_json:
-            _write_json([batch.to_dict() for batch in found], out)
-            return
-        for batch in found:
-            begun = f"{batch.batch.at:%Y-%m-%d %H:%M:%S}Z"
-            out.write(f"{batch.dataset}: batch {batch.batch.id} of flow `{batch.flow}`, begun {begun}\n")
-            if batch.error is None:
-                out.write("  nothing is wrong with it; the next update finishes it\n")
-            elif batch.stepped_over:
-                out.write(f"  finished without its invalid rows ({batch.error.message})\n")
-            else:
-                out.write("\n".join(f"  {line}" for line in batch.error.render().splitlines()) + "\n")
-        if not found:
-            out.write(f"no flow of {dataset} has an unfinished batch\n")
-
+for _command in (state, repair, reset, maintain):
+    cli.add_command(_command)
 
 # -- init
 
@@ -390,7 +296,7 @@ def init(name: str, folder: Path | None, as_json: bool) -> None:
     target = folder if folder is not None else Path(name)
     files = write_project(target, name=name)
     if as_json:
-        _write_json({"name": name, "folder": str(target), "files": [str(file) for file in files]}, sys.stdout)
+        write_json({"name": name, "folder": str(target), "files": [str(file) for file in files]}, sys.stdout)
         return
     for file in files:
         click.echo(f"wrote {file}")
@@ -398,10 +304,6 @@ def init(name: str, folder: Path | None, as_json: bool) -> None:
 
 
 # -- entry
-
-
-def _write_json(value: Any, out: TextIO) -> None:
-    out.write(json.dumps(value, default=str, indent=2, ensure_ascii=False) + "\n")
 
 
 def main() -> NoReturn:

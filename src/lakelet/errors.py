@@ -105,6 +105,9 @@ class LakeletError(Exception):
         )
         if self.hint and self.origin.dataset:
             self.hint = self.hint.replace("<dataset>", self.origin.dataset)
+        if self.hint and self.origin.flow:
+            name = self.origin.flow
+            self.hint = self.hint.replace("<flow>", f"'{name}'" if " " in name else name)
         return self
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from lakelet.engine.base import Engine
     from lakelet.events.hooks import EventHook, EventHooks
     from lakelet.execution.context import UpdateContext
+    from lakelet.execution.maintenance import Maintained
     from lakelet.execution.recording import Recording
     from lakelet.execution.repair import UnfinishedBatch
+    from lakelet.execution.reset import ResetStep
     from lakelet.execution.resolution import Resolver
     from lakelet.execution.sources import StreamSource
     from lakelet.execution.state_report import StateReport
@@ -275,6 +277,95 @@ class Pipeline:
                 raise
             kinds.update_progress(recording.bus, UpdateState.COMPLETED)
             return found
+
+    def reset(
+        self,
+        *datasets: str,
+        checkpoints: Sequence[str] = (),
+        dry_run: bool = False,
+        subscribers: Sequence[Subscriber] = (),
+    ) -> tuple[ResetStep, ...]:
+        """Let datasets, or single flows, start anew with the next update; the event log notes it.
+
+        Args:
+            datasets: their tables are dropped, with everything that is remembered of them; also one that is no longer
+                in the code.
+            checkpoints: flows that read their sources from the start and append to what their tables have.
+            dry_run: change nothing, return what would be reset.
+
+        Raises:
+            GraphError: `UNKNOWN_DATASET`, `UNKNOWN_FLOW`, `DATASET_NOT_STORED`, `FULL_REFRESH_NOT_ALLOWED`,
+                `FLOW_WITHOUT_CHECKPOINT`.
+            LockError: `PIPELINE_LOCKED`, an update runs.
+        """
+        from lakelet.events import kinds
+        from lakelet.execution.reset import announce, apply_reset, plan_reset
+
+        graph = self.graph()
+        assert self._resolver is not None
+        catalog = self._resolver.catalog
+        if dry_run:
+            return plan_reset(graph, catalog, self.store, datasets=datasets, flows=checkpoints)
+        with self._recorded(subscribers) as recording:
+            kinds.create_update(recording.bus, configuration=self._described(), cause="RESET")
+            kinds.update_progress(recording.bus, UpdateState.RESETTING)
+            try:
+                steps = plan_reset(graph, catalog, self.store, datasets=datasets, flows=checkpoints)
+                apply_reset(catalog, self.store, steps)
+                for step in steps:
+                    announce(recording.bus, step)
+            except LakeletError as error:
+                kinds.update_progress(recording.bus, UpdateState.FAILED, error=error)
+                raise
+            self._sources = {}
+            kinds.update_progress(recording.bus, UpdateState.COMPLETED)
+            return steps
+
+    def maintain(
+        self,
+        *,
+        retention_hours: int = 168,
+        log_retention_hours: int = 720,
+        allow_short_retention: bool = False,
+        dry_run: bool = False,
+    ) -> tuple[Maintained, ...]:
+        """Put small files of the pipeline's tables together, and remove old files and the oldest part of the logs.
+
+        What a flow has not read yet stays, however old. No row changes, and the next update has nothing to do because of
+        it. Neither the engine nor the pipeline's files are needed.
+
+        Args:
+            retention_hours: data files that a table dropped more recently stay, for readers outside of the pipeline.
+            log_retention_hours: commits younger than this stay in the log.
+            allow_short_retention: accept less than 168 hours for data files.
+            dry_run: change nothing, count what would be deleted.
+
+        Raises:
+            SpecError: `RETENTION_TOO_SHORT`.
+            LockError: `PIPELINE_LOCKED`, an update runs.
+            StorageError: a checkpoint or a table cannot be read or written.
+        """
+        from lakelet.execution.lock import pipeline_lock
+        from lakelet.execution.maintenance import Retention, maintain
+
+        retention = Retention(
+            files_hours=retention_hours, log_hours=log_retention_hours, allow_short=allow_short_retention
+        )
+        with nullcontext() if dry_run else pipeline_lock(self.catalog.lock, pipeline=f"{self.spec.name} (maintenance)"):
+            return maintain(self.catalog, self.store, retention=retention, now=self._clock(), dry_run=dry_run)
+
+    def versions_in_use(self) -> Mapping[str, int]:
+        """Return, by location, the oldest version of a table that a checkpoint of this storage folder still needs.
+
+        Whoever maintains a table that the pipeline reads must keep the files that this version or a later one has or
+        had, and the log from it on.
+
+        Raises:
+            StorageError: `CHECKPOINT_CORRUPT`, `CHECKPOINT_TOO_NEW`.
+        """
+        from lakelet.execution.maintenance import versions_in_use
+
+        return {location: need.log_from for location, need in versions_in_use(self.catalog).items()}
 
     def _run_rounds(
         self,

@@ -1,4 +1,4 @@
-"""Ctrl-C while the engine works: the update ends after what is under way, the tables stay whole, the next run goes on."""
+"""Ctrl-C and SIGTERM while the engine works: what is under way ends, the tables stay whole, the next run goes on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from lakelet import Pipeline
 
@@ -36,7 +38,11 @@ def after():
 """`slow` is two queries: the rule of its view is counted first. An engine that an interrupt stops fails the second."""
 
 
-def test_an_interrupt_during_a_query_ends_the_update_and_the_next_run_completes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_query_ends_the_update_and_the_next_run_completes_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """SIGTERM is what a service manager and a container send; it is handled as Ctrl-C is, with the same exit code."""
     (tmp_path / "transformations").mkdir()
     (tmp_path / "spark-pipeline.yml").write_text(SPEC, "utf-8")
     (tmp_path / "transformations" / "slow.py").write_text(DATASETS, "utf-8")
@@ -49,7 +55,7 @@ def test_an_interrupt_during_a_query_ends_the_update_and_the_next_run_completes_
         if "COMPLETE_RECOMPUTE" in line:
             break
     time.sleep(0.3)  # the query is with the engine now, and takes longer than this
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130, rest + errors
     assert "stopping after" in errors

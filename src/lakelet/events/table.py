@@ -209,7 +209,10 @@ class DeltaEventLog:
                     schema=event_log_schema(),
                     name="event_log",
                     description="Events of all updates of the pipeline",
-                    configuration={"delta.checkpointInterval": CHECKPOINT_INTERVAL},
+                    configuration={
+                        "delta.checkpointInterval": CHECKPOINT_INTERVAL,
+                        "delta.enableExpiredLogCleanup": "false",
+                    },
                     raise_if_key_not_exists=False,
                 )
         return table

@@ -1,9 +1,11 @@
 """What a flow has read and committed: small JSON files that a person can read and repair.
 
     <dataset>/generation.json          {"format": 1, "generation": g}: a full refresh moves every flow of the dataset to g + 1
+    <dataset>/<flow>/resets.json       how often the flow's own checkpoint was reset in a generation: its epoch is then g.r, not g
     <dataset>/<flow>/<g>/offsets/<n>   the intent of batch n: exactly which input it reads, and its clock
     <dataset>/<flow>/<g>/commits/<n>   batch n is in the table
-    <dataset>/definition.json          comment, properties and partitions that the table was given last
+    <dataset>/definition.json          where the table is; comment, properties and partitions that it was given last
+    <dataset>/<flow>/<g>/query.json    a digest of the query, to notice that it has changed
     <dataset>/<flow>/<g>/state.json    what an operator with state is: another one cannot go on with its rows
     <dataset>/<flow>/<g>/state/<name>  the rows that it remembers, Delta tables
     <dataset>/<flow>/<g>/sources/<s>   of a stream of files: which it has found
@@ -17,14 +19,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lakelet.errors import StorageError
+from lakelet.storage.catalog import Catalog
 
 FORMAT = 1
 KEEP_BATCHES = 20
@@ -38,6 +42,7 @@ class Batch:
     Attributes:
         at: stands in for `current_timestamp()` in the query, so that a replay computes the same rows.
         sources: per source id, the offsets between which it reads: {"start": …, "end": …}.
+        tables: per source id that is a table, its location, written as in `versions`.
         versions: per location (relative to the storage folder if it is below it), the version at which a table beside the
             stream is read.
         state: of an operator with state: its watermark, and the versions of its tables before this batch.
@@ -46,6 +51,7 @@ class Batch:
     id: int
     at: datetime
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
     state: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,13 +61,14 @@ class Batch:
             "batch_id": self.id,
             "at": self.at.isoformat(),
             "sources": {key: dict(value) for key, value in self.sources.items()},
+            **({"tables": dict(self.tables)} if self.tables else {}),
             "versions": dict(self.versions),
             **({"state": dict(self.state)} if self.state else {}),
         }
 
 
 class Checkpoint:
-    """The batches of one flow in one generation.
+    """The batches of one flow in one epoch: since the last full refresh of its dataset, or the last reset of its checkpoint.
 
     Args:
         folder: of the dataset.
@@ -69,7 +76,9 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path, flow: str, generation: int) -> None:
-        self.folder = folder / _file_name(flow) / str(generation)
+        own = folder / file_name(flow)
+        self.epoch = current_epoch(own, generation)
+        self.folder = own / self.epoch
         self.generation = generation
         self._offsets = self.folder / "offsets"
         self._commits = self.folder / "commits"
@@ -95,6 +104,10 @@ class Checkpoint:
         """Return what the note of the last finished batch says beside that it is done."""
         return {} if self._last_commit < 0 else read_json(self._commits / str(self._last_commit))
 
+    def amend(self, details: Mapping[str, Any]) -> None:
+        """Change what the note of the last finished batch says."""
+        write_json(self._commits / str(self._last_commit), {**self.details(), **details})
+
     def unfinished(self) -> Batch | None:
         """Return the batch that was begun and not finished, None if there is none."""
         return self._read(self._last_intent) if self._last_intent > self._last_commit else None
@@ -102,7 +115,7 @@ class Checkpoint:
     def source_folder(self, source: str) -> Path:
         """Return where a source keeps what it needs beside the offsets, in this generation."""
         digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-        return self.folder / "sources" / f"{_file_name(source)[-60:].replace('%2f', '-')}-{digest}"
+        return self.folder / "sources" / f"{file_name(source)[-60:].replace('%2f', '-')}-{digest}"
 
     def write_offsets(self, batch: Batch) -> None:
         """Record the intent, before anything is read."""
@@ -119,14 +132,36 @@ class Checkpoint:
             (self._commits / str(old)).unlink(missing_ok=True)
 
     def _read(self, number: int) -> Batch:
-        data = read_json(self._offsets / str(number))
-        return Batch(
-            id=int(data["batch_id"]),
-            at=datetime.fromisoformat(data["at"]),
-            sources=data["sources"],
-            versions=data["versions"],
-            state=data.get("state", {}),
-        )
+        return _read_batch(self._offsets / str(number))
+
+
+def _read_batch(path: Path) -> Batch:
+    data = read_json(path)
+    return Batch(
+        id=int(data["batch_id"]),
+        at=datetime.fromisoformat(data["at"]),
+        sources=data["sources"],
+        tables=data.get("tables", {}),
+        versions=data["versions"],
+        state=data.get("state", {}),
+    )
+
+
+def checkpoint_folders(catalog: Catalog) -> list[Path]:
+    """Return the folders of all datasets that have run in a storage folder, those that are no longer declared among them."""
+    found = (catalog.storage / "_checkpoints").glob("*/*/*")
+    return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
+
+
+def batches_in_use(folder: Path, generation: int) -> Iterator[tuple[Path, Batch | None, Batch | None]]:
+    """Yield the flows that have a checkpoint in a dataset's folder: their own one, last finished batch, batch under way."""
+    for flow in _flow_folders(folder):
+        path = flow / current_epoch(flow, generation) / "offsets"
+        if not path.is_dir():
+            continue
+        intent, commit = _last_number(path), _last_number(path.with_name("commits"))
+        committed = None if commit < 0 else _read_batch(path / str(commit))
+        yield path.parent, committed, _read_batch(path / str(intent)) if intent > commit else None
 
 
 def read_generation(folder: Path) -> int:
@@ -142,15 +177,51 @@ def start_generation(folder: Path) -> int:
     return generation
 
 
-def drop_old_generations(folder: Path, generation: int) -> None:
-    """Remove what flows noted in generations before the one that has just been refreshed."""
-    if not folder.is_dir():
-        return
-    for flow in folder.iterdir():
-        if flow.is_dir():
-            for old in flow.iterdir():
-                if old.name.isdigit() and int(old.name) < generation:
-                    shutil.rmtree(old)
+def current_epoch(flow: Path, generation: int) -> str:
+    """Return the name of a flow's folder, and the last part of the id of its receipts: `g`, after r resets `g.r`."""
+    resets = _resets(flow, generation)
+    return f"{generation}.{resets}" if resets else str(generation)
+
+
+def epochs(folder: Path, flow: str, generation: int) -> tuple[str, ...]:
+    """Return every epoch that a flow of a dataset has had in a generation, the current one last."""
+    resets = _resets(folder / file_name(flow), generation)
+    return (str(generation), *(f"{generation}.{number}" for number in range(1, resets + 1)))
+
+
+def _resets(flow: Path, generation: int) -> int:
+    path = flow / "resets.json"
+    if not path.exists():
+        return 0
+    found = read_json(path)
+    return int(found["resets"]) if found["generation"] == generation else 0
+
+
+def start_epoch(folder: Path, flow: str, generation: int) -> str:
+    """Reset the checkpoint of one flow: from here on it starts from nothing, and its table keeps its rows.
+
+    Returns the new epoch. One file is written, so it has happened or it has not.
+    """
+    own = folder / file_name(flow)
+    write_json(
+        own / "resets.json",
+        {"format": FORMAT, "generation": generation, "resets": _resets(own, generation) + 1},
+    )
+    drop_old_epochs(folder, generation)
+    return current_epoch(own, generation)
+
+
+def drop_old_epochs(folder: Path, generation: int) -> None:
+    """Remove what the flows of a dataset noted in generations and epochs that are over."""
+    for flow in _flow_folders(folder):
+        now = current_epoch(flow, generation)
+        for old in flow.iterdir():
+            if old.is_dir() and old.name != now:
+                shutil.rmtree(old)
+
+
+def _flow_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -186,7 +257,7 @@ def read_json(path: Path) -> dict[str, Any]:
             "CHECKPOINT_CORRUPT",
             f"the checkpoint file `{path}` cannot be read",
             cause=f"{type(error).__name__}: {error}",
-            hint="restore the file, or refresh the dataset from the start with `lakelet run --full-refresh <dataset>`",
+            hint="restore the file, or start the dataset anew with `lakelet reset <dataset>`",
         ) from error
     if not isinstance(written, int) or written > FORMAT:
         raise StorageError(
@@ -197,9 +268,29 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(data)
 
 
+def read_derived(path: Path) -> dict[str, Any]:
+    """Read a file that only says what else could be found out again; one that is missing or not whole says nothing.
+
+    Raises:
+        StorageError: `CHECKPOINT_TOO_NEW`.
+    """
+    try:
+        return read_json(path) if path.exists() else {}
+    except StorageError as error:
+        if error.condition != "CHECKPOINT_CORRUPT":
+            raise
+        return {}
+
+
 def _last_number(folder: Path) -> int:
     return max((int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()), default=-1)
 
 
-def _file_name(flow: str) -> str:
+def file_name(flow: str) -> str:
+    """Return the name of a flow as the name of its folder."""
     return "".join(char if char.isalnum() or char in "-_." else f"~{ord(char):02x}" for char in flow)
+
+
+def flow_name(folder: str) -> str:
+    """Return the flow whose folder has this name; characters beyond the Latin ones that are no letters stay encoded."""
+    return re.sub(r"~([2-7][0-9a-f])", lambda found: chr(int(found[1], 16)), folder)

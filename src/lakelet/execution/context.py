@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakelet.engine.base import Engine
-from lakelet.errors import GraphError, Origin
+from lakelet.errors import GraphError, LakeletError, Origin
 from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.execution.binding import Binder, Inputs, StreamInput
@@ -110,12 +110,12 @@ class UpdateContext:
             properties=properties,
         )
 
-    def generation(self, dataset: Dataset) -> int:
-        return read_generation(self.catalog.checkpoint(dataset.name))
+    def generation(self, name: TableName) -> int:
+        return read_generation(self.catalog.checkpoint(name))
 
-    def app_id(self, flow: ResolvedFlow, generation: int) -> str:
-        """Return the application id of a flow's receipts; a full refresh begins a new one."""
-        return f"lakelet/{flow.target}/{flow.name}/{generation}"
+    def app_id(self, flow: ResolvedFlow, epoch: str) -> str:
+        """Return the application id of a flow's receipts; a full refresh, and a reset of its checkpoint, begin a new one."""
+        return f"lakelet/{flow.target}/{flow.name}/{epoch}"
 
     def quality(self, flow: ResolvedFlow) -> Quality:
         """Return what counts the rules over one micro-batch of a flow."""
@@ -159,9 +159,15 @@ class UpdateContext:
                 )
         return self._sources[key]
 
+    def forget_sources(self, flows: Iterable[ResolvedFlow]) -> None:
+        """Open the sources of flows anew, where they keep what they know in a checkpoint that is over."""
+        names = {flow.name for flow in flows}
+        for key in [key for key in self._sources if key[0] in names]:
+            del self._sources[key]
+
     def _checkpoint(self, flow: ResolvedFlow) -> Checkpoint:
         dataset = self.graph.dataset(flow.target)
-        return Checkpoint(self.catalog.checkpoint(dataset.name), flow.name, self.generation(dataset))
+        return Checkpoint(self.catalog.checkpoint(dataset.name), flow.name, self.generation(dataset.name))
 
     def _new_columns(self, flow: ResolvedFlow, read: FileRead, names: Sequence[str]) -> None:
         """Tell of columns that files have brought, and let what reads this flow ask for its columns again."""
@@ -201,9 +207,9 @@ class UpdateContext:
             if item.source.dataset is None
         ]
         tables = [pair for pair in external if not isinstance(self.source(*pair), RateSource)]
-        self.heads = {(flow.name, item.id): self.source(flow, item).head() for flow, item in external}
+        self.heads = {(flow.name, item.id): self._head(flow, item) for flow, item in external}
         for attempt in range(MAX_READINGS):
-            now = {(flow.name, item.id): self.source(flow, item).head() for flow, item in tables}
+            now = {(flow.name, item.id): self._head(flow, item) for flow, item in tables}
             if all(self.heads[key] == head for key, head in now.items()):
                 return
             self.heads |= now
@@ -213,6 +219,12 @@ class UpdateContext:
             "the external sources are written so often that they could not be pinned at one instant: a fact may be read "
             "before a dimension row that was written earlier",
         )
+
+    def _head(self, flow: ResolvedFlow, item: StreamInput) -> Any:
+        try:
+            return self.source(flow, item).head()
+        except LakeletError as error:
+            raise error.at(self.origin(flow)) from error.__cause__
 
     def head(self, flow: ResolvedFlow, item: StreamInput) -> Any:
         """Return how far a source may be read: the pinned head, or for a dataset of the pipeline what is there now."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 POINTS = (
@@ -28,18 +29,42 @@ SINK_POINTS = ("sink.rows_written",)
 STATE_POINTS = ("state.committed", "state.compacted")
 """The points that only flows with state pass: the first between their intent and their rows, the second after their note."""
 
+MEANINGS: Mapping[str, str] = {
+    "files.discovered": "stream of files: new files are noted, no batch is planned",
+    "files.planned": "stream of files: the rows of a batch are parsed, its intent is not written",
+    "flow.intent_written": "micro-batch: its intent is on disk, nothing of it is in a table",
+    "state.committed": "operator with state: what it remembers of the batch is committed, its rows are not",
+    "cdc.auxiliary_committed": "AUTO CDC: the events of the batch are stored, the target is as before",
+    "cdc.target_committed": "AUTO CDC: the target is written",
+    "sink.rows_written": "sink: the rows of the batch are written",
+    "flow.rows_committed": "micro-batch: rows and receipt are in the table, nothing says so yet",
+    "flow.batch_published": "micro-batch: its counts are in the event log, the checkpoint does not know that it is done",
+    "flow.commit_noted": "micro-batch: it is done; what it remembered is not tidied up",
+    "state.compacted": "operator with state: its table is written anew, the old files are still there",
+    "view.planned": "materialized view: what it reads is pinned, nothing is computed",
+    "view.swapped": "materialized view: the new rows are in the table, nothing says which version they belong to",
+    "view.noted": "materialized view: the refresh is noted",
+}
+"""What has happened at each point, and what has not; in the order in which an update passes them."""
+
+ENVIRONMENT = "LAKELET_CRASH_AT"
+_passes = itertools.count(1)
+
 _hook: Callable[[str], None] | None = None
 
 
 def reach(point: str) -> None:
     """Tell the hook, if there is one, that `point` is reached.
 
-    Outside of tests the hook is set by `LAKELET_CRASH_AT=<point>`: the process ends there as if it were killed.
+    In a process of its own the hook is `LAKELET_CRASH_AT=<point>[:<n>]`: the process ends there, the first or the n-th time,
+    as if it were killed.
     """
     if _hook is not None:
         _hook(point)
-    elif os.environ.get("LAKELET_CRASH_AT") == point:
-        os._exit(137)
+    elif ENVIRONMENT in os.environ:
+        wanted, _, occurrence = os.environ[ENVIRONMENT].partition(":")
+        if wanted == point and next(_passes) == int(occurrence or 1):
+            os._exit(137)
 
 
 @contextmanager

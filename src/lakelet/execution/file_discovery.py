@@ -314,5 +314,5 @@ class FileLog:
             "CHECKPOINT_CORRUPT",
             f"the list of files at `{self._folder}` cannot be read",
             cause=cause,
-            hint="restore the folder, or refresh the dataset from the start with `lakelet run --full-refresh <dataset>`",
+            hint="restore the folder, or start the dataset anew with `lakelet reset <dataset>`",
         )

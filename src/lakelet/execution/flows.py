@@ -22,11 +22,13 @@ from lakelet.execution.auto_cdc import AutoCdc
 from lakelet.execution.auto_cdc_events import applicable
 from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
-from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_generations
+from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_epochs, epochs
+from lakelet.execution.code_changes import tell_of_changes
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
+from lakelet.execution.foreign import check_commits, note_versions
 from lakelet.execution.resolution import plan_leaf
 from lakelet.execution.sinks import write_sink
 from lakelet.execution.sources import Slice
@@ -56,13 +58,16 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
     Raises:
         FlowError: the batch that failed is not in the table and is tried again by the next update.
     """
-    generation = context.generation(dataset)
+    generation = context.generation(dataset.name)
     folder = context.catalog.checkpoint(dataset.name)
     checkpoint = Checkpoint(folder, flow.name, generation)
     batches = 0
     is_sink = dataset.kind is DatasetKind.SINK
     if not is_sink and checkpoint.committed_id >= 0 and not context.store.exists(context.location(dataset)):
         raise _behind(context, flow, checkpoint, "the table is gone: it was deleted or moved by somebody else")
+    if not is_sink and checkpoint.committed_id >= 0:
+        check_commits(context, flow, dataset, checkpoint)
+    tell_of_changes(context, flow, dataset, checkpoint)
     if flow.flow.once and checkpoint.committed_id >= 0:
         return 0
     while not context.stop.is_set():
@@ -79,7 +84,7 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
         if flow.flow.once:
             break
     if batches and generation:
-        drop_old_generations(folder, generation)
+        drop_old_epochs(folder, generation)
     return batches
 
 
@@ -95,7 +100,7 @@ def run_batch(
     """Bring one batch into the table, unless it is there already, publish its counts, and note that it is done."""
     started = time.perf_counter()
     context = context.at(batch.at)
-    app_id = context.app_id(flow, checkpoint.generation)
+    app_id = context.app_id(flow, checkpoint.epoch)
     quality = context.quality(flow)
     if dataset.kind is DatasetKind.SINK:
         bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
@@ -128,7 +133,7 @@ def _publish_and_note(
     started: float,
 ) -> None:
     """Publish the counts of a batch that is in its target, and note that it is done."""
-    app_id = context.app_id(flow, checkpoint.generation)
+    app_id = context.app_id(flow, checkpoint.epoch)
     kinds.flow_progress(
         context.events,
         flow=flow.name,
@@ -149,7 +154,8 @@ def _publish_and_note(
         event_id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{app_id}/{batch.id}")),
     )
     reach("flow.batch_published")
-    checkpoint.write_commit(batch, None if step is None else step.note())
+    versions = {} if dataset.kind is DatasetKind.SINK else note_versions(context, dataset, checkpoint)
+    checkpoint.write_commit(batch, {**versions, **({} if step is None else step.note())})
     reach("flow.commit_noted")
     if step is not None:
         step.tidy()
@@ -179,6 +185,8 @@ def rehearse_batch(
 def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint) -> Batch | None:
     """Return the next batch of a flow, or None if nothing is new.
 
+    Its clock is never before that of the batch before it, even if the machine's clock was set back.
+
     The first batch after a full refresh is planned even without input: it empties the table. So is one that only closes
     what the watermark has passed.
     """
@@ -205,8 +213,13 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
             )
     return Batch(
         id=checkpoint.next_id,
-        at=context.clock(),
+        at=max(context.clock(), committed.at) if committed is not None else context.clock(),
         sources={name: {"start": piece.start, "end": piece.end} for name, piece in slices.items()},
+        tables={
+            item.id: context.catalog.relative(location)
+            for item in inputs.streams.values()
+            if item.source.read is None and (location := context.binder.location(item.source)) is not None
+        },
         versions={
             context.catalog.relative(location): version
             for location, version in pinned_versions(context, inputs.locations).items()
@@ -289,11 +302,15 @@ def starts_generation(
     context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, table: Table, receipt: Receipt
 ) -> bool:
     """Return whether no flow of the dataset has written in this generation: then the old rows go with this commit."""
-    generation = int(receipt.app_id.rpartition("/")[2])
+    generation = int(receipt.app_id.rpartition("/")[2].partition(".")[0])
     if generation == 0:
         return False
-    flows = context.graph.flows_to(dataset.name)
-    return all(table.batch_id(context.app_id(other, generation)) < 0 for other in flows)
+    folder = context.catalog.checkpoint(dataset.name)
+    return all(
+        table.batch_id(context.app_id(other, epoch)) < 0
+        for other in context.graph.flows_to(dataset.name)
+        for epoch in epochs(folder, other.name, generation)
+    )
 
 
 def _apply_changes(
@@ -377,7 +394,7 @@ def _behind(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint, 
 
 def has_committed(context: UpdateContext, dataset: Dataset) -> bool:
     """Return whether a flow has committed to the dataset's table in this generation."""
-    folder, generation = context.catalog.checkpoint(dataset.name), context.generation(dataset)
+    folder, generation = context.catalog.checkpoint(dataset.name), context.generation(dataset.name)
     flows = context.graph.flows_to(dataset.name)
     return folder.is_dir() and any(Checkpoint(folder, flow.name, generation).committed_id >= 0 for flow in flows)
 

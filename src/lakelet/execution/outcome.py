@@ -15,11 +15,13 @@ class RefreshSelection:
     Attributes:
         refresh: datasets to bring up to date, and no others.
         full_refresh: datasets to rebuild from the start of their sources.
+        reset_checkpoint: flows that read their sources from the start, and append to what their tables have.
     """
 
     refresh: tuple[str, ...] = ()
     full_refresh: tuple[str, ...] = ()
     full_refresh_all: bool = False
+    reset_checkpoint: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.full_refresh_all and (self.refresh or self.full_refresh):

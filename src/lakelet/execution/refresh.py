@@ -14,7 +14,7 @@ from typing import Any
 
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
-from lakelet.execution.checkpoint import FORMAT, read_json, write_json
+from lakelet.execution.checkpoint import FORMAT, read_derived, write_json
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import check_view, enforce, marked
 from lakelet.execution.faults import reach
@@ -40,13 +40,13 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     versions = pinned_versions(context, inputs.locations)
     state: dict[str, Any] = {
         "format": FORMAT,
-        "generation": context.generation(dataset),
+        "generation": context.generation(dataset.name),
         "fingerprint": _fingerprint(context, flow, dataset),
         "inputs": {context.catalog.relative(location): version for location, version in versions.items()},
         "files": [_listing(leaf) for leaf in inputs.files],
     }
     path = context.catalog.checkpoint(dataset.name) / "view.json"
-    recorded = read_json(path) if path.exists() else {}
+    recorded = read_derived(path)
     table = context.table(dataset)
     if recorded and not _inputs_changed(context, recorded, versions):
         state["inputs"] = recorded["inputs"]
@@ -69,7 +69,7 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         reader = with_columns_of(reader, check_columns(context, flow, dataset, reader.schema, stored=None))
     written = table.replace(
         reader,
-        receipt=Receipt(app_id=context.app_id(flow, state["generation"]), batch_id=table.version + 1),
+        receipt=Receipt(app_id=context.app_id(flow, str(state["generation"])), batch_id=table.version + 1),
         partition_cols=dataset.partition_cols,
     )
     reach("view.swapped")

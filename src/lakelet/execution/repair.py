@@ -50,7 +50,7 @@ def repair_dataset(context: UpdateContext, dataset: Dataset, *, drop_rows: bool)
     """
     found: list[UnfinishedBatch] = []
     for flow in context.graph.flows_to(dataset.name):
-        checkpoint = Checkpoint(context.catalog.checkpoint(dataset.name), flow.name, context.generation(dataset))
+        checkpoint = Checkpoint(context.catalog.checkpoint(dataset.name), flow.name, context.generation(dataset.name))
         batch = checkpoint.unfinished()
         if batch is None:
             continue

@@ -70,7 +70,8 @@ def _append(context: UpdateContext, sink: Dataset, receipt: Receipt, rows: Relat
     reader = context.engine.stream(rows)
     table = context.store.open(location)
     if table is None:
-        table = context.store.create(location, TableDefinition(schema=nullable(reader.schema)))
+        definition = TableDefinition(schema=nullable(reader.schema), keeps_log=False)
+        table = context.store.create(location, definition)
     if table.batch_id(receipt.app_id) >= receipt.batch_id:
         return sum(batch.num_rows for batch in reader)
     evolves = _checked(context, sink, table, reader.schema)

@@ -129,8 +129,9 @@ class DeltaSource:
     """The new rows of an append-only Delta table.
 
     The first batches read the snapshot at the version at which the stream starts, later ones the files that each commit adds.
-    An offset {"version", "index", "snapshot", "table"} means: everything before file `index` of that version of the table
-    with this id has been read.
+    An offset {"version", "index", "snapshot", "table", "commit"} means: everything before file `index` of that version of
+    the table with this id has been read. `commit` identifies the file of the commit before it: as long as it is there, the
+    table is the same, and need not be opened to find that nothing is new.
 
     Attributes:
         location: folder of the table.
@@ -167,7 +168,10 @@ class DeltaSource:
         version, index, snapshot = int(start["version"]), int(start["index"]), bool(start["snapshot"])
         if until < version - 1:
             raise self._replaced(f"it is at version {until}, and this flow has read up to {version - 1}")
-        if until >= version:
+        is_known = start.get("commit") == self._commit(version - 1)
+        if not is_known:
+            self._schema = None
+        if until >= version or not is_known:
             self.schema(until)
             if start.get("table") not in (None, self._table_id):
                 raise self._replaced("it has another id in its log")
@@ -257,11 +261,22 @@ class DeltaSource:
             "SOURCE_TABLE_REPLACED",
             f"`{self.label}` is not the table that this flow has read so far",
             cause=f"the table at `{self.location}` was restored or written anew: {cause}",
-            hint="restore the table, or start the flow anew with `lakelet run --full-refresh <dataset>`",
+            hint="restore the table, rebuild the dataset with `lakelet run --full-refresh <dataset>`, or keep its rows and "
+            "append what the table has now with `lakelet run --reset-checkpoint <flow>`",
         )
 
     def _offset(self, version: int, index: int = 0, *, snapshot: bool = False) -> Offset:
-        return {"version": version, "index": index, "snapshot": snapshot, "table": self._table_id}
+        return {
+            "version": version,
+            "index": index,
+            "snapshot": snapshot,
+            "table": self._table_id,
+            "commit": self._commit(version - 1),
+        }
+
+    def _commit(self, version: int) -> list[int] | None:
+        found = commit_file(self.location, version)
+        return None if found is None else list(found)
 
     def _start(self, until: int) -> Offset:
         text = self.options.get("startingversion")

@@ -128,7 +128,7 @@ def run_operator(
         store=context.store,
         folder=state_folder(checkpoint),
         versions=batch.state.get("versions", {}),
-        receipt=Receipt(app_id=context.app_id(flow, checkpoint.generation), batch_id=batch.id),
+        receipt=Receipt(app_id=context.app_id(flow, checkpoint.epoch), batch_id=batch.id),
         flow=display,
     )
     emission = _run(Step(part=part, rows=rows, thresholds=thresholds, tables=tables, engine=context.engine))
@@ -206,5 +206,5 @@ def description_file(checkpoint: Checkpoint) -> Path:
 
 
 def state_folder(checkpoint: Checkpoint) -> Path:
-    """Return the folder of the state tables of a flow in one generation."""
+    """Return the folder of the state tables of a flow in one epoch."""
     return checkpoint.folder / "state"

@@ -11,18 +11,19 @@ import concurrent.futures
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lakelet.errors import FlowError, GraphError, LakeletError, raise_all
 from lakelet.events import kinds
 from lakelet.events.model import FlowStatus, UpdateState
-from lakelet.execution.checkpoint import FORMAT, read_json, start_generation, write_json
+from lakelet.execution.checkpoint import FORMAT, read_derived, start_epoch, start_generation, write_json
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.flows import has_committed, run_flow
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection
 from lakelet.execution.refresh import refresh_view
+from lakelet.execution.reset import announce_checkpoint_reset, find_flow
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
-from lakelet.graph.elements import Dataset, DatasetKind
+from lakelet.graph.elements import Dataset, DatasetKind, reset_allowed
 from lakelet.storage.base import TableDefinition
 
 Key = tuple[str, str, str]
@@ -32,23 +33,29 @@ MAX_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdatePlan:
-    """What an update will do: the datasets to run in order, and which of them start anew."""
+    """What an update will do: the datasets to run in order, and which of them start anew.
+
+    Attributes:
+        reset: flows whose checkpoints start anew, while their tables keep their rows.
+    """
 
     datasets: tuple[Dataset, ...]
     excluded: tuple[Dataset, ...] = ()
     restarted: frozenset[Key] = frozenset()
+    reset: tuple[ResolvedFlow, ...] = ()
 
 
 def plan_update(graph: DataflowGraph, selection: RefreshSelection) -> UpdatePlan:
     """Return what a selection means for a graph.
 
     Raises:
-        GraphError: `UNKNOWN_DATASET`, `FULL_REFRESH_NOT_ALLOWED`.
+        GraphError: `UNKNOWN_DATASET`, `UNKNOWN_FLOW`, `FULL_REFRESH_NOT_ALLOWED`.
     """
     stored = graph.runnable()
     listed, full = _named(graph, selection)
+    reset = tuple(find_flow(graph, name) for name in dict.fromkeys(selection.reset_checkpoint))
     for dataset in stored:
-        if dataset.name.key in full and not _reset_allowed(dataset):
+        if dataset.name.key in full and not reset_allowed(dataset.table_properties):
             raise GraphError(
                 "FULL_REFRESH_NOT_ALLOWED",
                 f"`{graph.display(dataset.name)}` must not be refreshed from the start",
@@ -57,12 +64,15 @@ def plan_update(graph: DataflowGraph, selection: RefreshSelection) -> UpdatePlan
                 hint="remove the property first, or leave the dataset out of `--full-refresh`",
             )
     if selection.full_refresh_all:
-        full = {dataset.name.key for dataset in stored if _reset_allowed(dataset)}
-    chosen = listed | full if (listed or selection.full_refresh) else {dataset.name.key for dataset in stored}
+        full = {dataset.name.key for dataset in stored if reset_allowed(dataset.table_properties)}
+    chosen = {dataset.name.key for dataset in stored}
+    if listed or selection.full_refresh:
+        chosen = listed | full | {flow.target.key for flow in reset}
     return UpdatePlan(
         datasets=tuple(dataset for dataset in stored if dataset.name.key in chosen),
         excluded=tuple(dataset for dataset in stored if dataset.name.key not in chosen),
         restarted=frozenset(full),
+        reset=tuple(flow for flow in reset if flow.target.key not in full),
     )
 
 
@@ -94,10 +104,6 @@ def _stored(graph: DataflowGraph, name: str) -> Dataset:
     return dataset
 
 
-def _reset_allowed(dataset: Dataset) -> bool:
-    return str(dataset.table_properties.get("pipelines.reset.allowed", "true")).lower() != "false"
-
-
 class Update:
     """Runs a plan; in continuous mode the same plan round by round."""
 
@@ -113,17 +119,30 @@ class Update:
             StorageError: a table cannot be created.
         """
         context = self._context
-        if self._plan.restarted:
+        if self._plan.restarted or self._plan.reset:
             kinds.update_progress(context.events, UpdateState.RESETTING)
+        for flow in self._plan.reset:
+            start_epoch(context.catalog.checkpoint(flow.target), flow.name, context.generation(flow.target))
+            announce_checkpoint_reset(context.events, flow.name, context.display(flow.target))
         for dataset in self._plan.datasets:
             if dataset.name.key in self._plan.restarted:
-                start_generation(context.catalog.checkpoint(dataset.name))
+                try:
+                    start_generation(context.catalog.checkpoint(dataset.name))
+                except LakeletError as error:
+                    raise error.at(replace(dataset.origin, dataset=context.display(dataset.name))) from error.__cause__
                 self._warn_readers(dataset)
+        context.forget_sources([*self._plan.reset, *(f for key in self._plan.restarted for f in self._flows(key))])
         if self._plan.restarted:
             context.forget_file_columns(self._plan.restarted)
         kinds.update_progress(context.events, UpdateState.SETTING_UP_TABLES)
         for dataset in self._plan.datasets:
-            self._set_up_table(dataset)
+            try:
+                self._set_up_table(dataset)
+            except LakeletError as error:
+                raise error.at(replace(dataset.origin, dataset=context.display(dataset.name))) from error.__cause__
+
+    def _flows(self, key: Key) -> tuple[ResolvedFlow, ...]:
+        return self._context.graph.flows_to(self._context.graph.datasets[key].name)
 
     def _warn_readers(self, dataset: Dataset) -> None:
         """Say which streams will fail because the table that they read starts anew without them."""
@@ -153,12 +172,13 @@ class Update:
         record = context.catalog.checkpoint(dataset.name) / "definition.json"
         wanted = {
             "format": FORMAT,
+            "location": context.catalog.relative(location),
             "comment": definition.comment,
             "properties": dict(definition.properties),
             "partition_cols": list(definition.partition_cols),
         }
         if context.store.exists(location):
-            if not record.exists() or read_json(record) != wanted:
+            if read_derived(record) != wanted:
                 self._redefine(dataset, definition)
                 write_json(record, wanted)
             return

@@ -89,6 +89,11 @@ class Dataset:
         return self.kind not in (DatasetKind.TEMPORARY_VIEW, DatasetKind.SINK)
 
 
+def reset_allowed(table_properties: Mapping[str, str]) -> bool:
+    """Return whether a table with these properties may lose its rows: `pipelines.reset.allowed` is not false."""
+    return str(table_properties.get("pipelines.reset.allowed", "true")).lower() != "false"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqlQuery:
     """The query of a flow that a .sql file declares; `line` is the file's line on which `text` starts."""

@@ -19,7 +19,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSize:
-    """What a version of a table holds, as its log says."""
+    """What a version of a table holds, as far as its log says; a writer need not note how many rows a file has."""
 
     files: int
     rows: int
@@ -28,12 +28,17 @@ class TableSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableDefinition:
-    """What a table is created with."""
+    """What a table is created with.
+
+    Attributes:
+        keeps_log: only maintenance removes old commits of its log; otherwise every writer does.
+    """
 
     schema: pa.Schema
     comment: str | None = None
     partition_cols: tuple[str, ...] = ()
     properties: Mapping[str, str] = field(default_factory=dict)
+    keeps_log: bool = True
 
 
 class Table(Protocol):
@@ -117,8 +122,22 @@ class Table(Protocol):
 
     def size(self) -> TableSize: ...
 
-    def remove_old_files(self) -> None:
-        """Delete the data files that only older versions have; for tables that nobody else reads."""
+    def keep_log(self) -> None:
+        """See to it that no writer of the table cleans its log up; a commit of its own where that is new."""
+        ...
+
+    def remove_old_files(
+        self, *, retention_hours: int = 0, keep_versions: tuple[int, ...] = (), dry_run: bool = False
+    ) -> int:
+        """Delete the data files that only older versions have, and what writers that died left; returns how many.
+
+        Without retention this is for tables that nobody else reads or writes.
+
+        Args:
+            retention_hours: files that the table dropped, or that were written, more recently stay.
+            keep_versions: files that one of these versions has stay, however old.
+            dry_run: delete nothing.
+        """
         ...
 
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from lakelet.errors import SourceError
+from lakelet.errors import SourceError, StorageError
 from lakelet.storage.delta_rs import storage_errors
 
 
@@ -34,12 +34,19 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """One version of a table as a reader of new rows sees it."""
+    """One version of a table as a reader of new rows sees it.
+
+    Attributes:
+        app_ids: whose receipts it carries.
+        operation: what its writer says that it did, empty if it says nothing.
+    """
 
     version: int
     added: tuple[DataFile, ...]
     removes_rows: bool
     changes_metadata: bool
+    app_ids: tuple[str, ...] = ()
+    operation: str = ""
 
 
 def log_folder(location: str) -> Path:
@@ -81,18 +88,40 @@ def read_commit(location: str, version: int) -> Commit | None:
     except FileNotFoundError:
         return None
     added: list[DataFile] = []
+    app_ids: list[str] = []
     removes_rows = changes_metadata = False
+    operation = ""
     for line in text.splitlines():
         if not line.strip():
             continue
-        action: dict[str, Any] = json.loads(line)
+        try:
+            action: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            raise StorageError(
+                "TABLE_IO_FAILED",
+                f"version {version} of the table at `{location}` cannot be read",
+                cause=f"its file in the log is not whole: {error}",
+                hint="restore the file from a copy; if the table is one of the pipeline's own, `lakelet reset <dataset>` "
+                "starts it anew",
+            ) from error
         if "add" in action and action["add"].get("dataChange", True):
             added.append(_data_file(location, action["add"]))
         elif "remove" in action and action["remove"].get("dataChange", True):
             removes_rows = True
         elif "metaData" in action or "protocol" in action:
             changes_metadata = True
-    return Commit(version=version, added=tuple(added), removes_rows=removes_rows, changes_metadata=changes_metadata)
+        elif "txn" in action:
+            app_ids.append(str(action["txn"].get("appId")))
+        elif "commitInfo" in action:
+            operation = str(action["commitInfo"].get("operation", ""))
+    return Commit(
+        version=version,
+        added=tuple(added),
+        removes_rows=removes_rows,
+        changes_metadata=changes_metadata,
+        app_ids=tuple(app_ids),
+        operation=operation,
+    )
 
 
 def changes_rows(location: str, *, after: int, until: int) -> bool:

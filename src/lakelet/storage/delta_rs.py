@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +18,18 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from lakelet.errors import LakeletError, StorageError
 from lakelet.storage.base import Receipt, TableDefinition, TableSize
+from lakelet.storage.catalog import remove_folder
 from lakelet.storage.schema import conform, evolved, nullable
 
 CHECKPOINT_INTERVAL = "10"
 """Commits between log checkpoints; at delta-rs's default of 100 an append slows down fourfold within 100 commits."""
+
+KEEPS_LOG = "delta.enableExpiredLogCleanup"
+"""Property that keeps writers from cleaning the log up: they do not know which commits a reader has not got to.
+
+With it maintenance does it. In delta-rs 1.6 `cleanup_expired_logs=False` of a commit is not enough: `optimize` and `vacuum`
+clean up nevertheless.
+"""
 
 
 class DeltaRsTable:
@@ -72,17 +79,37 @@ class DeltaRsTable:
 
     def compact(self, *, file_size_bytes: int | None = None) -> None:
         with storage_errors(self.location):
+            before = self.version
             self._table.optimize.compact(target_size=file_size_bytes)
+            if self.version > before:
+                self._table.create_checkpoint()
 
     def size(self) -> TableSize:
         with storage_errors(self.location):
             files = pa.table(self._table.get_add_actions(flatten=True))
-        rows, size = (sum(files.column(name).to_pylist()) for name in ("num_records", "size_bytes"))
+        rows, size = (
+            sum(value or 0 for value in files.column(name).to_pylist()) for name in ("num_records", "size_bytes")
+        )
         return TableSize(files=files.num_rows, rows=rows, bytes=size)
 
-    def remove_old_files(self) -> None:
+    def keep_log(self) -> None:
+        self.set_properties({KEEPS_LOG: "false"})
+
+    def remove_old_files(
+        self, *, retention_hours: int = 0, keep_versions: tuple[int, ...] = (), dry_run: bool = False
+    ) -> int:
         with storage_errors(self.location):
-            self._table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+            # Listed only: a vacuum that deletes makes two commits more.
+            found = self._table.vacuum(
+                retention_hours=retention_hours,
+                enforce_retention_duration=False,
+                full=True,
+                keep_versions=list(keep_versions) or None,
+            )
+            if not dry_run:
+                for path in found:
+                    (Path(self.location) / path).unlink(missing_ok=True)
+        return len(found)
 
     def batch_id(self, app_id: str) -> int:
         found = self._table.transaction_version(app_id)
@@ -211,14 +238,18 @@ class DeltaRsStore:
                 mode="error",
                 partition_by=list(definition.partition_cols) or None,
                 description=definition.comment,
-                configuration={"delta.checkpointInterval": CHECKPOINT_INTERVAL, **definition.properties},
+                configuration={
+                    "delta.checkpointInterval": CHECKPOINT_INTERVAL,
+                    **({KEEPS_LOG: "false"} if definition.keeps_log else {}),
+                    **definition.properties,
+                },
                 raise_if_key_not_exists=False,
             )
             return DeltaRsTable(table, location)
 
     def drop(self, location: str) -> None:
-        if Path(location).exists():
-            shutil.rmtree(location)
+        with storage_errors(location):
+            remove_folder(Path(location))
 
 
 _UNWRITABLE = re.compile(r"[\[\]^|\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
@@ -288,4 +319,9 @@ def _storage_error(location: str, error: BaseException) -> StorageError:
             hint="make sure that only this pipeline writes the table, then run the update again",
             retryable=True,
         )
-    return StorageError("TABLE_IO_FAILED", f"the table at `{location}` cannot be read or written", cause=text)
+    return StorageError(
+        "TABLE_IO_FAILED",
+        f"the table at `{location}` cannot be read or written",
+        cause=text.partition("\n")[0],
+        hint="restore its folder from a copy; if it is one of the pipeline's own, `lakelet reset <dataset>` starts it anew",
+    )

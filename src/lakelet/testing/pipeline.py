@@ -11,7 +11,8 @@ import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +25,12 @@ import pyarrow as pa
 from lakelet.engine.base import Engine
 from lakelet.errors import DefinitionError, GraphError, LakeletError, did_you_mean
 from lakelet.events.log import EventBus
-from lakelet.events.model import FlowStatus, PipelineEvent
+from lakelet.events.model import FlowStatus
 from lakelet.execution.context import update_context
-from lakelet.execution.expectations import DroppedRows
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection
 from lakelet.execution.update import Update, plan_update
 from lakelet.graph.dataflow_graph import DataflowGraph
-from lakelet.graph.elements import Action, AnyFlow, Dataset, DatasetKind, Definitions
+from lakelet.graph.elements import AnyFlow, Dataset, DatasetKind, Definitions
 from lakelet.names import NameContext
 from lakelet.pipelines.registry import Registry
 from lakelet.pipelines.session import user_session
@@ -40,11 +40,14 @@ from lakelet.storage.base import TableDefinition
 from lakelet.storage.delta_rs import DeltaRsStore
 from lakelet.storage.schema import evolved
 from lakelet.testing.columns import Columns, ProbingResolver, columns_of
+from lakelet.testing.crash import crashing
+from lakelet.testing.feed import ABORT, Feed, next_turn
 from lakelet.testing.needs import Needs, view_table
-from lakelet.testing.result import DatasetRows, Dropped, RuleCount, Rules, RunResult, in_order
+from lakelet.testing.result import DatasetRows, Rules, RunResult
 from lakelet.testing.rows import table_of
 from lakelet.testing.sandbox import SandboxCatalog, spec_of
 from lakelet.testing.shared_engine import shared_engine
+from lakelet.testing.watch import Watch
 
 if TYPE_CHECKING:
     from pyspark.sql.connect import proto
@@ -53,7 +56,6 @@ if TYPE_CHECKING:
 Key = tuple[str, str, str]
 _known_columns: dict[Any, Columns] = {}
 """What was found out about the columns of inputs, for the next test of the same files."""
-_ACTIONS = {Action.WARN: "warn", Action.DROP: "drop", Action.FAIL: "fail"}
 
 
 class PipelineTest:
@@ -98,6 +100,7 @@ class PipelineTest:
         self._given: dict[Key, str] = {}
         self._open: dict[str, str] = {}
         self._computed: set[Key] = set()
+        self._feeds: list[Feed] = []
         self._is_typed = True
         self.now = now
 
@@ -152,6 +155,21 @@ class PipelineTest:
             self._given[dataset.name.key] = location
         if not columns.is_complete:
             self._open[location] = label
+
+    def feed(self, name: str, items: Sequence[Any], *, schema: str | None = None) -> None:
+        """Give an input that tells a story: each item that is rows is one commit, and one micro-batch for its readers.
+
+        A run takes the items one after the other, to the end or to `EOF()`. Items of several feeds come side by side.
+
+        Args:
+            name: as for `given`.
+            items: rows as for `given`; between them `ABORT()`, `PAUSE("5 minutes")` and `EOF()`.
+            schema: as for `given`.
+
+        Raises:
+            DefinitionError: `TEST_FEED_INVALID`; wrong rows are refused when their turn comes.
+        """
+        self._feeds.append(Feed(name=name, items=items, schema=schema))
 
     def _dataset(self, name: str) -> Dataset | None:
         """Return the dataset that a test names, None for a table from outside."""
@@ -297,7 +315,23 @@ class PipelineTest:
 
         Raises:
             LakeletError: what made a flow or the definition fail, as it is; `TEST_INPUT_MISSING` where rows lack.
+            Crash: a feed has come to `ABORT()`.
         """
+        watch = Watch()
+        while True:
+            turn = next_turn(self._feeds)
+            for item in turn.rows:
+                self.given(item.name, item.rows, schema=item.schema)
+            if turn.pause:
+                self.now = (self.now or datetime.now(UTC)) + turn.pause
+            graph, targets, views = self._turn(names, watch, abort=turn.abort)
+            if turn.is_last:
+                return self._result(graph, targets, views, watch)
+
+    def _turn(
+        self, names: Sequence[str], watch: Watch, *, abort: ABORT | None
+    ) -> tuple[DataflowGraph, list[Dataset], Mapping[Key, Dataset]]:
+        """Bring the datasets up to date with what has been given; returns what there is, what was asked for, its views."""
         needs = self._needs()
         targets = [self._target(name) for name in names] or needs.led_to()
         views: dict[Key, Dataset] = {}
@@ -316,13 +350,13 @@ class PipelineTest:
                 datasets.append(table)
                 flows.append(flow)
         graph = resolver.resolve(Definitions(datasets=tuple(datasets), flows=tuple(flows)))
-        watch = _Watch()
-        outcomes = self._update(graph, resolver, watch)
         self._computed.update(wanted)
+        with crashing(abort.at, abort.occurrence) if abort else nullcontext():
+            outcomes = self._update(graph, resolver, watch)
         failed = [outcome.error for outcome in outcomes if outcome.status is FlowStatus.FAILED and outcome.error]
         if failed:
             raise failed[0]
-        return self._result(graph, targets, views, watch)
+        return graph, targets, views
 
     def _target(self, name: str) -> Dataset:
         dataset = self._declared.find(name)
@@ -355,7 +389,7 @@ class PipelineTest:
             added = pa.schema([pa.field(name, pa.string()) for name in lacking])
             table.append(added.empty_table(), evolve=True)
 
-    def _update(self, graph: DataflowGraph, resolver: ProbingResolver, watch: _Watch) -> tuple[FlowOutcome, ...]:
+    def _update(self, graph: DataflowGraph, resolver: ProbingResolver, watch: Watch) -> tuple[FlowOutcome, ...]:
         bus = EventBus(self._spec.name, self._spec.name, str(uuid.uuid4()), clock=self._clock)
         bus.subscribe(watch.events.append)
         context = update_context(
@@ -376,7 +410,7 @@ class PipelineTest:
         return (self._now or datetime.now(UTC)).astimezone(UTC)
 
     def _result(
-        self, graph: DataflowGraph, targets: list[Dataset], views: Mapping[Key, Dataset], watch: _Watch
+        self, graph: DataflowGraph, targets: list[Dataset], views: Mapping[Key, Dataset], watch: Watch
     ) -> RunResult:
         shown = {table.name.key: self._names.display(self._declared.datasets[key].name) for key, table in views.items()}
         rows: dict[str, DatasetRows] = {}
@@ -410,55 +444,6 @@ class PipelineTest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Watch:
-    """What happens in a run."""
-
-    def __init__(self) -> None:
-        self.events: list[PipelineEvent] = []
-        self._dropped: list[Dropped] = []
-
-    def add_dropped(self, flow: str, found: DroppedRows) -> None:
-        rows = zip(found.rows.to_pylist(), found.rules, strict=True)
-        self._dropped += [Dropped(dataset=found.dataset, flow=flow, row=row, rules=rules) for row, rules in rows]
-
-    def dropped(self) -> tuple[Dropped, ...]:
-        """Return the dropped rows by dataset and flow, and in the order of their columns."""
-        groups: dict[tuple[str, str], list[Dropped]] = {}
-        for item in self._dropped:
-            groups.setdefault((item.dataset, item.flow), []).append(item)
-        result: list[Dropped] = []
-        for _, items in sorted(groups.items()):
-            numbered = in_order([{**item.row, "__lakelet_number": number} for number, item in enumerate(items)])
-            result += [items[row["__lakelet_number"]] for row in numbered]
-        return tuple(result)
-
-    def counts(self, graph: DataflowGraph) -> list[RuleCount]:
-        """Return the counts of every rule of a graph, 0 where no row came."""
-        passed: dict[tuple[str, str], int] = {}
-        failed: dict[tuple[str, str], int] = {}
-        for event in self.events:
-            if event.event_type == "flow_progress":
-                for found in event.details.get("data_quality", {}).get("expectations", ()):
-                    key = (found["dataset"], found["name"])
-                    passed[key] = passed.get(key, 0) + found["passed_records"]
-                    failed[key] = failed.get(key, 0) + found["failed_records"]
-        result = []
-        for dataset in graph.datasets.values():
-            display = graph.display(dataset.name)
-            for rule in dataset.expectations:
-                key = (display, rule.name)
-                result.append(
-                    RuleCount(
-                        dataset=display,
-                        name=rule.name,
-                        action=_ACTIONS[rule.action],
-                        passed=passed.get(key, 0),
-                        failed=failed.get(key, 0),
-                    )
-                )
-        return result
 
 
 class _Answers:

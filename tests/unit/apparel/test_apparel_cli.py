@@ -149,7 +149,7 @@ def test_reset_of_both_in_json(apparel, generated):
         (["generate", "--batches", "1", "--bulk-sales", "5"], "exclude each other"),
         (["generate", "--commits", "5"], "--commits needs --bulk-sales"),
         (["generate", "--return-rate", "2"], "error[APPAREL_SETTING_INVALID]"),
-        (["maintain", "--retention-hours", "1"], "error[APPAREL_RETENTION_TOO_SHORT]"),
+        (["maintain", "--retention-hours", "1"], "error[RETENTION_TOO_SHORT]"),
         (["reset"], "pass --tables, --landing or both"),
         (["reset", "--landing", "--yes"], "error[APPAREL_STORAGE_UNKNOWN]"),
         (["nonsense"], "No such command"),

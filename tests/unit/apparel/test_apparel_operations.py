@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -14,6 +15,7 @@ from apparel import operations
 from apparel.generator.model import DIMENSIONS, Stream
 from apparel.generator.settings import Dirt
 from lakelet.errors import LakeletError, SpecError
+from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, write_json
 
 
 def tree(storage: Path) -> dict[str, float]:
@@ -179,7 +181,7 @@ def test_a_retention_below_a_week_is_refused_unless_it_is_allowed(storage, landi
     files = DeltaTable(landing.folder / "sales").file_uris()
     with pytest.raises(SpecError) as caught:
         operations.maintain(storage, retention_hours=1)
-    assert caught.value.condition == "APPAREL_RETENTION_TOO_SHORT"
+    assert caught.value.condition == "RETENTION_TOO_SHORT"
     operations.maintain(storage, retention_hours=0, allow_short_retention=True)
     assert not any(Path(file).exists() for file in files)
 
@@ -190,7 +192,13 @@ def test_vacuum_keeps_what_an_unfinished_reader_still_needs_however_old(storage,
     for _ in range(4):
         writer.write_batch()
         files.append(set(DeltaTable(landing.folder / "sales").file_uris()))
-    operations.maintain(storage, retention_hours=0, allow_short_retention=True, still_needed=lambda folder: 2)
+    location = str((landing.folder / "sales").relative_to(storage))
+    offset = {"version": 2, "index": 0, "snapshot": False, "table": None}
+    batch = Batch(id=0, at=datetime.now(UTC), sources={"s": {"start": offset, "end": offset}}, tables={"s": location})
+    checkpoint = Checkpoint(storage / "_checkpoints" / "apparel_store" / "01_bronze" / "bronze_sales", "slow", 0)
+    checkpoint.write_offsets(batch)
+    checkpoint.write_commit(batch)
+    operations.maintain(storage, retention_hours=0, allow_short_retention=True)
     unread = files[-1] - files[1]
     assert len(unread) == 2
     assert all(Path(file).exists() for file in unread)
@@ -209,6 +217,8 @@ def test_the_pipelines_tables_are_maintained_too_unless_an_update_runs(storage):
     folder = storage / "tables" / "apparel_store" / "01_bronze" / "bronze_sales"
     for _ in range(3):
         write_deltalake(folder, pa.table({"x": [1]}), mode="append")
+    record = storage / "_checkpoints" / "apparel_store" / "01_bronze" / "bronze_sales" / "definition.json"
+    write_json(record, {"format": FORMAT, "location": str(folder.relative_to(storage))})
     lock = storage / "_lock"
     lock.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
     assert operations.maintain(storage)[-1].skipped == "an update is running"

@@ -13,7 +13,7 @@ from lakelet.execution.checkpoint import (
     KEEP_BATCHES,
     Batch,
     Checkpoint,
-    drop_old_generations,
+    drop_old_epochs,
     read_generation,
     read_json,
     start_generation,
@@ -91,7 +91,7 @@ def test_a_generation_starts_from_nothing_and_the_old_one_goes_later(tmp_path: P
     assert (start_generation(tmp_path), read_generation(tmp_path)) == (1, 1)
     assert opened(tmp_path, generation=1).committed() is None
     assert opened(tmp_path, generation=0).committed() == batch(0)
-    drop_old_generations(tmp_path, 1)
+    drop_old_epochs(tmp_path, 1)
     assert not first.folder.exists()
     assert opened(tmp_path, generation=1).folder.exists()
 
@@ -123,7 +123,7 @@ def test_a_file_that_is_not_whole_is_an_error_with_a_way_out(tmp_path: Path, con
     with pytest.raises(StorageError) as raised:
         opened(tmp_path).unfinished()
     assert raised.value.condition == "CHECKPOINT_CORRUPT"
-    assert "--full-refresh" in (raised.value.hint or "")
+    assert "lakelet reset" in (raised.value.hint or "")
 
 
 def test_a_file_of_a_later_format_is_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What every command that works on a project has: the options that name it, the open pipeline, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from lakelet.pipeline import Pipeline
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def configuration_of(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Return the KEY=VALUE pairs of a repeated option."""
+    result = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not key.strip():
+            raise click.BadParameter(f"`{value}` is not KEY=VALUE", ctx=ctx, param=param)
+        result[key.strip()] = text
+    return result
+
+
+def names_of(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of a repeated option, each of which may be a list with commas."""
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
+
+
+def project_options(command: Command) -> Command:
+    """Add the options that say which pipeline."""
+    options = (
+        click.option(
+            "--spec", metavar="PATH", help="Project file, or its folder. Default: here, or the nearest above."
+        ),
+        click.option("--storage", metavar="FOLDER", help="Folder of tables and state, instead of the project file's."),
+        click.option(
+            "--conf",
+            "configuration",
+            multiple=True,
+            metavar="KEY=VALUE",
+            callback=configuration_of,
+            help="Override a key of the project file's `configuration`. Repeatable.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, and nothing else, to stdout.")
+
+
+@contextmanager
+def opened(
+    spec: str | None, storage: str | None, configuration: Mapping[str, str]
+) -> Iterator[tuple[Pipeline, TextIO]]:
+    """Open the pipeline; gives the real stdout, while what the user's files print goes to stderr."""
+    from lakelet.pipeline import Pipeline
+
+    out = sys.stdout
+    with (
+        redirect_stdout(sys.stderr),
+        Pipeline(spec, storage=storage, configuration=configuration) as pipeline,
+    ):
+        yield pipeline, out
+
+
+def write_json(value: Any, out: TextIO) -> None:
+    """Write a value as JSON for people and programs."""
+    out.write(json.dumps(value, default=str, indent=2, ensure_ascii=False) + "\n")
