@@ -260,7 +260,7 @@ def test_a_continuous_update_goes_on_with_rows_that_arrive(branches: Any) -> Non
                 landed.append(len(landed))
                 branches.land("customers", ids(100 + len(landed)))
 
-    pipeline = branches.pipeline(configuration={"lakelet.trigger.interval": "10 milliseconds"})
+    pipeline = branches.pipeline(configuration={"pipelines.trigger.interval": "10 milliseconds"})
     result = pipeline.run(continuous=True, subscribers=[feed], stop=stop)
     assert result.state.value == "CANCELED"
     branches.ok()

@@ -58,7 +58,7 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
     """
     generation = context.generation(dataset)
     folder = context.catalog.checkpoint(dataset.name)
-    checkpoint = Checkpoint(folder, flow.name, generation)
+    checkpoint = Checkpoint(folder, flow.name, generation, keep=context.kept_batches)
     batches = 0
     is_sink = dataset.kind is DatasetKind.SINK
     if not is_sink and checkpoint.committed_id >= 0 and not context.store.exists(context.location(dataset)):
@@ -228,7 +228,7 @@ def pinned_versions(context: UpdateContext, locations: Mapping[str, str]) -> dic
     """
     versions: dict[str, int] = {}
     for location, label in locations.items():
-        version = latest_version(location)
+        version = context.versions[location] if location in context.versions else latest_version(location)
         if version is None:
             raise missing_table(label, location)
         versions[location] = version
