@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -208,6 +208,7 @@ class Pipeline:
             pipeline_id=self._pipeline_id(),
             update_id=str(uuid.uuid4()),
             clock=self._clock,
+            retention=timedelta(seconds=self.spec.setting("lakelet.events.retention")),
             subscribers=subscribers,
         ) as recording:
             yield recording

@@ -199,6 +199,7 @@ def flow_progress(
     reason: str | None = None,
     error: BaseException | None = None,
     event_id: str | None = None,
+    is_replay: bool = False,
 ) -> PipelineEvent:
     """A flow has reached a status, or finished one micro-batch (RUNNING with metrics).
 
@@ -207,6 +208,7 @@ def flow_progress(
     Args:
         reason: why a flow was skipped, excluded or stopped.
         event_id: names the micro-batch, so that the event of a replay is known to be the same.
+        is_replay: the micro-batch was begun before.
     """
     details: dict[str, Any] = {"status": status.value, "reason": reason}
     if metrics is not None:
@@ -230,6 +232,7 @@ def flow_progress(
         sink=sink,
         error=error,
         event_id=event_id,
+        is_replay=is_replay,
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lakelet.errors import FlowError, StorageError
 from lakelet.events import kinds
 from lakelet.events.model import FlowStatus
 from lakelet.execution.context import HeadKey, UpdateContext
@@ -144,6 +145,7 @@ class ContinuousUpdate:
         self._heads: dict[HeadKey, Any] = {}
         self._look_at = self._submit_at = 0.0
         self._flush_at = clock() + FLUSH_SECONDS
+        self._flush_failure = ""
 
     def _state(self, flow: ResolvedFlow, dataset: Dataset, pace: Pace, locations: Mapping[str, Key]) -> FlowState:
         inputs = self._context.inputs(flow)
@@ -249,7 +251,14 @@ class ContinuousUpdate:
         now = self._clock()
         if now >= self._flush_at:
             self._flush_at = now + FLUSH_SECONDS
-            self._flush()
+            try:
+                self._flush()
+            except StorageError as error:  # the events wait in memory and in the JSON lines
+                if str(error) != self._flush_failure:
+                    kinds.warning(self._context.events, f"the events are kept for later: {error}")
+                self._flush_failure = str(error)
+            else:
+                self._flush_failure = ""
 
     # -- what there is to do --------------------------------------------------------------------------------------
 
@@ -344,7 +353,13 @@ class ContinuousUpdate:
             self._publish(state, FlowStatus.STARTING)
 
     def _execute(self, state: FlowState, work: Work) -> int:
-        return execute(self._context.reading(work.heads, work.versions), state.flow, state.dataset)
+        context = self._context.reading(work.heads, work.versions)
+        try:
+            return execute(context, state.flow, state.dataset)
+        except FlowError as error:
+            if not error.retryable:
+                raise
+            return execute(context, state.flow, state.dataset)  # something came in between; it is over by now
 
     def _collect(self, running: dict[concurrent.futures.Future[int], _Job]) -> None:
         for future in [future for future in running if future.done()]:

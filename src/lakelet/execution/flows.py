@@ -101,7 +101,7 @@ def run_batch(
         bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
         written = Written(output_rows=write_sink(context, dataset, checkpoint, batch, bound.rows))
         quality.num_rows = written.output_rows or 0
-        _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started)
+        _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started, is_replay)
         return
     table = context.table(dataset)
     _check_table(context, flow, table, app_id, checkpoint)
@@ -113,7 +113,7 @@ def run_batch(
     else:
         written = _append(context, flow, dataset, table, bound.rows, receipt, quality, present=present)
     reach("flow.rows_committed")
-    _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started)
+    _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started, is_replay)
 
 
 def _publish_and_note(
@@ -126,6 +126,7 @@ def _publish_and_note(
     quality: Quality,
     step: StatefulBatch | None,
     started: float,
+    is_replay: bool,
 ) -> None:
     """Publish the counts of a batch that is in its target, and note that it is done."""
     app_id = context.app_id(flow, checkpoint.generation)
@@ -147,6 +148,7 @@ def _publish_and_note(
         ),
         quality=quality.result,
         event_id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{app_id}/{batch.id}")),
+        is_replay=is_replay,
     )
     reach("flow.batch_published")
     checkpoint.write_commit(batch, None if step is None else step.note())
