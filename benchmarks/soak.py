@@ -95,6 +95,8 @@ class Soak:
 
     Attributes:
         shells: share of the starts of the pipeline that go through `lakelet run` in a new interpreter.
+        maintenances: share of the kills that are followed by maintenance.
+        awaited: share of the kills that come only when the pipeline has begun to process.
     """
 
     root: Path
@@ -103,10 +105,12 @@ class Soak:
     interval_seconds: float = 0.4
     shells: float = 0.05
     maintenances: float = 0.15
+    awaited: float = 0.85
     hits: Counter[str] = field(default_factory=Counter)
     kills: int = 0
     _draw: random.Random = field(init=False)
     _context: multiprocessing.context.ForkServerContext = field(init=False)
+    _seen: set[str] = field(default_factory=set)
     _processes: dict[str, BaseProcess | subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -128,7 +132,9 @@ class Soak:
         ends_at = time.monotonic() + seconds
         self._ensure_all()
         while self.kills < kills and time.monotonic() < ends_at:
-            time.sleep(self._draw.choice((0.3, 1.0, 2.0, 4.0)) * self._draw.random() * 1.5)
+            if self._draw.random() < self.awaited:
+                self._wait_until_started(ends_at)
+            time.sleep(self._draw.choice((0.3, 1.0, 3.0)) * self._draw.random())
             self._check_alive()
             victims = self._draw.choice((["pipeline"], ["pipeline"], ["generator"], ["pipeline", "generator"]))
             for name in victims:
@@ -178,6 +184,7 @@ class Soak:
             arguments = (self.storage, seed, self.interval_seconds, self.sales_per_batch)
             self._processes["generator"] = self._forked(generate, *arguments)
         if "pipeline" not in self._processes:
+            self._seen = {path.name for path in (self.storage / "system" / "updates").glob("*.jsonl")}
             if self._draw.random() < self.shells:
                 self._processes["pipeline"] = self._shell()
             else:
@@ -252,9 +259,16 @@ class Soak:
             return "pipeline, rows committed, note missing"
         return "pipeline, in a batch before its commit" if stages else "pipeline, elsewhere"
 
+    def _wait_until_started(self, ends_at: float) -> None:
+        while not self._has_started() and time.monotonic() < ends_at:
+            self._check_alive()
+            time.sleep(0.05)
+
     def _has_started(self) -> bool:
-        lines = sorted((self.storage / "system" / "updates").glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
-        return bool(lines) and '"status":"RUNNING"' in lines[-1].read_text("utf-8")
+        """Return whether the update that was begun last has brought flows to work."""
+        lines = {path.name: path for path in (self.storage / "system" / "updates").glob("*.jsonl")}
+        new = [path for name, path in lines.items() if name not in self._seen]
+        return any('"flow_progress"' in path.read_text("utf-8") for path in new)
 
     def _is_committed(self, checkpoint: Path, batch: int) -> bool:
         catalog, schema, name, flow, generation = checkpoint.relative_to(self.storage / "_checkpoints").parts

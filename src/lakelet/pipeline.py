@@ -331,7 +331,8 @@ class Pipeline:
         from lakelet.execution.upkeep import Upkeep
 
         def pace(flow: ResolvedFlow, dataset: Dataset) -> Pace:
-            return Pace(interval_seconds=interval_of(self.spec, flow, dataset, context.inputs(flow)))
+            reads_files = bool(context.inputs(flow).files)
+            return Pace(interval_seconds=interval_of(self.spec, flow.flow, dataset, reads_files=reads_files))
 
         upkeep = None
         if self.spec.setting("lakelet.maintenance.enabled"):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lakelet.errors import LakeletError
-from lakelet.execution.binding import Inputs
-from lakelet.graph.dataflow_graph import ResolvedFlow
-from lakelet.graph.elements import Dataset, DatasetKind
+from lakelet.graph.elements import AnyFlow, Dataset, DatasetKind
 from lakelet.graph.trigger import declared_interval
 from lakelet.spec import TRIGGER_INTERVAL, PipelineSpec, interval_seconds
 
@@ -20,16 +18,16 @@ FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 60.0
 
 
-def interval_of(spec: PipelineSpec, flow: ResolvedFlow, dataset: Dataset, inputs: Inputs) -> float:
+def interval_of(spec: PipelineSpec, flow: AnyFlow, dataset: Dataset, *, reads_files: bool) -> float:
     """Return how many seconds apart the batches of a flow start, at least."""
-    declared = declared_interval(flow.flow, dataset)
+    declared = declared_interval(flow, dataset)
     if declared is not None:
         return interval_seconds(declared)
     if (of_pipeline := spec.setting(TRIGGER_INTERVAL)) is not None:
         return float(of_pipeline)
     if dataset.kind is not DatasetKind.MATERIALIZED_VIEW:
         return STREAM_SECONDS
-    return FILE_VIEW_SECONDS if inputs.files else DELTA_VIEW_SECONDS
+    return FILE_VIEW_SECONDS if reads_files else DELTA_VIEW_SECONDS
 
 
 @dataclass(slots=True, kw_only=True)
