@@ -35,8 +35,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Settings are `lakelet.*` keys under `configuration` in `spark-pipeline.yml`; their values are text. On the",
-        "command line, `--conf KEY=VALUE` overrides one for a run. All other keys of `configuration` are what",
+        "Settings are these keys under `configuration` in `spark-pipeline.yml`; their values are text. On the",
+        "command line, `--conf KEY=VALUE` overrides one for a run. All keys that do not begin with `lakelet.` are also what",
         "`spark.conf.get` answers in pipeline files.",
         "",
         "| key | default | meaning |",

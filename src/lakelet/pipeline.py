@@ -8,11 +8,10 @@ with Pipeline("spark-pipeline.yml") as pipeline:
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -37,14 +36,12 @@ if TYPE_CHECKING:
     from lakelet.execution.resolution import Resolver
     from lakelet.execution.sources import StreamSource
     from lakelet.execution.state_report import StateReport
-    from lakelet.execution.update import Update, UpdatePlan
-    from lakelet.graph.dataflow_graph import DataflowGraph
+    from lakelet.execution.update import UpdatePlan
+    from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
+    from lakelet.graph.elements import Dataset
     from lakelet.storage.delta_rs import DeltaRsStore
 
 __all__ = ["FlowOutcome", "Pipeline", "RefreshSelection", "UpdateResult"]
-
-FLUSH_SECONDS = 10
-"""How often a continuous update commits its events to the event log."""
 
 Subscriber = Callable[[PipelineEvent], None]
 
@@ -173,7 +170,8 @@ class Pipeline:
             continuous: keep running as data arrives, until `stop` is set.
             subscribers: called with every event.
             stop: set it to end the update after the micro-batches that are under way.
-            drain: set it to end a continuous update as soon as everything that has arrived is processed.
+            drain: set it to end a continuous update as soon as everything that has arrived is processed; no flow waits
+                for its interval then, and one that fails gets one more try.
 
         Returns:
             How the update and each flow ended. Errors of flows are in the result; an error of the definition or the
@@ -211,6 +209,7 @@ class Pipeline:
             pipeline_id=self._pipeline_id(),
             update_id=str(uuid.uuid4()),
             clock=self._clock,
+            retention=timedelta(seconds=self.spec.setting("lakelet.events.retention")),
             subscribers=subscribers,
         ) as recording:
             yield recording
@@ -241,9 +240,10 @@ class Pipeline:
             update = Update(context, plan)
             update.set_up()
             kinds.update_progress(bus, UpdateState.RUNNING)
-            outcomes = update.run_round()
             if continuous:
-                outcomes = self._run_rounds(update, context, plan, outcomes, drain, recording.flush)
+                outcomes = self._run_continuously(context, plan, drain, recording.flush)
+            else:
+                outcomes = update.run()
         except LakeletError as error:
             kinds.update_progress(bus, UpdateState.FAILED, error=error)
             return UpdateResult(update_id=bus.update_id, state=UpdateState.FAILED, flows=outcomes, error=error)
@@ -367,30 +367,21 @@ class Pipeline:
 
         return {location: need.log_from for location, need in versions_in_use(self.catalog).items()}
 
-    def _run_rounds(
-        self,
-        update: Update,
-        context: UpdateContext,
-        plan: UpdatePlan,
-        outcomes: tuple[FlowOutcome, ...],
-        drain: threading.Event,
-        flush: Callable[[], int],
+    def _run_continuously(
+        self, context: UpdateContext, plan: UpdatePlan, drain: threading.Event, flush: Callable[[], int]
     ) -> tuple[FlowOutcome, ...]:
-        from lakelet.execution.update import has_new_input
+        from lakelet.execution.continuous import ContinuousUpdate
+        from lakelet.execution.pace import Pace, interval_of
+        from lakelet.execution.upkeep import Upkeep
 
-        interval = float(self.spec.setting("lakelet.trigger.interval"))
-        flushed_at = time.monotonic()
-        while not context.stop.is_set():
-            is_draining = drain.is_set()
-            if has_new_input(context, plan):
-                outcomes = update.run_round(announce=False)
-            elif is_draining:
-                break
-            if time.monotonic() - flushed_at > FLUSH_SECONDS:
-                flush()
-                flushed_at = time.monotonic()
-            context.stop.wait(0 if is_draining else interval)
-        return outcomes
+        def pace(flow: ResolvedFlow, dataset: Dataset) -> Pace:
+            reads_files = bool(context.inputs(flow).files)
+            return Pace(interval_seconds=interval_of(self.spec, flow.flow, dataset, reads_files=reads_files))
+
+        upkeep = None
+        if self.spec.setting("lakelet.maintenance.enabled"):
+            upkeep = Upkeep(context=context, interval_seconds=self.spec.setting("lakelet.maintenance.interval"))
+        return ContinuousUpdate(context, plan, pace=pace, upkeep=upkeep, flush=flush).run(drain=drain)
 
     def _context(self, graph: DataflowGraph, bus: Any, stop: threading.Event) -> UpdateContext:
         from lakelet.execution.context import update_context

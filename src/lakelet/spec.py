@@ -21,6 +21,8 @@ FIELDS = ("name", "storage", "catalog", "database", "schema", "configuration", "
 STORAGE_VARIABLE = "LAKELET_STORAGE"
 TABLES_PREFIX = "lakelet.tables."
 TIME_ZONE = "spark.sql.session.timeZone"
+TRIGGER_INTERVAL = "pipelines.trigger.interval"
+KEPT_BATCHES = "spark.sql.streaming.minBatchesToRetain"
 _OTHER_FIELDS = {
     "target": "write `schema`, its name in this file",
     "root_path": "leave it out: paths are relative to the project file",
@@ -35,7 +37,7 @@ _OTHER_FIELDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One `lakelet.*` key.
+    """One key of `configuration` that means something to us.
 
     Attributes:
         default: its value when it is not set, None where not setting it means something of its own.
@@ -56,7 +58,7 @@ class PipelineSpec:
     Attributes:
         storage: absolute folder of the tables, checkpoints and the event log.
         configuration: what `spark.conf.get` sees; without our own settings.
-        settings: the `lakelet.*` keys that are set.
+        settings: the keys of `SETTINGS` that are set.
         libraries: file paths or `<folder>/**`, relative to `root`.
         root: the folder of the project file.
     """
@@ -72,7 +74,7 @@ class PipelineSpec:
     file: Path
 
     def setting(self, key: str) -> Any:
-        """Return the parsed value of a `lakelet.*` setting, or of its default; None where it has none."""
+        """Return the parsed value of a setting, or of its default; None where it has none."""
         declared = SETTINGS[key]
         text = self.settings.get(key, declared.default)
         return None if text is None else declared.parse(text)
@@ -91,10 +93,10 @@ class PipelineSpec:
 
     def overridden(self, configuration: Mapping[str, str]) -> PipelineSpec:
         """Return the project file with some of its `configuration` replaced."""
-        own = {key: value for key, value in configuration.items() if key.startswith("lakelet.")}
+        own = {key: value for key, value in configuration.items() if _is_setting(key)}
         for key, value in own.items():
             check_setting(key, value)
-        plain = {key: value for key, value in configuration.items() if key not in own}
+        plain = {key: value for key, value in configuration.items() if not key.startswith("lakelet.")}
         return replace(self, settings={**self.settings, **own}, configuration={**self.configuration, **plain})
 
     @property
@@ -319,16 +321,21 @@ def _settings(document: _Document) -> tuple[dict[str, str], dict[str, str]]:
                 origin=origin,
                 hint=f'put it in quotes: `{key}: "{shown}"`',
             )
-        if key.startswith("lakelet."):
+        if _is_setting(key):
             check_setting(key, value, origin=origin)
             settings[key] = value
-        else:
+        if not key.startswith("lakelet."):
             configuration[key] = value
     return configuration, settings
 
 
+def _is_setting(key: str) -> bool:
+    """Return whether we read a key: all of our own, and some of Databricks' and Spark's."""
+    return key.startswith("lakelet.") or key in SETTINGS
+
+
 def check_setting(key: str, value: str, *, origin: Origin | None = None) -> None:
-    """Check one `lakelet.*` setting.
+    """Check one setting.
 
     Raises:
         SpecError: `PIPELINE_SETTING_UNKNOWN` or `PIPELINE_SETTING_INVALID`.
@@ -460,6 +467,18 @@ def _ties(text: str) -> str:
     return text
 
 
+def _boolean(text: str) -> bool:
+    if text.strip().lower() not in ("true", "false"):
+        raise ValueError("it is `true` or `false`")
+    return text.strip().lower() == "true"
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdigit() or int(text) == 0:
+        raise ValueError("it is a positive number")
+    return int(text)
+
+
 def _folders(text: str) -> tuple[str, ...]:
     return tuple(folder.strip() for folder in text.split(",") if folder.strip())
 
@@ -486,10 +505,35 @@ SETTINGS: Mapping[str, Setting] = {
             parse=_path,
         ),
         Setting(
-            key="lakelet.trigger.interval",
-            default="1 second",
-            doc="How long a continuous update waits between two looks for new input.",
+            key=TRIGGER_INTERVAL,
+            default=None,
+            doc="How far apart a continuous update starts the batches of a table, at least, as in `10 seconds`; a table "
+            "may set its own.",
             parse=interval_seconds,
+        ),
+        Setting(
+            key="lakelet.maintenance.enabled",
+            default="true",
+            doc="Whether a continuous update puts small files together and removes old ones beside its flows.",
+            parse=_boolean,
+        ),
+        Setting(
+            key="lakelet.maintenance.interval",
+            default="10 minutes",
+            doc="How long a continuous update leaves a table alone before it maintains it.",
+            parse=interval_seconds,
+        ),
+        Setting(
+            key="lakelet.events.retention",
+            default="30 days",
+            doc="How long events stay in the event log.",
+            parse=interval_seconds,
+        ),
+        Setting(
+            key=KEPT_BATCHES,
+            default="20",
+            doc="How many finished micro-batches of a flow stay in its checkpoint, for people to look at.",
+            parse=_count,
         ),
         Setting(
             key="lakelet.maxBytesPerTrigger",

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 
 from lakelet.errors import LockError
+from lakelet.execution import faults
 from lakelet.execution.lock import pipeline_lock
 from lakelet.pipeline import Pipeline, RefreshSelection
+from lakelet.storage.delta_log import checkpointed_version
 
 TWO_BRANCHES = """
     @dp.table
@@ -260,7 +262,7 @@ def test_a_continuous_update_goes_on_with_rows_that_arrive(branches: Any) -> Non
                 landed.append(len(landed))
                 branches.land("customers", ids(100 + len(landed)))
 
-    pipeline = branches.pipeline(configuration={"lakelet.trigger.interval": "10 milliseconds"})
+    pipeline = branches.pipeline(configuration={"pipelines.trigger.interval": "10 milliseconds"})
     result = pipeline.run(continuous=True, subscribers=[feed], stop=stop)
     assert result.state.value == "CANCELED"
     branches.ok()
@@ -276,3 +278,47 @@ def test_one_pipeline_object_runs_again_and_again(branches: Any) -> None:
     assert branches.rows("customers", "id", "name") == [(7, None), (8, "ann")]
     assert pipeline.run(selection=RefreshSelection(full_refresh=("customers",))).exit_code == 0
     assert branches.rows("customers", "id", "name") == [(7, None), (8, "ann")]
+
+
+# -- pinned versions ----------------------------------------------------------------------------------------------
+
+
+def test_a_replay_reads_the_recorded_version_of_a_table_whose_log_was_checkpointed_since(project: Any) -> None:
+    """The embedded engine cannot: it knows no version from before the last checkpoint."""
+    project.write(
+        """
+        @dp.table
+        def customers():
+            return spark.readStream.format("delta").load("/Volumes/main/raw/landing/customers")
+
+        @dp.table
+        def facts():
+            orders = spark.readStream.format("delta").load("/Volumes/main/raw/landing/orders")
+            return orders.join(spark.read.table("customers"), "id", "left")
+        """
+    )
+
+    def land_customer(number: int) -> None:
+        project.land("customers", pa.table({"id": pa.array([number], pa.int64()), "name": [f"c{number}"]}))
+
+    project.land("orders", ids())
+    for number in range(3):
+        land_customer(number)
+        project.ok(selection=RefreshSelection(refresh=("customers",)))
+    project.land("orders", ids(2, 9))
+
+    class Killed(BaseException):
+        pass
+
+    def die(point: str) -> None:
+        if point == "flow.intent_written":
+            raise Killed
+
+    with faults.installed(die), pytest.raises(Killed):
+        project.run(selection=RefreshSelection(refresh=("facts",)))
+    for number in range(3, 25):
+        land_customer(number)
+        project.ok(selection=RefreshSelection(refresh=("customers",)))
+    assert checkpointed_version(str(project.folder("customers"))) > 10
+    project.ok()
+    assert project.rows("facts", "id", "name") == [(2, "c2"), (9, None)]

@@ -279,7 +279,7 @@ def test_without_dirt_no_sale_lacks_a_name_while_the_pipeline_runs_beside_the_ge
             rounds.acquire(timeout=30)
         stop.set()
 
-    configuration = {"lakelet.trigger.interval": "10 milliseconds", "lakelet.maxBytesPerTrigger": "12kb"}
+    configuration = {"pipelines.trigger.interval": "10 milliseconds", "lakelet.maxBytesPerTrigger": "12kb"}
     with Pipeline(PIPELINE, storage=tmp_path, configuration=configuration) as pipeline:
         writer = threading.Thread(target=write)
         writer.start()

@@ -147,6 +147,12 @@ def data_files(location: Path, version: int | None = None) -> list[str]:
     return [unquote(uri.removeprefix("file://")) for uri in DeltaTable(str(location), version=version).file_uris()]
 
 
+def arrived_files(location: Path) -> list[str]:
+    """Return every data file that brought rows to an append-only table, those that compaction has put together included."""
+    newest = DeltaTable(str(location)).version()
+    return [file for version in range(newest + 1) for file in _changes(location, version)[0]]
+
+
 def versions(storage: Path) -> dict[str, int]:
     """Return the version of every Delta table below a storage root but the event log's, by relative path."""
     logs = [log for log in storage.glob("**/_delta_log") if "system" not in log.relative_to(storage).parts]
@@ -255,10 +261,13 @@ class Oracle:
 
     Args:
         stepped_over: bronze tables were repaired: their rows with a NULL id are dropped, and counted.
+        archive: copies of data files below the storage root, by the same relative path; needed where tables were compacted
+            and vacuumed.
     """
 
-    def __init__(self, storage: Path, *, stepped_over: bool = False) -> None:
+    def __init__(self, storage: Path, *, stepped_over: bool = False, archive: Path | None = None) -> None:
         self.storage = storage
+        self._archive = archive
         self._stepped_over = stepped_over
         self._db = duckdb.connect(config={"threads": 1})
         self._db.execute("SET TimeZone = 'UTC'")
@@ -331,7 +340,7 @@ class Oracle:
 
     def _landing(self, folder: str, name: str) -> None:
         location = landing_of(self.storage, folder)
-        self._read(f"files_{name}", data_files(location), location, with_file=True)
+        self._read(f"files_{name}", self._arrived(location), location, with_file=True)
         typed = ", ".join(f"CAST({column} AS {kind}) AS {column}" for column, kind in COLUMNS[name].items())
         self._db.execute(f"CREATE TABLE landing_{name} AS SELECT {typed}, file FROM files_{name}")
 
@@ -412,7 +421,7 @@ class Oracle:
         batches = intents(self.storage, "03_gold.denormalized_sales_facts", source)
         numbers = [(file, number) for number, batch in enumerate(batches) for file in batch.files]
         self._table("joined", {"file": pa.string(), "batch": pa.int32()}, numbers)
-        self._read("arrived_facts", data_files(source), source, with_file=True)
+        self._read("arrived_facts", self._arrived(source), source, with_file=True)
         for name, key in KEYS.items():
             table = f"silver_{name}"
             location = table_of(self.storage, f"02_silver.{table}")
@@ -488,15 +497,28 @@ class Oracle:
         ((count,),) = self._rows(f"SELECT count(*) FROM {rows} WHERE {broken}")
         return int(count)
 
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def _arrived(self, location: Path) -> list[str]:
+        """Return the files that brought the rows of a table; those of its newest version where nothing was ever removed."""
+        return data_files(location) if self._archive is None else arrived_files(location)
+
+    def _kept(self, files: Sequence[str]) -> list[str]:
+        """Return where the files are now: where they were, or in the archive."""
+        if self._archive is None:
+            return list(files)
+        return [str(self._archive / Path(file).relative_to(self.storage)) for file in files]
+
     # -- DuckDB -------------------------------------------------------------------------------------------------------
 
     def _read(self, name: str, files: Sequence[str], location: Path, *, with_file: bool = False) -> None:
         """Make a view of data files; none, an empty one with the columns of the table."""
         if files:
             file = ", filename = 'file'" if with_file else ""
+            original = f"REPLACE (replace(file, '{self._archive}/', '{self.storage}/') AS file)" if with_file else ""
             self._db.execute(
                 f"CREATE OR REPLACE TEMP VIEW {name} AS "
-                f"SELECT * FROM read_parquet({list(files)!r}, union_by_name = true{file})"
+                f"SELECT * {original} FROM read_parquet({self._kept(files)!r}, union_by_name = true{file})"
             )
             return
         schema = pa.schema(DeltaTable(str(location)).schema().to_arrow())

@@ -151,15 +151,25 @@ configuration:
   my.key: "1"
   lakelet.tables.prod.ref.rates: ref/rates
   lakelet.source.folders: lib, shared
-  lakelet.trigger.interval: 500 milliseconds
+  lakelet.maintenance.interval: 500 milliseconds
+  pipelines.trigger.interval: 1 minute 30 seconds
 """,
     )
-    assert dict(spec.configuration) == {"my.key": "1"}
+    assert dict(spec.configuration) == {"my.key": "1", "pipelines.trigger.interval": "1 minute 30 seconds"}
     assert spec.external_tables == {"prod.ref.rates": "ref/rates"}
     assert spec.source_folders == (tmp_path / "lib", tmp_path / "shared")
-    assert spec.setting("lakelet.trigger.interval") == 0.5
+    assert spec.setting("lakelet.maintenance.interval") == 0.5
+    assert spec.setting("pipelines.trigger.interval") == 90
     assert spec.setting("lakelet.timezone") == "UTC"
     assert spec.setting("lakelet.maxBytesPerTrigger") is None
+
+
+@pytest.mark.parametrize("text", ["soon", "10", "-1 second", "0 seconds", "10 fortnights", "1 minute or so", ""])
+def test_an_interval_that_is_no_time_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
+    error = refused(tmp_path, MINIMAL + f'configuration:\n  pipelines.trigger.interval: "{text}"\n')
+    assert error.condition == "PIPELINE_SETTING_INVALID"
+    assert "10 seconds" in (error.cause or "")
+    assert error.origin is not None and error.origin.line is not None
 
 
 def test_every_default_of_a_setting_is_valid_and_documented() -> None:

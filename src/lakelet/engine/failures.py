@@ -151,8 +151,19 @@ def _column_counts(match: re.Match[str], text: str) -> QueryError:
     )
 
 
+def _lost_version(match: re.Match[str], text: str) -> QueryError:
+    return QueryError(
+        "DELTA_VERSION_NOT_READABLE",
+        "a version of a table could not be read",
+        cause=f"{text}\nanother writer has just checkpointed the table's log, and the engine reads older versions no more",
+        hint="run the update again: it then reads that version from its data files",
+        retryable=True,
+    )
+
+
 _Explain = Callable[[re.Match[str], str], QueryError]
 _RULES: tuple[tuple[re.Pattern[str], _Explain], ...] = (
+    (re.compile(r"Missing commit file: expected version \d+, found \d+"), _lost_version),
     (re.compile(r"An exception was thrown from the Python worker\.[^\n]*"), _user_function),
     (
         re.compile(

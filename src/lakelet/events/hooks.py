@@ -37,7 +37,8 @@ class EventHook:
 class EventHooks:
     """Hands the events of one update to hooks, in a thread of its own; a subscriber of the bus.
 
-    Events that come before `start` wait for it. Hooks see events of maturity STABLE, and none about hooks.
+    Events that come before `start` wait for it; without any hook none is kept. Hooks see events of maturity STABLE, and
+    none about hooks.
     """
 
     def __init__(self, bus: EventBus) -> None:
@@ -46,15 +47,19 @@ class EventHooks:
         self._failures: dict[str, int] = {}
         self._hooks: list[EventHook] = []
         self._worker: threading.Thread | None = None
+        self._is_needed = True
 
     def __call__(self, event: PipelineEvent) -> None:
-        if event.maturity_level == "STABLE" and event.event_type != "hook_progress":
+        if self._is_needed and event.maturity_level == "STABLE" and event.event_type != "hook_progress":
             self._events.put(event)
 
     def start(self, hooks: Sequence[EventHook]) -> None:
         """Begin to call hooks; a no-op without any."""
         self._hooks = list(hooks)
-        if hooks:
+        self._is_needed = bool(hooks)
+        if not hooks:
+            self._events = queue.SimpleQueue()
+        else:
             self._worker = threading.Thread(target=self._run, name="event-hooks", daemon=True)
             self._worker.start()
 

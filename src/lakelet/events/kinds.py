@@ -11,6 +11,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lakelet.errors import LakeletError
 from lakelet.events.log import EventBus
 from lakelet.events.model import DataQuality, FlowMetrics, FlowStatus, Level, PipelineEvent, UpdateState
 
@@ -198,6 +199,7 @@ def flow_progress(
     reason: str | None = None,
     error: BaseException | None = None,
     event_id: str | None = None,
+    is_replay: bool = False,
 ) -> PipelineEvent:
     """A flow has reached a status, or finished one micro-batch (RUNNING with metrics).
 
@@ -206,6 +208,7 @@ def flow_progress(
     Args:
         reason: why a flow was skipped, excluded or stopped.
         event_id: names the micro-batch, so that the event of a replay is known to be the same.
+        is_replay: the micro-batch was begun before.
     """
     details: dict[str, Any] = {"status": status.value, "reason": reason}
     if metrics is not None:
@@ -229,6 +232,38 @@ def flow_progress(
         sink=sink,
         error=error,
         event_id=event_id,
+        is_replay=is_replay,
+    )
+
+
+def flow_retry(
+    bus: EventBus,
+    *,
+    flow: str,
+    dataset: str,
+    error: LakeletError,
+    attempt: int,
+    in_seconds: float,
+    is_repeated: bool,
+) -> PipelineEvent:
+    """A flow of a continuous update has failed, and is tried again later.
+
+    Args:
+        attempt: number of the failure in a row, from 1.
+        in_seconds: until it is tried again.
+        is_repeated: the error has been published since the flow last succeeded, so its condition is enough.
+    """
+    later = f"attempt {attempt + 1} in {in_seconds:g} s"
+    why = f"[{error.condition}] as before" if is_repeated else _one_line(error)
+    retry = {"attempt": attempt, "in_seconds": in_seconds, "condition": error.condition}
+    return bus.publish(
+        "flow_progress",
+        f"Flow '{flow}' has FAILED: {why}; {later}.",
+        level=Level.WARN if is_repeated else Level.ERROR,
+        details={"status": FlowStatus.FAILED.value, "reason": later, "retry": retry},
+        dataset=dataset,
+        flow=flow,
+        error=None if is_repeated else error,
     )
 
 

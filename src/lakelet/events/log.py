@@ -10,7 +10,8 @@ import logging
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -18,7 +19,7 @@ from typing import Any, Self
 
 from lakelet.errors import LakeletError, StorageError
 from lakelet.events.model import Level, PipelineEvent
-from lakelet.events.table import DeltaEventLog
+from lakelet.events.table import RECORDED, DeltaEventLog
 
 __all__ = ["DeltaEventLog", "EventBus", "JsonLinesWriter", "Subscriber"]
 
@@ -97,12 +98,14 @@ class EventBus:
         error: BaseException | None = None,
         maturity: str = "STABLE",
         event_id: str | None = None,
+        is_replay: bool = False,
     ) -> PipelineEvent:
         """Make an event and deliver it; returns when every subscriber has seen it.
 
         Args:
             details: the value under the event's own type, in the layout of the event log.
             event_id: instead of a new one, for what a replay publishes again: the event log keeps the first.
+            is_replay: it may have been published before.
         """
         origin = {
             "pipeline_id": self.pipeline_id,
@@ -129,10 +132,17 @@ class EventBus:
                 origin=MappingProxyType({key: value for key, value in origin.items() if value is not None}),
                 details=MappingProxyType(dict(details or {})),
                 error=error,
+                is_replay=is_replay,
             )
             self._pending.append(event)
             self._deliver_pending()
         return event
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let nobody publish in the meantime."""
+        with self._lock:
+            yield
 
     def _next_sequence(self, now: datetime) -> int:
         # Microseconds since 1970 rather than a counter: the numbers also increase from one update to the next.
@@ -170,10 +180,17 @@ class EventBus:
         )
 
 
+def _number(path: Path) -> int | None:
+    """Return the number of a file that was full, None for another file."""
+    number = path.stem.rpartition(".")[2]
+    return int(number) if number.isdigit() else None
+
+
 class JsonLinesWriter:
     """Keeps the events of an update as JSON, one a line, each handed to the operating system as it happens.
 
-    The file survives the death of the process, and `DeltaEventLog.recover` completes the event log from it.
+    The file survives the death of the process, and `DeltaEventLog.recover` completes the event log from it. A file that
+    has become large makes room for a new one: `<update>.jsonl` is the newest, `<update>.<n>.jsonl` the one before.
 
     Raises:
         StorageError: `EVENT_LOG_NOT_WRITABLE`.
@@ -195,6 +212,22 @@ class JsonLinesWriter:
                 self._file.flush()
             except OSError as error:
                 raise self._not_writable(error) from error
+
+    def rotate(self, *, min_bytes: int) -> None:
+        """Begin a new file where this one has become large; only when all of its events are in the event log."""
+        with self._lock:
+            if self._file.tell() < min_bytes:
+                return
+            self._file.close()
+            before = [path for path in self.path.parent.glob(f"{self.path.stem}.*.jsonl") if _number(path) is not None]
+            number = 1 + max((_number(path) or 0 for path in before), default=0)
+            full = self.path.with_name(f"{self.path.stem}.{number}.jsonl")
+            self.path.rename(full)
+            full.with_suffix(RECORDED).touch()
+            for path in before:
+                path.unlink()
+                path.with_suffix(RECORDED).unlink(missing_ok=True)
+            self._file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         with self._lock:

@@ -104,6 +104,7 @@ class PipelineEvent:
         sequence: increases within a pipeline; orders events with equal timestamps.
         origin: pipeline_id, pipeline_name, update_id, dataset_name, flow_name, batch_id, …
         details: one key, the event type.
+        is_replay: a run that died, or failed, may have published the event before, with this id.
     """
 
     id: str
@@ -116,6 +117,7 @@ class PipelineEvent:
     origin: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     error: LakeletError | BaseException | None = None
+    is_replay: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON-ready values."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -76,6 +76,7 @@ class DeltaEventLog:
         location: folder of the table, created by the first commit.
         updates: folder of the updates' JSON lines.
         update_id: the update whose events this log receives.
+        retention: older events are removed, about once a day; None to keep all.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class DeltaEventLog:
         updates: str | Path | None = None,
         update_id: str | None = None,
         flush_every: int = FLUSH_EVERY,
+        retention: timedelta | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.location = Path(location)
         self._updates = Path(updates) if updates is not None else None
@@ -94,16 +97,18 @@ class DeltaEventLog:
         self._lock = threading.RLock()
         self._waiting: list[dict[str, Any]] = []
         self._table: DeltaTable | None = None
-        self._recovered: frozenset[str] = frozenset()
+        self._retention = retention
+        self._clock = clock
+        self._trimmed_at: datetime | None = None
 
     def __call__(self, event: PipelineEvent) -> None:
-        """Take one event; one that a dead update had published already, and a replay publishes again, counts once.
+        """Take one event; one that was published already, and a replay publishes again, counts once.
 
         Raises:
             StorageError: `EVENT_LOG_NOT_WRITABLE`; the events stay in memory and are tried again.
         """
         with self._lock:
-            if event.id in self._recovered:
+            if event.is_replay and self._has(event.id):
                 return
             self._waiting.append(event.to_dict())
             if len(self._waiting) >= self._next_flush:
@@ -155,9 +160,9 @@ class DeltaEventLog:
         with self._lock:
             dead = [path for path in self._jsonl_files() if path.stem != self._update_id]
             left_over = [path for path in dead if not path.with_suffix(RECORDED).exists()]
-            events = [event for path in left_over for event in read_json_lines(path)]
-            self._recovered = frozenset(event["id"] for event in events)
-            missing = self._not_in_table(events)
+            events = {event["id"]: event for path in reversed(left_over) for event in reversed(read_json_lines(path))}
+            present = self._present(list(events))
+            missing = [event for key, event in reversed(events.items()) if key not in present]
             if missing:
                 self._append(missing)
             for path in left_over:
@@ -211,7 +216,7 @@ class DeltaEventLog:
                     description="Events of all updates of the pipeline",
                     configuration={
                         "delta.checkpointInterval": CHECKPOINT_INTERVAL,
-                        "delta.enableExpiredLogCleanup": "false",
+                        "delta.logRetentionDuration": "interval 1 days",
                     },
                     raise_if_key_not_exists=False,
                 )
@@ -233,19 +238,31 @@ class DeltaEventLog:
         if table is not None and version % COMPACT_EVERY == 0:
             with _Translated(self.location):
                 table.optimize.compact()
+                self._trim(table)
                 table.vacuum(dry_run=False)  # keeps a week of files for readers of older versions
+                table.create_checkpoint()
+                table.cleanup_metadata()
 
-    def _not_in_table(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        table = self._open() if events else None
+    def _trim(self, table: DeltaTable) -> None:
+        """Remove the events that are too old, once a day."""
+        now = self._clock()
+        if self._retention is not None and (self._trimmed_at is None or now - self._trimmed_at >= timedelta(days=1)):
+            table.delete(f"timestamp < '{(now - self._retention).isoformat()}'")
+            self._trimmed_at = now
+
+    def _has(self, event_id: str) -> bool:
+        return any(event["id"] == event_id for event in self._waiting) or bool(self._present([event_id]))
+
+    def _present(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return which of these events are in the table; reads all of its ids, so it is asked only after a death."""
+        table = self._open() if ids else None
         if table is None:
-            return events
+            return frozenset()
         import pyarrow.dataset as ds
 
-        oldest = min(datetime.fromisoformat(event["timestamp"]) for event in events)
         with _Translated(self.location):
-            rows = table.to_pyarrow_dataset().to_table(columns=["id"], filter=ds.field("timestamp") >= oldest)
-        present = set(rows.column("id").to_pylist())
-        return [event for event in events if event["id"] not in present]
+            rows = table.to_pyarrow_dataset().to_table(columns=["id"], filter=ds.field("id").isin(ids))
+        return frozenset(rows.column("id").to_pylist())
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from lakelet.plan.normalize import reads_metadata, runnable, with_clock
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, is_streaming, leaf_of, leaves
 from lakelet.plan.stateful import Operator, inputs_of, operator_of, redirected, stand_in
-from lakelet.storage.delta_log import snapshot_files
+from lakelet.storage.delta_log import checkpointed_version, snapshot_columns, snapshot_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,16 +254,17 @@ class Binder:
         return runnable(result, self._resolver.engine.capabilities)
 
     def _table(self, location: str, leaf: Leaf, versions: Mapping[str, int], metadata: bool) -> Relation:
-        if metadata:
-            table = self._resolver.store.open(location)
-            assert table is not None
-            files = snapshot_files(location, versions[location])
-            return file_rows(files, table.schema, partition_cols=table.partition_cols, metadata=True)
-        result = plan.delta(location, versions[location])
-        for written, option in (("versionasof", "versionAsOf"), ("timestampasof", "timestampAsOf")):
-            if written in leaf.options:
-                del result.read.data_source.options["versionAsOf"]
-                result.read.data_source.options[option] = leaf.options[written]
+        version = int(leaf.options.get("versionasof", versions[location]))
+        # Sail 0.7 cannot read most versions from before the last checkpoint of the log.
+        is_old = version < checkpointed_version(location) and "timestampasof" not in leaf.options
+        if metadata or is_old:
+            schema, partition_cols = snapshot_columns(location, version)
+            files = snapshot_files(location, version)
+            return file_rows(files, schema, partition_cols=partition_cols, metadata=metadata)
+        result = plan.delta(location, version)
+        if "timestampasof" in leaf.options:
+            del result.read.data_source.options["versionAsOf"]
+            result.read.data_source.options["timestampAsOf"] = leaf.options["timestampasof"]
         return result
 
     def _view(self, view: Dataset, batch: _Batch) -> Relation:

@@ -32,7 +32,7 @@ from lakelet.storage.catalog import Catalog
 
 FORMAT = 1
 KEEP_BATCHES = 20
-"""How many finished batches stay on disk, for people to look at."""
+"""How many finished batches stay on disk where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +73,10 @@ class Checkpoint:
     Args:
         folder: of the dataset.
         flow: name of the flow.
+        keep: how many finished batches stay on disk, for people to look at.
     """
 
-    def __init__(self, folder: Path, flow: str, generation: int) -> None:
+    def __init__(self, folder: Path, flow: str, generation: int, *, keep: int = KEEP_BATCHES) -> None:
         own = folder / file_name(flow)
         self.epoch = current_epoch(own, generation)
         self.folder = own / self.epoch
@@ -84,8 +85,11 @@ class Checkpoint:
         self._commits = self.folder / "commits"
         self._offsets.mkdir(parents=True, exist_ok=True)
         self._commits.mkdir(parents=True, exist_ok=True)
-        self._last_intent = _last_number(self._offsets)
-        self._last_commit = _last_number(self._commits)
+        intents, commits = _numbers(self._offsets), _numbers(self._commits)
+        self._last_intent = max(intents, default=-1)
+        self._last_commit = max(commits, default=-1)
+        self._oldest = min(intents + commits, default=0)
+        self._keep = keep
 
     @property
     def committed_id(self) -> int:
@@ -126,10 +130,10 @@ class Checkpoint:
         """Record that the batch is in the table, and forget batches long done."""
         write_json(self._commits / str(batch.id), {"format": FORMAT, **(details or {})})
         self._last_commit = batch.id
-        old = batch.id - KEEP_BATCHES
-        if old >= 0:
-            (self._offsets / str(old)).unlink(missing_ok=True)
-            (self._commits / str(old)).unlink(missing_ok=True)
+        while self._oldest <= batch.id - self._keep:
+            (self._offsets / str(self._oldest)).unlink(missing_ok=True)
+            (self._commits / str(self._oldest)).unlink(missing_ok=True)
+            self._oldest += 1
 
     def _read(self, number: int) -> Batch:
         return _read_batch(self._offsets / str(number))
@@ -282,8 +286,12 @@ def read_derived(path: Path) -> dict[str, Any]:
         return {}
 
 
+def _numbers(folder: Path) -> list[int]:
+    return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
+
+
 def _last_number(folder: Path) -> int:
-    return max((int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()), default=-1)
+    return max(_numbers(folder), default=-1)
 
 
 def file_name(flow: str) -> str:

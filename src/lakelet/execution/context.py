@@ -16,7 +16,7 @@ from lakelet.errors import GraphError, LakeletError, Origin
 from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.execution.binding import Binder, Inputs, StreamInput
-from lakelet.execution.checkpoint import Checkpoint, read_generation
+from lakelet.execution.checkpoint import KEEP_BATCHES, Checkpoint, read_generation
 from lakelet.execution.clock import ClockedEngine
 from lakelet.execution.expectations import DroppedRows, Quality
 from lakelet.execution.file_options import FileRead
@@ -27,12 +27,20 @@ from lakelet.execution.stateful_part import StatefulPart, stateful_part
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import Dataset
 from lakelet.names import TableName
-from lakelet.spec import PipelineSpec
+from lakelet.spec import KEPT_BATCHES, PipelineSpec
 from lakelet.storage.base import Table, TableDefinition, TableStore
 from lakelet.storage.catalog import Catalog
 
-MAX_READINGS = 50
-"""How often the heads of external sources are read before giving up on two equal readings; takes about a second."""
+HeadKey = tuple[str, str]
+"""Name of a flow, and the id of its source or the location of a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The head of a source that cannot be read; equal to another one for the same reason."""
+
+    reason: str
+    error: LakeletError = field(compare=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,7 +51,8 @@ class UpdateContext:
         cdc_ties: `warn` or `fail`: what different events with one key and one sequence value mean.
         drop_invalid: leave out change rows that AUTO CDC cannot apply; set by a repair only.
         on_dropped: is handed, with the flow's name, the rows that drop rules remove.
-        heads: per flow and source id, how far an external source is read in this round.
+        heads: how far a source is read, where that is fixed.
+        versions: by location, the version at which a table is read, where that is fixed.
     """
 
     pipeline: str
@@ -58,10 +67,12 @@ class UpdateContext:
     max_bytes: int
     time_zone: str = "UTC"
     cdc_ties: str = "warn"
+    kept_batches: int = KEEP_BATCHES
     drop_invalid: bool = False
     on_dropped: Callable[[str, DroppedRows], None] | None = None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    heads: dict[tuple[str, str], Any] = field(default_factory=dict)
+    heads: Mapping[HeadKey, Any] = field(default_factory=dict)
+    versions: Mapping[str, int | None] = field(default_factory=dict)
     _sources: dict[tuple[str, str], StreamSource] = field(default_factory=dict)
     _inputs: dict[str, Inputs] = field(default_factory=dict)
     _stateful: dict[str, StatefulPart | None] = field(default_factory=dict)
@@ -194,42 +205,32 @@ class UpdateContext:
         self.resolver.files.forget(read for key, read in reads.items() if key not in kept)
         self.resolver.forget_columns()
 
-    def pin_heads(self, flows: Mapping[str, ResolvedFlow]) -> None:
-        """Fix how far external sources are read in this round.
+    def reading(self, heads: Mapping[HeadKey, Any], versions: Mapping[str, int | None] | None = None) -> UpdateContext:
+        """Return the context in which sources are read up to `heads`, and tables at `versions` where one is given."""
+        return replace(self, heads=dict(heads), versions=dict(versions or {}))
 
-        All heads are read until two readings in a row agree, so they belong to one instant: whoever writes dimensions before
-        the facts that refer to them never has the facts read first.
+    def newest_head(self, flow: ResolvedFlow, item: StreamInput) -> Any:
+        """Return how far a source reaches now.
+
+        Raises:
+            LakeletError: why that could not be read, with the flow's origin.
         """
-        external = [
-            (flow, item)
-            for flow in flows.values()
-            for item in self.inputs(flow).streams.values()
-            if item.source.dataset is None
-        ]
-        tables = [pair for pair in external if not isinstance(self.source(*pair), RateSource)]
-        self.heads = {(flow.name, item.id): self._head(flow, item) for flow, item in external}
-        for attempt in range(MAX_READINGS):
-            now = {(flow.name, item.id): self._head(flow, item) for flow, item in tables}
-            if all(self.heads[key] == head for key, head in now.items()):
-                return
-            self.heads |= now
-            self.stop.wait(0.001 * attempt)
-        kinds.warning(
-            self.events,
-            "the external sources are written so often that they could not be pinned at one instant: a fact may be read "
-            "before a dimension row that was written earlier",
-        )
-
-    def _head(self, flow: ResolvedFlow, item: StreamInput) -> Any:
         try:
             return self.source(flow, item).head()
         except LakeletError as error:
             raise error.at(self.origin(flow)) from error.__cause__
 
     def head(self, flow: ResolvedFlow, item: StreamInput) -> Any:
-        """Return how far a source may be read: the pinned head, or for a dataset of the pipeline what is there now."""
+        """Return how far a source may be read: the pinned head, or for a dataset of the pipeline what is there now.
+
+        Raises:
+            LakeletError: why the head could not be read.
+        """
         key = (flow.name, item.id)
-        return self.heads[key] if key in self.heads else self.source(flow, item).head()
+        head = self.heads[key] if key in self.heads else self.newest_head(flow, item)
+        if isinstance(head, Unreadable):
+            raise head.error
+        return head
 
 
 DEFAULT_MAX_BYTES = 64 * 2**20
@@ -267,6 +268,7 @@ def update_context(
         max_bytes=spec.setting("lakelet.maxBytesPerTrigger") or DEFAULT_MAX_BYTES,
         time_zone=spec.time_zone,
         cdc_ties=str(spec.setting("lakelet.cdc.ties")),
+        kept_batches=spec.setting(KEPT_BATCHES),
         on_dropped=on_dropped,
         clock=clock,
         _sources={} if sources is None else sources,

@@ -16,6 +16,7 @@ import glob
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -187,6 +188,7 @@ class FileLog:
         self._known: dict[str, int] = {}
         self._first = 0
         self._count = 0
+        self._lock = threading.RLock()  # a continuous update notes files while a flow reads the list
         self._load()
 
     def __len__(self) -> int:
@@ -217,8 +219,9 @@ class FileLog:
         Raises:
             StorageError: `CHECKPOINT_NOT_WRITABLE`.
         """
-        for start in range(0, len(files), SEGMENT_FILES):
-            self._append(files[start : start + SEGMENT_FILES])
+        with self._lock:
+            for start in range(0, len(files), SEGMENT_FILES):
+                self._append(files[start : start + SEGMENT_FILES])
 
     def _append(self, files: Sequence[FoundFile]) -> None:
         try:
@@ -246,6 +249,10 @@ class FileLog:
         Raises:
             StorageError: `CHECKPOINT_CORRUPT` if the log does not have them.
         """
+        with self._lock:
+            return self._between(start, end)
+
+    def _between(self, start: int, end: int) -> list[FoundFile]:
         found: list[FoundFile] = []
         firsts = sorted(self._segments())
         for position, first in enumerate(firsts):

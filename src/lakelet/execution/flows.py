@@ -60,7 +60,7 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
     """
     generation = context.generation(dataset.name)
     folder = context.catalog.checkpoint(dataset.name)
-    checkpoint = Checkpoint(folder, flow.name, generation)
+    checkpoint = Checkpoint(folder, flow.name, generation, keep=context.kept_batches)
     batches = 0
     is_sink = dataset.kind is DatasetKind.SINK
     if not is_sink and checkpoint.committed_id >= 0 and not context.store.exists(context.location(dataset)):
@@ -106,7 +106,7 @@ def run_batch(
         bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
         written = Written(output_rows=write_sink(context, dataset, checkpoint, batch, bound.rows))
         quality.num_rows = written.output_rows or 0
-        _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started)
+        _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started, is_replay)
         return
     table = context.table(dataset)
     _check_table(context, flow, table, app_id, checkpoint)
@@ -118,7 +118,7 @@ def run_batch(
     else:
         written = _append(context, flow, dataset, table, bound.rows, receipt, quality, present=present)
     reach("flow.rows_committed")
-    _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started)
+    _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started, is_replay)
 
 
 def _publish_and_note(
@@ -131,6 +131,7 @@ def _publish_and_note(
     quality: Quality,
     step: StatefulBatch | None,
     started: float,
+    is_replay: bool,
 ) -> None:
     """Publish the counts of a batch that is in its target, and note that it is done."""
     app_id = context.app_id(flow, checkpoint.epoch)
@@ -152,6 +153,7 @@ def _publish_and_note(
         ),
         quality=quality.result,
         event_id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{app_id}/{batch.id}")),
+        is_replay=is_replay,
     )
     reach("flow.batch_published")
     versions = {} if dataset.kind is DatasetKind.SINK else note_versions(context, dataset, checkpoint)
@@ -236,7 +238,7 @@ def pinned_versions(context: UpdateContext, locations: Mapping[str, str]) -> dic
     """
     versions: dict[str, int] = {}
     for location, label in locations.items():
-        version = latest_version(location)
+        version = context.versions[location] if location in context.versions else latest_version(location)
         if version is None:
             raise missing_table(label, location)
         versions[location] = version

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from lakelet.events.log import EventBus, JsonLinesWriter
 from lakelet.events.model import PipelineEvent
@@ -13,10 +13,16 @@ from lakelet.events.table import DeltaEventLog
 from lakelet.execution.lock import pipeline_lock
 from lakelet.storage.catalog import Catalog
 
+MAX_JSON_LINES_BYTES = 16 << 20
+"""A continuous update begins a new file of JSON lines at about this size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """The event stream of one update; `flush` commits to the event log what has been published so far."""
+    """The event stream of one update; `flush` commits to the event log what has been published so far.
+
+    A file of JSON lines that has become large gives way to a new one then.
+    """
 
     bus: EventBus
     flush: Callable[[], int]
@@ -30,6 +36,7 @@ def recorded(
     pipeline_id: str,
     update_id: str,
     clock: Callable[[], datetime],
+    retention: timedelta | None = None,
     subscribers: Sequence[Callable[[PipelineEvent], None]] = (),
 ) -> Iterator[Recording]:
     """Hold the lock, and write events as JSON lines while they happen and to the event log at the end.
@@ -40,7 +47,8 @@ def recorded(
     """
     updates = catalog.system / "updates"
     with pipeline_lock(catalog.lock, pipeline=pipeline):
-        log = DeltaEventLog(catalog.system / "events", updates=updates, update_id=update_id)
+        location = catalog.system / "events"
+        log = DeltaEventLog(location, updates=updates, update_id=update_id, retention=retention, clock=clock)
         log.recover()
         bus = EventBus(pipeline_id, pipeline, update_id, clock=clock)
         writer = JsonLinesWriter(updates / f"{update_id}.jsonl")
@@ -48,8 +56,15 @@ def recorded(
         bus.subscribe(log)
         for subscriber in subscribers:
             bus.subscribe(subscriber)
+
+        def flush() -> int:
+            with bus.held():
+                count = log.flush()
+                writer.rotate(min_bytes=MAX_JSON_LINES_BYTES)
+            return count
+
         try:
-            yield Recording(bus, log.flush)
+            yield Recording(bus, flush)
         finally:
             writer.close()
             log.close()

@@ -8,7 +8,6 @@ run      each dataset after those it reads; one failure does not stop the datase
 from __future__ import annotations
 
 import concurrent.futures
-import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +18,13 @@ from lakelet.events.model import FlowStatus, UpdateState
 from lakelet.execution.checkpoint import FORMAT, read_derived, start_epoch, start_generation, write_json
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.flows import has_committed, run_flow
+from lakelet.execution.heads import ExternalSources
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection
 from lakelet.execution.refresh import refresh_view
 from lakelet.execution.reset import announce_checkpoint_reset, find_flow
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import Dataset, DatasetKind, reset_allowed
+from lakelet.spec import TRIGGER_INTERVAL
 from lakelet.storage.base import TableDefinition
 
 Key = tuple[str, str, str]
@@ -105,7 +106,7 @@ def _stored(graph: DataflowGraph, name: str) -> Dataset:
 
 
 class Update:
-    """Runs a plan; in continuous mode the same plan round by round."""
+    """Runs a plan once; `ContinuousUpdate` goes on running it."""
 
     def __init__(self, context: UpdateContext, plan: UpdatePlan) -> None:
         self._context = context
@@ -209,19 +210,16 @@ class Update:
                 dataset=display,
             )
 
-    def run_round(self, *, announce: bool = True) -> tuple[FlowOutcome, ...]:
-        """Run every dataset of the plan once, each after those it reads; returns how each flow ended.
-
-        Args:
-            announce: publish the states of flows that had nothing to do, too.
-        """
+    def run(self) -> tuple[FlowOutcome, ...]:
+        """Run every dataset of the plan once, each after those it reads; returns how each flow ended."""
         context = self._context
-        context.pin_heads({flow.name: flow for d in self._plan.datasets for flow in context.graph.flows_to(d.name)})
-        if announce:
-            for dataset in self._plan.excluded:
-                self._finish_all(dataset, FlowStatus.EXCLUDED)
-            for dataset in self._plan.datasets:
-                self._announce(dataset, FlowStatus.QUEUED)
+        flows = [flow for dataset in self._plan.datasets for flow in context.graph.flows_to(dataset.name)]
+        outside = ExternalSources(context, flows, written=set(context.graph.datasets))
+        self._context = context = context.reading(outside.heads_at_one_instant())
+        for dataset in self._plan.excluded:
+            self._finish_all(dataset, FlowStatus.EXCLUDED)
+        for dataset in self._plan.datasets:
+            self._announce(dataset, FlowStatus.QUEUED)
         waiting = {dataset.name.key: dataset for dataset in self._plan.datasets}
         needs = {key: context.graph.stored_upstream(d.name) & set(waiting) for key, d in waiting.items()}
         failed: set[Key] = set()
@@ -259,9 +257,7 @@ class Update:
             try:
                 batches = self._attempt(flow, dataset)
             except Exception as error:
-                failure = error if isinstance(error, LakeletError) else _unexpected(flow, error)
-                failure.at(self._context.origin(flow))
-                self._finish(flow, dataset, FlowStatus.FAILED, error=failure)
+                self._finish(flow, dataset, FlowStatus.FAILED, error=failure_of(self._context, flow, error))
                 succeeded = False
             else:
                 status = FlowStatus.IDLE if flow.flow.once and not batches else FlowStatus.COMPLETED
@@ -273,9 +269,7 @@ class Update:
     def _attempt(self, flow: ResolvedFlow, dataset: Dataset) -> int:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                if dataset.kind is DatasetKind.MATERIALIZED_VIEW:
-                    return int(refresh_view(self._context, flow, dataset))
-                return run_flow(self._context, flow, dataset)
+                return execute(self._context, flow, dataset)
             except FlowError as error:
                 if not error.retryable or attempt == MAX_ATTEMPTS or self._context.stop.is_set():
                     raise
@@ -285,7 +279,7 @@ class Update:
                     flow=flow.name,
                     dataset=self._context.display(dataset.name),
                 )
-                time.sleep(0.2 * 2**attempt)
+                self._context.stop.wait(0.2 * 2**attempt)
         raise AssertionError("unreachable")
 
     def _skip(self, dataset: Dataset, broken: set[Key]) -> None:
@@ -333,6 +327,23 @@ class Update:
         )
 
 
+def execute(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> int:
+    """Bring one flow up to date; returns how many micro-batches that took, of a materialized view 1 if it was written.
+
+    Raises:
+        FlowError: the table is as it was before the batch that failed.
+    """
+    if dataset.kind is DatasetKind.MATERIALIZED_VIEW:
+        return int(refresh_view(context, flow, dataset))
+    return run_flow(context, flow, dataset)
+
+
+def failure_of(context: UpdateContext, flow: ResolvedFlow, error: Exception) -> LakeletError:
+    """Return why a flow failed, with its place in the user's files."""
+    failure = error if isinstance(error, LakeletError) else _unexpected(flow, error)
+    return failure.at(context.origin(flow))
+
+
 def _unexpected(flow: ResolvedFlow, error: Exception) -> FlowError:
     """Return what is no error of the user's as one that stops its own flow only."""
     failure = FlowError(
@@ -358,7 +369,7 @@ def describe(context: UpdateContext, datasets: Sequence[Dataset]) -> None:
             expectations=[(rule.name, rule.text, rule.action.value) for rule in dataset.expectations],
         )
         for flow in graph.flows_to(dataset.name):
-            settings = sorted({*dataset.spark_conf, *flow.flow.spark_conf})
+            settings = sorted({*dataset.spark_conf, *flow.flow.spark_conf} - {TRIGGER_INTERVAL})
             if settings:
                 kinds.warning(
                     context.events,
@@ -390,14 +401,3 @@ def _flow_type(flow: ResolvedFlow, dataset: Dataset) -> kinds.FlowType:
             return kinds.FlowType.COMPLETE
         case _:
             return kinds.FlowType.APPEND
-
-
-def has_new_input(context: UpdateContext, plan: UpdatePlan) -> bool:
-    """Return whether an external source of the plan has moved since its heads were pinned."""
-    for dataset in plan.datasets:
-        for flow in context.graph.flows_to(dataset.name):
-            for item in context.inputs(flow).streams.values():
-                key = (flow.name, item.id)
-                if key in context.heads and context.source(flow, item).head() != context.heads[key]:
-                    return True
-    return False

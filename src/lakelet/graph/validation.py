@@ -8,6 +8,7 @@ from dataclasses import replace
 from lakelet.errors import GraphError, LakeletError, Origin, did_you_mean
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import AutoCdcFlow, DatasetKind, Definitions
+from lakelet.graph.trigger import intervals_are_times
 from lakelet.names import NameContext, TableName
 
 
@@ -364,4 +365,5 @@ _CHECKS: tuple[Callable[[DataflowGraph], list[LakeletError]], ...] = (
     cdc_targets_are_only_cdc,
     streams_read_append_only_tables,
     columns_exist_for_layout,
+    intervals_are_times,
 )

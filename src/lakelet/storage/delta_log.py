@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 
 from lakelet.errors import SourceError, StorageError
 from lakelet.storage.delta_rs import storage_errors
+from lakelet.storage.schema import nullable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,15 @@ def latest_version(location: str, *, known: int = -1) -> int | None:
         return None
     versions = [int(entry.name[:20]) for entry in folder.iterdir() if entry.name[:20].isdigit()]
     return max(versions) if versions else None
+
+
+def checkpointed_version(location: str) -> int:
+    """Return the version of the log's last checkpoint, -1 if there is none."""
+    try:
+        text = (log_folder(location) / "_last_checkpoint").read_text("utf-8")
+    except FileNotFoundError:
+        return -1
+    return int(json.loads(text)["version"])
 
 
 def read_commit(location: str, version: int) -> Commit | None:
@@ -177,6 +187,13 @@ def snapshot_files(location: str, version: int) -> tuple[DataFile, ...]:
         )
     files.sort(key=lambda file: (file.modified_at_ms, file.path))
     return tuple(files)
+
+
+def snapshot_columns(location: str, version: int) -> tuple[pa.Schema, tuple[str, ...]]:
+    """Return the columns and the partition columns that a table had at a version."""
+    with storage_errors(location):
+        table = DeltaTable(location, version=version)
+        return nullable(pa.schema(table.schema().to_arrow())), tuple(table.metadata().partition_columns)
 
 
 def _partition_text(value: Any) -> str:

@@ -84,6 +84,8 @@ class PlainView:
             line = self._flow_line(progress.dataset(name), event)
             if line:
                 write_line(line, self._out)
+            if failure := _failure_to_retry(event):
+                write_line(f"\n{failure}\n", self._err)
 
     def _flow_line(self, dataset: DatasetProgress, event: PipelineEvent) -> str | None:
         status = dataset.status
@@ -96,6 +98,12 @@ class PlainView:
         width = max((len(d.name) for d in self._progress.datasets.values() if not d.is_view), default=0)
         cells = f"  {status.value.lower():<9}  {dataset.name:<{width}}  {_plain_counts(dataset)}  {taken:>8}"
         return f"{cells}  {_notes(dataset, event)}".rstrip()
+
+
+def _failure_to_retry(event: PipelineEvent) -> str | None:
+    """Return the error of a flow that goes on being tried; other errors are shown when the update has ended."""
+    is_retried = event.event_type == "flow_progress" and "retry" in event.details
+    return event.error.render() if is_retried and isinstance(event.error, LakeletError) else None
 
 
 def _plain_counts(dataset: DatasetProgress) -> str:
@@ -119,7 +127,9 @@ def _notes(dataset: DatasetProgress, event: PipelineEvent) -> str:
     notes += failed_rules(counts)
     if event.error is not None and dataset.status is FlowStatus.FAILED:
         notes.append(f"[{event.error.condition}]" if isinstance(event.error, LakeletError) else str(event.error))
-    elif reason := event.details.get("reason"):
+    elif retry := event.details.get("retry"):
+        notes.append(f"[{retry['condition']}]")
+    if reason := event.details.get("reason"):
         notes.append(str(reason))
     return " · ".join(notes)
 
@@ -152,6 +162,8 @@ class LiveView:
     def __call__(self, event: PipelineEvent) -> None:
         with self._lock:
             self._progress.apply(event)
+        if failure := _failure_to_retry(event):
+            self._console.print(f"\n{failure}\n", markup=False, highlight=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
         with self._lock:

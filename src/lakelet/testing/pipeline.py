@@ -404,7 +404,7 @@ class PipelineTest:
         )
         update = Update(context, plan_update(graph, RefreshSelection()))
         update.set_up()
-        return update.run_round()
+        return update.run()
 
     def _clock(self) -> datetime:
         return (self._now or datetime.now(UTC)).astimezone(UTC)

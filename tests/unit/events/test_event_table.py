@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from lakelet.events.log import EventBus, JsonLinesWriter
 from lakelet.events.model import FlowStatus, UpdateState
 from lakelet.events.table import KEPT_UPDATES, DeltaEventLog, event_log_schema
 
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 NewBus = Callable[..., EventBus]
 
 
@@ -187,3 +189,92 @@ def test_a_failed_commit_keeps_the_events_and_the_next_one_has_them(
 
 def _full_disk(*arguments: object, **options: object) -> None:
     raise pa.ArrowException("No space left on device")
+
+
+# -- replays, large files, old events -----------------------------------------------------------------------------
+
+
+def publish_batch(bus: EventBus, *, is_replay: bool) -> None:
+    kinds.flow_progress(bus, flow="f", dataset="d", status=FlowStatus.RUNNING, event_id="batch-7", is_replay=is_replay)
+
+
+@pytest.mark.parametrize("deaths_between", [0, 1, KEPT_UPDATES + 5])
+def test_a_replayed_batch_is_in_the_log_once_however_many_updates_died_in_between(
+    tmp_path: Path, new_bus: NewBus, deaths_between: int
+) -> None:
+    dead = new_bus("u0")
+    with update(tmp_path, dead, dies=True, flush_every=1):
+        publish_batch(dead, is_replay=False)
+    for number in range(deaths_between):
+        bus = new_bus(f"u{number + 1:02}")
+        with update(tmp_path, bus, dies=True):
+            kinds.warning(bus, "starting")
+    last = new_bus("u99")
+    with update(tmp_path, last) as log:
+        publish_batch(last, is_replay=True)
+    assert ids(log).count("batch-7") == 1
+
+
+def test_a_batch_that_two_dead_updates_published_is_in_the_log_once(tmp_path: Path, new_bus: NewBus) -> None:
+    for name in ("u1", "u2"):
+        dead = new_bus(name)
+        lines = JsonLinesWriter(tmp_path / "updates" / f"{name}.jsonl")  # dies before it recovers
+        dead.subscribe(lines)
+        publish_batch(dead, is_replay=name == "u2")
+        lines.close()
+    with update(tmp_path, new_bus("u3")) as log:
+        pass
+    assert ids(log) == ["batch-7"]
+
+
+def test_a_replay_within_one_update_is_in_the_log_once(tmp_path: Path, new_bus: NewBus) -> None:
+    bus = new_bus()
+    with update(tmp_path, bus) as log:
+        publish_batch(bus, is_replay=False)
+        publish_batch(bus, is_replay=True)
+    assert ids(log) == ["batch-7"]
+
+
+def test_a_large_file_of_json_lines_gives_way_to_a_new_one_and_nothing_is_recovered_twice(
+    tmp_path: Path, new_bus: NewBus
+) -> None:
+    bus = new_bus("u1")
+    log = DeltaEventLog(tmp_path / "events", updates=tmp_path / "updates", update_id="u1")
+    with JsonLinesWriter(tmp_path / "updates" / "u1.jsonl") as writer:
+        bus.subscribe(writer)
+        bus.subscribe(log)
+        for _ in range(4):
+            kinds.warning(bus, "m")
+            log.flush()
+            writer.rotate(min_bytes=100)
+        kinds.warning(bus, "not in the table yet")
+    assert sorted(path.name for path in (tmp_path / "updates").iterdir()) == ["u1.4.jsonl", "u1.4.recorded", "u1.jsonl"]
+    with update(tmp_path, new_bus("u2")) as log:
+        pass
+    assert ids(log) == ["u1-1", "u1-2", "u1-3", "u1-4", "u1-5"]
+
+
+def test_a_small_file_of_json_lines_stays(tmp_path: Path, new_bus: NewBus) -> None:
+    with JsonLinesWriter(tmp_path / "u1.jsonl") as writer:
+        bus = new_bus("u1")
+        bus.subscribe(writer)
+        kinds.warning(bus, "m")
+        writer.rotate(min_bytes=1_000_000)
+    assert [path.name for path in tmp_path.iterdir()] == ["u1.jsonl"]
+
+
+def test_events_older_than_the_retention_go_when_the_table_is_compacted(
+    tmp_path: Path, new_bus: NewBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakelet.events.table.COMPACT_EVERY", 3)
+    bus = new_bus()  # from noon on, an event a second
+    log = DeltaEventLog(
+        tmp_path / "events",
+        flush_every=1,
+        retention=timedelta(days=1),
+        clock=lambda: NOON + timedelta(days=1, seconds=2),
+    )
+    bus.subscribe(log)
+    for _ in range(3):
+        kinds.warning(bus, "m")
+    assert ids(log) == ["u1-3"]

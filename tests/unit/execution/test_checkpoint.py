@@ -148,3 +148,16 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(StorageError, match="CHECKPOINT_NOT_WRITABLE"):
         write_json(tmp_path / "x", {"format": 1, "generation": 2})
     assert read_json(tmp_path / "x")["generation"] == 1
+
+
+def test_what_a_kill_kept_from_being_forgotten_is_forgotten_later(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path)
+    for number in range(KEEP_BATCHES):
+        checkpoint.write_offsets(batch(number))
+        checkpoint.write_commit(batch(number))
+    again = Checkpoint(tmp_path, "orders", 0, keep=3)
+    again.write_offsets(batch(KEEP_BATCHES))
+    again.write_commit(batch(KEEP_BATCHES))
+    kept = {str(KEEP_BATCHES - 2), str(KEEP_BATCHES - 1), str(KEEP_BATCHES)}
+    assert {path.name for path in (checkpoint.folder / "offsets").iterdir()} == kept
+    assert {path.name for path in (checkpoint.folder / "commits").iterdir()} == kept

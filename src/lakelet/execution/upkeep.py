@@ -1,0 +1,91 @@
+"""Maintenance of tables between the batches of a continuous update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lakelet.errors import LakeletError
+from lakelet.events import kinds
+from lakelet.execution.checkpoint import read_generation
+from lakelet.execution.context import UpdateContext
+from lakelet.execution.maintenance import Retention, maintain_table, versions_in_use
+from lakelet.execution.update import Key
+from lakelet.graph.elements import Dataset
+from lakelet.storage.delta_log import latest_version
+
+MIN_COMMITS = 10
+"""A table with fewer commits than this since it was maintained last is left alone."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Upkeep:
+    """Says which tables are due, and maintains those of one dataset while none of its flows runs.
+
+    What it fails at changes no result: it is a warning, and is tried again after the interval.
+    """
+
+    context: UpdateContext
+    interval_seconds: float
+    _next_at: float = math.nan
+    _known: dict[Key, int] = field(default_factory=dict)
+    _waiting: list[Dataset] = field(default_factory=list)
+
+    def next_at(self, now: float) -> float:
+        """Return when to ask next what is due; never at the start of an update."""
+        if math.isnan(self._next_at):
+            self._next_at = now + self.interval_seconds
+        return now if self._waiting else self._next_at
+
+    def due(self, now: float, datasets: list[Dataset]) -> list[Dataset]:
+        """Return the datasets to maintain now; those that are busy are asked for again."""
+        if now >= self.next_at(now) and not self._waiting:
+            self._next_at = now + self.interval_seconds
+            self._waiting = [dataset for dataset in datasets if self._has_grown(dataset)]
+        return list(self._waiting)
+
+    def begin(self, dataset: Dataset) -> None:
+        self._waiting.remove(dataset)
+
+    def _has_grown(self, dataset: Dataset) -> bool:
+        if not dataset.is_stored:
+            return False
+        version = latest_version(self.context.location(dataset))
+        return version is not None and version - self._known.get(dataset.name.key, 0) >= MIN_COMMITS
+
+    def maintain(self, dataset: Dataset) -> int:
+        """Compact the tables of a dataset, and remove old files; returns how many tables were looked after."""
+        context, display = self.context, self.context.display(dataset.name)
+        try:
+            needs = versions_in_use(context.catalog)
+            done = [
+                maintain_table(
+                    context.store,
+                    location,
+                    label=context.catalog.relative(location),
+                    need=needs.get(location),
+                    retention=Retention(),
+                    now=context.clock(),
+                )
+                for location in self._tables(dataset)
+            ]
+        except LakeletError as error:
+            kinds.warning(
+                context.events,
+                f"`{display}` could not be maintained, and is tried again later: {error}",
+                dataset=display,
+            )
+            return 0
+        self._known[dataset.name.key] = latest_version(context.location(dataset)) or 0
+        kinds.operation_progress(context.events, operation="MAINTENANCE", status="COMPLETED", dataset=display)
+        return len(done)
+
+    def _tables(self, dataset: Dataset) -> Iterator[str]:
+        catalog = self.context.catalog
+        yield self.context.location(dataset)
+        if Path(auxiliary := catalog.auxiliary(dataset.name)).is_dir():
+            yield auxiliary
+        folder = catalog.checkpoint(dataset.name)
+        yield from map(str, sorted(folder.glob(f"*/{read_generation(folder)}/state/*")))
