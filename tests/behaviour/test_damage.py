@@ -12,8 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from deltalake import DeltaTable, write_deltalake
 
+from lakelet.cli import cli
 from lakelet.execution.checkpoint import checkpoint_folders
 from lakelet.pipeline import RefreshSelection
 
@@ -288,3 +290,36 @@ def test_a_clock_that_is_set_back_stops_nothing_and_no_flow_goes_back_in_time(pr
     start = datetime(2024, 5, 1, 12, tzinfo=UTC)
     seen = [row["seen_at"] for row in project.rows("orders")]
     assert seen == [start, start, start + timedelta(hours=1)]
+
+
+# -- poison rows --------------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_stops_a_flow_for_good_is_shown_and_stepped_over_by_the_command(project: Any) -> None:
+    project.write(
+        """
+        @dp.table
+        @dp.expect_or_fail("positive", "id > 0")
+        def orders():
+            return spark.readStream.format("delta").load("/Volumes/main/raw/landing/orders")
+        """
+    )
+    project.land("orders", rows(1, -5, 3))
+
+    def command(*words: str) -> Any:
+        return CliRunner().invoke(cli, [*words, "--spec", str(project.root)])
+
+    for _ in range(2):
+        failed = command("run")
+        assert failed.exit_code == 1
+        assert "lakelet repair orders --drop-rows" in failed.stderr
+    shown = command("repair", "orders")
+    assert shown.exit_code == 0
+    assert '"id": -5' in shown.stdout and "batch 0 of flow `orders`" in shown.stdout
+    assert project.rows("orders", "id") == []
+    assert "finished without its invalid rows" in command("repair", "orders", "--drop-rows").stdout
+    assert project.rows("orders", "id") == [1, 3]
+    assert "no flow of orders has an unfinished batch" in command("repair", "orders").stdout
+    assert "batch 0 is finished without its invalid rows, as asked" in command("events", "--level", "WARN").stdout
+    project.land("orders", rows(-6))
+    assert command("run").exit_code == 1
