@@ -281,7 +281,7 @@ class Soak:
 
 
 def _last(folder: Path) -> int:
-    return max((int(file.name) for file in folder.iterdir() if file.name.isdigit()), default=-1)
+    return max((int(file.name) for file in folder.glob("*") if file.name.isdigit()), default=-1)
 
 
 def rows_written(storage: Path) -> tuple[Counter[str], int]:
