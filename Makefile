@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench lock clean
+.PHONY: help setup demo test check format docs bench soak lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -17,7 +17,7 @@ demo: setup  ## generate an apparel retailer's data and watch it flow from landi
 
 test: setup  ## run the test suite: no root, no browser, no Java
 	@$(BIN)/python -m pytest
-	@echo "left out of this run: benchmarks (make bench), soak, Spark and browser suites (not in this release)"
+	@echo "left out of this run: benchmarks (make bench), the long soak (make soak), Spark and browser suites (not in this release)"
 
 check: setup  ## lint, format, types, layers
 	@$(BIN)/ruff check .
@@ -33,6 +33,9 @@ docs: setup  ## write the generated reference pages anew
 
 bench: setup  ## measure, the peers too, and write docs/benchmarks.md (an hour; Java 17 for Spark)
 	@$(BIN)/python -m benchmarks.run && $(BIN)/python -m benchmarks.peers.run
+
+soak: setup  ## kill generator and pipeline again and again (KILLS=100 MINUTES=10), compare with an oracle, write docs/reliability.md
+	@PYTHONPATH=. $(BIN)/python -m benchmarks.soak --kills $(or $(KILLS),100) --minutes $(or $(MINUTES),10) --report
 
 lock: setup  ## write requirements.lock anew from pyproject.toml
 	@$(BIN)/python -m pip install -q uv && $(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \

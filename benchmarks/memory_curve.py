@@ -106,6 +106,7 @@ class Feed:
             if number % self.every == 0:
                 gc.collect()
                 self.curve.append((number, self.committed, resident_bytes()))
+                print(*self.curve[-1], flush=True)
         self.drain.set()
 
     def land(self, number: int) -> None:

@@ -134,7 +134,7 @@ class Soak:
         while self.kills < kills and time.monotonic() < ends_at:
             if self._draw.random() < self.awaited:
                 self._wait_until_started(ends_at)
-            time.sleep(self._draw.choice((0.3, 1.0, 3.0)) * self._draw.random())
+            time.sleep(self._draw.choice((0.5, 2.0, 4.0)) * self._draw.random())
             self._check_alive()
             victims = self._draw.choice((["pipeline"], ["pipeline"], ["generator"], ["pipeline", "generator"]))
             for name in victims:
@@ -276,12 +276,13 @@ class Soak:
             location = self.storage / tables / catalog / schema / name
             if (location / "_delta_log").is_dir():
                 app_id = f"lakelet/{catalog}.{schema}.{name}/{flow}/{generation}"
-                return (DeltaTable(str(location)).transaction_version(app_id) or -1) >= batch
+                present = DeltaTable(str(location)).transaction_version(app_id)
+                return present is not None and present >= batch
         return False
 
 
 def _last(folder: Path) -> int:
-    return max((int(file.name) for file in folder.iterdir() if file.name.isdigit()), default=-1)
+    return max((int(file.name) for file in folder.glob("*") if file.name.isdigit()), default=-1)
 
 
 def rows_written(storage: Path) -> tuple[Counter[str], int]:

@@ -116,6 +116,10 @@ class DatasetProgress:
         return max(0.0, ((self.finished_at or now) - self.started_at).total_seconds())
 
 
+MAX_WARNINGS = 20
+"""How many different warnings are remembered: a continuous update never ends."""
+
+
 class UpdateProgress:
     """The state of one update, event by event.
 
@@ -157,6 +161,7 @@ class UpdateProgress:
                 self._apply_flow_progress(self.dataset(name), event)
             case "warning" | "deprecation" | "hook_progress" if event.message not in self.warnings:
                 self.warnings.append(event.message)
+                del self.warnings[:-MAX_WARNINGS]
 
     def dataset(self, name: str) -> DatasetProgress:
         """Return the progress of a dataset, which need not have been heard of."""

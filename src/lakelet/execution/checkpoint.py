@@ -287,6 +287,8 @@ def read_derived(path: Path) -> dict[str, Any]:
 
 
 def _numbers(folder: Path) -> list[int]:
+    if not folder.is_dir():  # of a flow that is just making its folders, or was killed there
+        return []
     return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
 
 

@@ -61,7 +61,6 @@ class PlainView:
         self._out = out
         self._err = err
         self._progress = UpdateProgress()
-        self._warned = 0
 
     def __enter__(self) -> Self:
         return self
@@ -73,11 +72,11 @@ class PlainView:
 
     def __call__(self, event: PipelineEvent) -> None:
         progress = self._progress
-        before = progress.state
+        before, warned = progress.state, set(progress.warnings)
         progress.apply(event)
-        for warning in progress.warnings[self._warned :]:
-            write_line(f"  warning    {warning}", self._err)
-        self._warned = len(progress.warnings)
+        for warning in progress.warnings:
+            if warning not in warned:
+                write_line(f"  warning    {warning}", self._err)
         if progress.state is not before and progress.state not in _QUIET_STATES:
             write_line(headline(progress, now=event.timestamp), self._out)
         if event.event_type == "flow_progress" and (name := event.origin.get("dataset_name")):
@@ -92,7 +91,7 @@ class PlainView:
         if status is None or not status.is_final or status is FlowStatus.EXCLUDED:
             return None
         if dataset.total.batches and not dataset.recent.batches and status is FlowStatus.COMPLETED:
-            return None  # continuous: nothing new in this round
+            return None  # continuous: nothing new this time
         counts = dataset.recent
         taken = f"{counts.busy_ms / 1000:.2f} s" if counts.busy_ms else ""
         width = max((len(d.name) for d in self._progress.datasets.values() if not d.is_view), default=0)

@@ -10,7 +10,7 @@ import pytest
 from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.events.model import DataQuality, ExpectationResult, FlowMetrics, FlowStatus, UpdateState
-from lakelet.events.progress import UpdateProgress
+from lakelet.events.progress import MAX_WARNINGS, UpdateProgress
 
 
 @pytest.fixture
@@ -99,3 +99,9 @@ def test_the_update_has_a_state_a_duration_and_its_warnings_once(bus: EventBus, 
 def test_the_technique_of_a_view_is_the_chosen_one(bus: EventBus, progress: UpdateProgress) -> None:
     kinds.planning_information(bus, flow="mv", dataset="mv", technique="NO_OP")
     assert progress.datasets["mv"].technique == "NO_OP"
+
+
+def test_only_the_last_warnings_are_remembered(bus: EventBus, progress: UpdateProgress) -> None:
+    for number in range(MAX_WARNINGS + 5):
+        kinds.warning(bus, f"warning {number}")
+    assert progress.warnings == [f"warning {number}" for number in range(5, MAX_WARNINGS + 5)]

@@ -13,6 +13,7 @@ from lakelet.execution.checkpoint import (
     KEEP_BATCHES,
     Batch,
     Checkpoint,
+    batches_in_use,
     drop_old_epochs,
     read_generation,
     read_json,
@@ -148,6 +149,12 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(StorageError, match="CHECKPOINT_NOT_WRITABLE"):
         write_json(tmp_path / "x", {"format": 1, "generation": 2})
     assert read_json(tmp_path / "x")["generation"] == 1
+
+
+def test_a_flow_that_was_killed_while_it_made_its_folders_needs_nothing(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path)
+    (checkpoint.folder / "commits").rmdir()
+    assert list(batches_in_use(tmp_path, 0)) == [(checkpoint.folder, None, None)]
 
 
 def test_what_a_kill_kept_from_being_forgotten_is_forgotten_later(tmp_path: Path) -> None:
