@@ -23,7 +23,7 @@ from lakelet.engine.base import Engine
 from lakelet.errors import SourceError
 from lakelet.execution import slices
 from lakelet.execution.sources import DeltaSource, Slice
-from lakelet.plan.normalize import METADATA
+from lakelet.plan.metadata import METADATA
 from lakelet.storage.delta_rs import DeltaRsStore
 
 

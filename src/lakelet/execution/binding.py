@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from lakelet.errors import GraphError, Origin
-from lakelet.execution.resolution import Resolver, Source, named_leaf
+from lakelet.execution.reads import Source, named_leaf
+from lakelet.execution.resolution import Resolver
 from lakelet.execution.slices import file_rows
 from lakelet.execution.stateful_part import placed_operators
 from lakelet.graph.elements import Action, Dataset, DatasetKind, Expectation
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import reads_metadata, runnable, with_clock
+from lakelet.plan.metadata import reads_metadata
+from lakelet.plan.normalize import runnable
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, is_streaming, leaf_of, leaves
 from lakelet.plan.stateful import Operator, inputs_of, operator_of, redirected, stand_in
@@ -97,9 +98,8 @@ class Inputs:
 class Binder:
     """Turns trees into engine queries."""
 
-    def __init__(self, resolver: Resolver, *, time_zone: str = "UTC") -> None:
+    def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
-        self._time_zone = time_zone
 
     def inputs(self, relation: Relation, origin: Origin) -> Inputs:
         """Return what a tree reads, views followed down to their sources."""
@@ -166,7 +166,6 @@ class Binder:
         *,
         slices: Mapping[str, Relation],
         versions: Mapping[str, int],
-        at: datetime,
         emitted: Relation | None = None,
     ) -> BoundQuery:
         """Return the query of one batch.
@@ -174,12 +173,11 @@ class Binder:
         Args:
             slices: per source id, the rows of this batch; with the hidden metadata column where the input asks for it.
             versions: per location, the version at which tables are read.
-            at: the batch's clock.
             emitted: what the flow's operator with state gives for this batch; nothing below the operator is bound then.
         """
         batch = _Batch(slices=slices, versions=versions, emitted=emitted)
         rows = self._bind(relation, origin, batch)
-        return BoundQuery(rows=self._at(rows, at), views=self._views(batch, at))
+        return BoundQuery(rows=rows, views=tuple(batch.views.values()))
 
     def bind_inputs(
         self,
@@ -188,7 +186,6 @@ class Binder:
         *,
         slices: Mapping[str, Relation],
         versions: Mapping[str, int],
-        at: datetime,
     ) -> BoundInputs:
         """Return what the operator with state of a flow reads in one batch; arguments as those of `bind`."""
         found = placed_operators(self._resolver, relation, origin)[0]
@@ -196,17 +193,7 @@ class Binder:
         batch = _Batch(slices=slices, versions=versions, watermarked=watermarked)
         metadata = reads_metadata(found.tree)
         rows = [self._bind(item, found.origin, batch, metadata=metadata) for item in inputs_of(found.node)]
-        return BoundInputs(
-            rows=tuple(self._at(item, at) for item in rows),
-            watermarked=tuple(self._at(item, at) for item in watermarked),
-            views=self._views(batch, at),
-        )
-
-    def _at(self, rows: Relation, at: datetime) -> Relation:
-        return with_clock(rows, at, time_zone=self._time_zone)
-
-    def _views(self, batch: _Batch, at: datetime) -> tuple[ViewRows, ...]:
-        return tuple(ViewRows(view=item.view, rows=self._at(item.rows, at)) for item in batch.views.values())
+        return BoundInputs(rows=tuple(rows), watermarked=tuple(watermarked), views=tuple(batch.views.values()))
 
     def _bind(self, relation: Relation, origin: Origin, batch: _Batch, *, metadata: bool | None = None) -> Relation:
         """Return a tree with its leaves replaced.

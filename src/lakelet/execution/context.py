@@ -246,7 +246,7 @@ def update_context(
         pipeline=spec.name,
         graph=graph,
         resolver=resolver,
-        binder=Binder(resolver, time_zone=spec.time_zone),
+        binder=Binder(resolver),
         engine=engine,
         store=store,
         catalog=resolver.catalog,

@@ -16,7 +16,7 @@ from lakelet.execution.file_parsing import FileParser
 from lakelet.execution.file_schema import FileSchemas
 from lakelet.execution.file_source import rows_of
 from lakelet.execution.slices import METADATA_TYPE
-from lakelet.plan.normalize import METADATA
+from lakelet.plan.metadata import METADATA
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf
 

@@ -27,7 +27,7 @@ from lakelet.execution.context import UpdateContext
 from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
-from lakelet.execution.resolution import plan_leaf
+from lakelet.execution.reads import plan_leaf
 from lakelet.execution.sinks import write_sink
 from lakelet.execution.sources import Slice
 from lakelet.execution.stateful import StatefulBatch, plan_state

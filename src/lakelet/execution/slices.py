@@ -16,7 +16,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from lakelet.engine.paths import readable_path
 from lakelet.errors import SourceError
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import METADATA
+from lakelet.plan.metadata import METADATA
 from lakelet.plan.relation import Relation
 from lakelet.storage.delta_log import DataFile
 
