@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lakelet.errors import GraphError, Origin
+from lakelet.execution.change_feed import changes_between
+from lakelet.execution.delta_options import DeltaOptions
+from lakelet.execution.delta_source import version_as_of
 from lakelet.execution.reads import Source, named_leaf
 from lakelet.execution.resolution import Resolver
 from lakelet.execution.slices import file_rows
@@ -17,7 +20,7 @@ from lakelet.plan.normalize import runnable
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, is_streaming, leaf_of, leaves
 from lakelet.plan.stateful import Operator, inputs_of, operator_of, redirected, stand_in
-from lakelet.storage.delta_log import snapshot_files
+from lakelet.storage.delta_log import refuse_column_mapping, snapshot_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +134,7 @@ class Binder:
             elif source.files is not None:
                 files.append(source.files)
             else:
-                location = self.location(source)
+                location = self._resolver.location(source)
                 if location is not None:
                     locations[location] = leaf.label
         return Inputs(streams=streams, locations=locations, files=tuple(files))
@@ -145,12 +148,6 @@ class Binder:
                 tree = self._view_tree(view)
                 result += [(tree, view.expectations), *self.view_trees(tree, view.origin)]
         return result
-
-    def location(self, source: Source) -> str | None:
-        """Return the folder of the Delta table that a leaf reads, None for other sources."""
-        if source.dataset is not None:
-            return self._resolver.catalog.location(source.dataset.name)
-        return source.location
 
     def stream_id(self, leaf: Leaf, source: Source) -> str:
         """Return the name under which a checkpoint keeps the offsets of this leaf."""
@@ -226,7 +223,7 @@ class Binder:
             elif source.files is not None:
                 rows = self._resolver.file_rows(source, metadata=has_metadata)
             else:
-                location = self.location(source)
+                location = self._resolver.location(source)
                 assert location is not None
                 rows = self._table(location, leaf, batch.versions, has_metadata)
             return named_leaf(leaf, rows)
@@ -241,17 +238,19 @@ class Binder:
         return runnable(result, self._resolver.engine.capabilities)
 
     def _table(self, location: str, leaf: Leaf, versions: Mapping[str, int], metadata: bool) -> Relation:
+        store = self._resolver.store
+        if DeltaOptions(leaf.options).change_feed:
+            return changes_between(
+                location, leaf.shown, store, leaf.options, newest=versions[location], metadata=metadata
+            )
+        version = version_as_of(location, leaf.shown, leaf.options, newest=versions[location])
         if metadata:
-            table = self._resolver.store.open(location)
+            table = store.open(location, version=version)
             assert table is not None
-            files = snapshot_files(location, versions[location])
+            refuse_column_mapping(location, table.properties)
+            files = snapshot_files(location, version)
             return file_rows(files, table.schema, partition_cols=table.partition_cols, metadata=True)
-        result = plan.delta(location, versions[location])
-        for written, option in (("versionasof", "versionAsOf"), ("timestampasof", "timestampAsOf")):
-            if written in leaf.options:
-                del result.read.data_source.options["versionAsOf"]
-                result.read.data_source.options[option] = leaf.options[written]
-        return result
+        return plan.delta(location, version)
 
     def _view(self, view: Dataset, batch: _Batch) -> Relation:
         """Return a view's rows after its drop rules; a view that stands twice in a tree gets plan ids of its own each time."""

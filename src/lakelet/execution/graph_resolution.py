@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from lakelet.errors import GraphError, LakeletError, Origin, QueryError, did_you_mean, raise_all
+from lakelet.execution.delta_options import DeltaOptions
 from lakelet.execution.reads import Key, plan_leaf
 from lakelet.execution.resolution import Resolver
 from lakelet.execution.rules import check_expectations
@@ -87,16 +87,23 @@ def resolve_graph(resolver: Resolver, definitions: Definitions) -> DataflowGraph
 def _resolve_flow(resolver: Resolver, flow: AnyFlow) -> ResolvedFlow:
     relation = resolver.relation(flow)
     refuse_stateful(relation, flow.origin)
-    inputs: dict[tuple[Any, bool], Input] = {}
+    inputs: dict[tuple[str, bool, bool], Input] = {}
     streaming = False
     for leaf in leaves(relation):
         source = resolver.source(leaf, flow.origin)
         dataset = source.dataset.name if source.dataset else None
         label = resolver.names.display(dataset) if dataset else leaf.label
         streaming |= leaf.streaming
+        handles_changes = DeltaOptions(leaf.options).handles_changes
         inputs.setdefault(
-            (label, leaf.streaming),
-            Input(dataset=dataset, label=label, streaming=leaf.streaming, origin=leaf.origin),
+            (label, leaf.streaming, handles_changes),
+            Input(
+                dataset=dataset,
+                label=label,
+                streaming=leaf.streaming,
+                origin=leaf.origin,
+                handles_changes=handles_changes,
+            ),
         )
     return ResolvedFlow(flow=flow, relation=relation, inputs=tuple(inputs.values()), streaming=streaming)
 

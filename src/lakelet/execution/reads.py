@@ -12,12 +12,12 @@ from pyspark.sql.types import StructType
 
 from lakelet.engine.base import Engine
 from lakelet.errors import GraphError, LakeletError, Origin, did_you_mean
+from lakelet.execution.delta_options import check_options
 from lakelet.execution.diagnosis import missing_table, near_paths
 from lakelet.execution.file_batch import needs_own_reader, read_batch
 from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_options import file_read as checked_read
 from lakelet.execution.file_schema import FileSchemas
-from lakelet.execution.sources import check_options
 from lakelet.graph.elements import Dataset, DatasetKind
 from lakelet.names import NameContext, split_name
 from lakelet.plan import relation as plan
@@ -170,6 +170,12 @@ class Reads:
         except LakeletError as error:
             raise error.at(place) from None
 
+    def location(self, source: Source) -> str | None:
+        """Return the folder of the Delta table that a leaf reads, None for other sources."""
+        if source.dataset is not None:
+            return self.catalog.location(source.dataset.name)
+        return source.location
+
     def table_schema(self, label: str, location: str, origin: Origin) -> StructType:
         if location not in self._table_schemas:
             table = self.store.open(location)
@@ -233,12 +239,11 @@ def file_read(leaf: Leaf) -> Relation:
 
 
 def _checked(leaf: Leaf, place: Origin) -> Leaf:
-    """Return a leaf whose options are those of a streaming Delta read."""
-    if leaf.streaming:
-        try:
-            check_options(leaf.shown, leaf.options)
-        except LakeletError as error:
-            raise error.at(place) from None
+    """Return a leaf whose options are those of a Delta read."""
+    try:
+        check_options(leaf.shown, leaf.options, streaming=leaf.streaming)
+    except LakeletError as error:
+        raise error.at(place) from None
     return leaf
 
 

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pyarrow as pa
 from pyspark.sql.connect import proto
-from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import DataType, StructType
 
 from lakelet.errors import DefinitionError, GraphError, LakeletError, Origin, QueryError, did_you_mean
 from lakelet.execution.auto_cdc_schema import sequence_type_of, target_schema
+from lakelet.execution.change_feed import refuse_without_change_feed, with_change_columns
+from lakelet.execution.delta_options import DeltaOptions
+from lakelet.execution.delta_source import version_as_of
 from lakelet.execution.diagnosis import explained, missing_table, relative_sites
-from lakelet.execution.reads import Key, Reads, file_read, named_leaf, place_of, plan_leaf
+from lakelet.execution.reads import Key, Reads, Source, file_read, named_leaf, place_of, plan_leaf
 from lakelet.execution.slices import METADATA_TYPE
 from lakelet.execution.sources import RATE_SCHEMA
 from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Flow, SqlQuery
@@ -31,6 +34,7 @@ from lakelet.plan.metadata import METADATA, reads_metadata
 from lakelet.plan.normalize import normalize, runnable
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, is_streaming, leaf_of, leaves
+from lakelet.storage.delta_log import latest_version
 
 
 @dataclass(slots=True)
@@ -123,6 +127,33 @@ class Resolver(Reads):
                 hint='write columns as "id INT, name STRING"',
             ) from error
 
+    def _table_columns(self, source: Source, leaf: Leaf, origin: Origin) -> StructType:
+        """Return the columns that a leaf gives of a table: those of an old version, or with those of its change feed."""
+        options = DeltaOptions(leaf.options)
+        if options.reads_old_version:
+            location = self.location(source)
+            newest = None if location is None else latest_version(location)
+            if location is None or newest is None:
+                raise missing_table(leaf.label, location or leaf.label)
+            version = version_as_of(location, leaf.shown, leaf.options, newest=newest)
+            table = self.store.open(location, version=version)
+            assert table is not None
+            return from_arrow_schema(table.schema)
+        if source.dataset is not None:
+            columns = self.schema(source.dataset.name)
+        else:
+            assert source.location is not None
+            columns = self.table_schema(leaf.label, source.location, place_of(leaf, origin))
+        if not options.change_feed:
+            return columns
+        if source.dataset is not None:
+            properties = {key: str(value) for key, value in source.dataset.table_properties.items()}
+        else:
+            table = self.store.open(source.location or "")
+            properties = {} if table is None else dict(table.properties)
+        refuse_without_change_feed(leaf.shown, properties)
+        return from_arrow_schema(with_change_columns(to_arrow_schema(columns, timezone="UTC"), label=leaf.shown))
+
     def output_schema(self, flow: AnyFlow) -> StructType:
         """Return the columns that a flow gives to its target."""
         with self._lock:
@@ -184,17 +215,20 @@ class Resolver(Reads):
         return normalize(relation, columns_of=lambda part: list(self.schema_of(part).names))
 
     def forget_columns(self) -> None:
-        """Ask again for columns that depend on files, now that these have others."""
+        """Ask again for columns that depend on files and external tables, now that these have others."""
         with self._lock:
-            self._schemas, self._flow_schemas, self._sequence_types = {}, {}, {}
+            self._schemas, self._flow_schemas, self._sequence_types, self._table_schemas = {}, {}, {}, {}
 
     def leaf_schema(self, leaf: Leaf, origin: Origin) -> StructType:
         """Return the columns of what `leaf` reads."""
         source = self.source(leaf, origin)
-        if source.dataset is not None:
+        if source.dataset is not None and source.dataset.kind is DatasetKind.TEMPORARY_VIEW:
             return self.schema(source.dataset.name)
-        if source.location is not None:
-            return self.table_schema(leaf.label, source.location, place_of(leaf, origin))
+        if source.dataset is not None or source.location is not None:
+            try:
+                return self._table_columns(source, leaf, origin)
+            except LakeletError as error:
+                raise error.at(place_of(leaf, origin)) from error.__cause__
         if source.read is not None:
             try:
                 return self.files.current(source.read).columns
