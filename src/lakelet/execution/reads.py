@@ -14,7 +14,7 @@ from lakelet.engine.base import Engine
 from lakelet.errors import GraphError, LakeletError, Origin, did_you_mean
 from lakelet.execution.delta_options import check_options
 from lakelet.execution.diagnosis import missing_table, near_paths
-from lakelet.execution.file_batch import needs_own_reader, read_batch
+from lakelet.execution.file_batch import has_folders, needs_own_reader, read_batch
 from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_options import file_read as checked_read
 from lakelet.execution.file_schema import FileSchemas
@@ -108,7 +108,7 @@ class Reads:
             return Source(leaf=_checked(leaf, place), location=self._path(leaf.paths[0], place))
         if leaf.format == "rate" and leaf.streaming:
             return Source(leaf=leaf)
-        if leaf.format == "cloudfiles" or (leaf.format in FILE_FORMATS and (leaf.streaming or needs_own_reader(leaf))):
+        if leaf.format == "cloudfiles" or (leaf.format in FILE_FORMATS and self._reads_itself(leaf, place)):
             return self._files_source(leaf, place)
         if leaf.format in FILE_FORMATS:
             return Source(leaf=leaf, files=self._with_local_paths(leaf, place))
@@ -163,6 +163,12 @@ class Reads:
             return read_batch(source.read, self.files, metadata=metadata)
         assert source.files is not None
         return file_read(source.files)
+
+    def _reads_itself(self, leaf: Leaf, place: Origin) -> bool:
+        """Return whether the runtime reads these files, and not the engine."""
+        if leaf.streaming or needs_own_reader(leaf):
+            return True
+        return leaf.format == "parquet" and len(leaf.paths) == 1 and has_folders(self._path(leaf.paths[0], place))
 
     def _path(self, text: str, place: Origin) -> str:
         try:
