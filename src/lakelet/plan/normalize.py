@@ -12,6 +12,7 @@ from lakelet.plan.metadata import hide_columns, name_metadata
 from lakelet.plan.relation import RELATION, Relation, messages, next_plan_id, parts, relations
 from lakelet.plan.sql import normalize_sql
 from lakelet.plan.sql_engine import for_engine
+from lakelet.plan.sql_operators import operators_of_sql
 
 
 def normalize(relation: Relation, *, columns_of: Callable[[Relation], list[str]] | None = None) -> Relation:
@@ -20,7 +21,9 @@ def normalize(relation: Relation, *, columns_of: Callable[[Relation], list[str]]
     Args:
         columns_of: names of the columns of a part of the tree, for `frame["*"]`.
     """
-    result = _map_relations(relation, lambda node: normalize_sql(node, next_plan_id) if _is_sql(node) else node)
+    result = _map_relations(
+        relation, lambda node: operators_of_sql(normalize_sql(node, next_plan_id)) if _is_sql(node) else node
+    )
     result = name_metadata(result)
     if columns_of is not None:
         result = expand_stars(result, columns_of)
