@@ -242,7 +242,14 @@ OTHERS = [
         options={"lineSep": ";"},
         differs="`lineSep` is refused",
     ),
-    FileCase(id="binaryFile", format="binaryFile", files={"a.bin": b"\x00\x01", "b.bin": b""}, modes=("table",)),
+    FileCase(id="binaryFile", format="binaryFile", files={"a.bin": b"\x00\x01", "b.bin": b"\x02"}, modes=("table",)),
+    FileCase(
+        id="binaryFile of no bytes",
+        format="binaryFile",
+        files={"a.bin": b"\x00\x01", "b.bin": b""},
+        modes=("table",),
+        differs="a file of no bytes is a row; Spark leaves it out",
+    ),
     FileCase(
         id="pathGlobFilter",
         format="json",
