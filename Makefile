@@ -1,10 +1,11 @@
 # Every target sets up what it needs; `make help` lists them.
 PYTHON ?= python3
 VENV ?= .venv
+SPARK_VENV ?= .venv-spark
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench soak lock clean
+.PHONY: help setup demo test test-spark-compare check format docs bench soak lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -17,7 +18,11 @@ demo: setup  ## generate an apparel retailer's data and watch it flow from landi
 
 test: setup  ## run the test suite: no root, no browser, no Java
 	@$(BIN)/python -m pytest
-	@echo "left out of this run: benchmarks (make bench), the long soak (make soak), Spark and browser suites (not in this release)"
+	@echo "left out of this run: benchmarks (make bench), Apache Spark (make test-spark-compare), the long soak (make soak)"
+
+test-spark-compare: setup  ## run the same files and streams through Apache Spark; needs Java 17
+	@test -n "$(SPARK_PYTHON)" || $(PYTHON) scripts/setup_spark.py $(SPARK_VENV)
+	@LAKELET_SPARK_PYTHON=$(or $(SPARK_PYTHON),$(abspath $(SPARK_VENV)/bin/python)) $(BIN)/python -m pytest tests/spark
 
 check: setup  ## lint, format, types, layers
 	@$(BIN)/ruff check .

@@ -89,6 +89,7 @@ class Pipeline:
             LakeletError: what is wrong; `DefinitionErrors` if there is more than one.
         """
         if self._graph is None:
+            from lakelet.execution.graph_resolution import resolve_graph
             from lakelet.pipelines.registry import Registry
             from lakelet.pipelines.session import user_session
             from lakelet.project import load_project
@@ -101,7 +102,7 @@ class Pipeline:
             self._notes = tuple(str(note) for note in registry.notes)
             self._hooks = tuple(registry.hooks)
             resolver.catalog = self.catalog.holding(definitions.datasets)
-            self._graph = resolver.resolve(definitions)
+            self._graph = resolve_graph(resolver, definitions)
             self._resolver = resolver
         return self._graph
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,6 +86,19 @@ class Project:
                 issues = [issue["issue_type"] for issue in chosen["incrementalization_issues"]]
                 found[event.origin["flow_name"]] = (chosen["maintenance_type"], issues)
         return found
+
+
+@pytest.fixture
+def new_project(tmp_path: Path, engine: SailEngine) -> Callable[[], Project]:
+    """Return a maker of projects, for a test that needs many."""
+    numbers = itertools.count()
+
+    def make() -> Project:
+        root = tmp_path / f"project{next(numbers)}"
+        root.mkdir()
+        return Project(root, engine)
+
+    return make
 
 
 @pytest.fixture

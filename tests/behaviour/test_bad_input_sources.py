@@ -91,7 +91,12 @@ def test_a_source_of_another_kind(project: Project, read: str, condition: str, s
             "skipChangeCommits",
             "did you mean `maxFilesPerTrigger`?",
         ),
-        ('.option("readChangeFeed", "true")', "UNSUPPORTED_OPTION", "`readChangeFeed`", "read the table's rows"),
+        (
+            '.option("readChangeFeed", "true")',
+            "DELTA_MISSING_CHANGE_DATA",
+            "`landing/orders`",
+            "delta.enableChangeDataFeed",
+        ),
         (
             '.option("startingVersion", "ten")',
             "INVALID_OPTION",

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from lakelet.engine.base import Engine
 from lakelet.errors import SourceError
 from lakelet.execution import slices
-from lakelet.execution.sources import DeltaSource, Slice
-from lakelet.plan.normalize import METADATA
+from lakelet.execution.delta_source import DeltaSource
+from lakelet.execution.sources import Slice
+from lakelet.plan.metadata import METADATA
 from lakelet.storage.delta_rs import DeltaRsStore
 
 
@@ -193,7 +194,10 @@ def test_skip_change_commits_leaves_the_whole_commit_out_and_says_so(
     write(three_commits, numbers(4))
     later = list(batches(stream, first.end))
     assert [rows(engine, stream, piece)["id"].to_pylist() for piece in later] == [[4]]
-    assert later[0].skipped_commits == (3,)
+    skipped = later[0].skipped
+    assert skipped is not None and skipped.commits == (3,)
+    counts = {"delete of one file": (0, 1), "update": (1, 1), "overwrite": (1, 3)}
+    assert (skipped.num_added_rows, skipped.num_removed_rows) == counts[kind]
 
 
 def test_ignore_deletes_takes_deletes_only(engine: Engine, three_commits: str) -> None:
@@ -331,7 +335,12 @@ def test_column_mapping_is_refused_instead_of_reading_nulls(three_commits: str) 
         ({"maxBytesPerTrigger": "much"}, "INVALID_OPTION"),
         ({"startingVersion": "first"}, "INVALID_OPTION"),
         ({"skipChangeCommit": "true"}, "UNKNOWN_OPTION"),
-        ({"readChangeFeed": "true"}, "UNSUPPORTED_OPTION"),
+        ({"schemaTrackingLocation": "/tmp/x"}, "UNSUPPORTED_OPTION"),
+        ({"readChangeFeed": "maybe"}, "INVALID_OPTION"),
+        ({"versionAsOf": "1"}, "UNKNOWN_OPTION"),
+        ({"startingTimestamp": "yesterday"}, "INVALID_OPTION"),
+        ({"startingTimestamp": "2024-01-01", "startingVersion": "0"}, "INVALID_OPTION"),
+        ({"excludeRegex": "("}, "INVALID_OPTION"),
     ],
 )
 def test_options_are_checked_before_anything_is_read(
@@ -522,3 +531,49 @@ def test_slices_are_the_table_each_row_once_and_stay_so(
         later = source(location, **starting)
         for piece, found in read:
             assert sorted(rows(engine, later, piece)["id"].to_pylist()) == found
+
+
+# -- options ------------------------------------------------------------------------------------------------------
+
+
+def committed_at(location: str, version: int) -> datetime:
+    history = {item["version"]: item["timestamp"] for item in DeltaTable(location).history()}
+    return datetime.fromtimestamp(history[version] / 1000, UTC)
+
+
+def test_a_starting_timestamp_means_the_first_commit_at_or_after_it(engine: Engine, three_commits: str) -> None:
+    at = committed_at(three_commits, 1)
+    assert ids(engine, source(three_commits, startingTimestamp=at.isoformat())) == [[2, 3]]
+    with pytest.raises(SourceError, match="DELTA_TIMESTAMP_GREATER_THAN_COMMIT"):
+        list(batches(source(three_commits, startingTimestamp="2999-12-31")))
+
+
+def test_exclude_regex_leaves_files_out_by_their_path(engine: Engine, tmp_path: Path) -> None:
+    location = str(tmp_path / "by_shop")
+    write(location, numbers(1, 2, shop=["n", "s"]), partition_by=["shop"])
+    stream = source(location, excludeRegex="^shop=s/")
+    [snapshot] = batches(stream)
+    assert rows(engine, stream, snapshot)["id"].to_pylist() == [1]
+    write(location, numbers(3, 4, shop=["s", "n"]))
+    assert ids(engine, stream, snapshot.end) == [[4]]
+
+
+def test_a_lost_version_is_left_out_only_if_the_user_says_so(engine: Engine, three_commits: str) -> None:
+    first = next(batches(source(three_commits)))
+    write(three_commits, numbers(4))
+    write(three_commits, numbers(5))
+    DeltaTable(three_commits).create_checkpoint()
+    for version in range(4):
+        (Path(three_commits) / "_delta_log" / f"{version:020d}.json").unlink()
+    stream = source(three_commits, failOnDataLoss="false")
+    [later] = batches(stream, first.end)
+    assert later.skipped is not None and later.skipped.lost == (3,)
+    assert rows(engine, stream, later)["id"].to_pylist() == [5]
+    with pytest.raises(SourceError, match="SOURCE_LOG_MISSING"):
+        list(batches(source(three_commits), first.end))
+
+
+def test_event_time_order_reads_the_snapshot_at_once(engine: Engine, three_commits: str) -> None:
+    assert len(ids(engine, source(three_commits, maxFilesPerTrigger="1"))) == 3
+    ordered = source(three_commits, maxFilesPerTrigger="1", withEventTimeOrder="true")
+    assert ids(engine, ordered) == [[1, 2, 3]]

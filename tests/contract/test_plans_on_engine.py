@@ -15,6 +15,7 @@ from pyspark.sql.connect.functions import builtin as F
 from lakelet.engine.base import Engine
 from lakelet.errors import LakeletError, Origin
 from lakelet.execution.binding import Binder
+from lakelet.execution.clock import ClockedEngine
 from lakelet.execution.resolution import Resolver
 from lakelet.names import NameContext
 from lakelet.pipelines.session import relation_of, session_active, user_session
@@ -51,7 +52,9 @@ class Lake:
         relation = normalize(relation_of(frame), columns_of=columns_of)
         binder = Binder(self.resolver)
         versions = dict.fromkeys(binder.inputs(relation, Origin()).locations, 1)
-        table = self.engine.collect(binder.bind(relation, Origin(), slices={}, versions=versions, at=AT).rows)
+        table = ClockedEngine(self.engine, AT, "UTC").collect(
+            binder.bind(relation, Origin(), slices={}, versions=versions).rows
+        )
         assert [column.name for column in self.resolver.schema_of(relation_of(frame)).fields] == table.column_names
         return table
 
@@ -266,9 +269,13 @@ def test_the_clock_stands_still_in_a_batch_however_it_is_asked(lake: Lake) -> No
 
 def test_the_clock_of_another_zone_has_its_own_day(lake: Lake) -> None:
     relation = normalize(relation_of(lake.a.limit(1).select(F.current_date(), F.localtimestamp(), F.now())))
-    binder = Binder(lake.resolver, time_zone="America/New_York")
+    binder = Binder(lake.resolver)
     versions = dict.fromkeys(binder.inputs(relation, Origin()).locations, 1)
-    row = lake.engine.collect(binder.bind(relation, Origin(), slices={}, versions=versions, at=AT).rows).to_pylist()[0]
+    row = (
+        ClockedEngine(lake.engine, AT, "America/New_York")
+        .collect(binder.bind(relation, Origin(), slices={}, versions=versions).rows)
+        .to_pylist()[0]
+    )
     assert list(row.values()) == [date(2024, 1, 1), datetime(2024, 1, 1, 22, 4, 5, 678901), AT]
 
 

@@ -78,6 +78,7 @@ class FlowMetrics:
     """Counts of one micro-batch; None where a number does not apply to the kind of flow.
 
     Attributes:
+        num_skipped_rows: rows that commits wrote and removed which the user told the stream to leave out.
         num_rows_dropped_by_watermark: rows that came too late for an operator with state.
         num_state_rows: rows that the operator remembers after the batch.
         watermark: the event time up to which this batch closed state, as ISO 8601 text.
@@ -91,6 +92,7 @@ class FlowMetrics:
     backlog_bytes: int | None = None
     backlog_files: int | None = None
     duration_ms: float | None = None
+    num_skipped_rows: int | None = None
     num_rows_dropped_by_watermark: int | None = None
     num_state_rows: int | None = None
     watermark: str | None = None

@@ -30,7 +30,7 @@ def checked_query(
     if part is None:
         check_row_wise(checkpoint, context.display(flow.target))
     else:
-        inputs = context.binder.bind_inputs(flow.relation, origin, slices=slices, versions=versions, at=batch.at)
+        inputs = context.binder.bind_inputs(flow.relation, origin, slices=slices, versions=versions)
         _check_views(context, inputs.views, quality)
         step = run_operator(context, flow, part, inputs, batch, checkpoint, keep=keep)
     bound = context.binder.bind(
@@ -38,7 +38,6 @@ def checked_query(
         origin,
         slices=slices,
         versions=versions,
-        at=batch.at,
         emitted=None if step is None else step.emitted,
     )
     _check_views(context, bound.views, quality)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from lakelet.errors import GraphError, Origin
-from lakelet.execution.resolution import Resolver, Source, named_leaf
+from lakelet.execution.change_feed import changes_between
+from lakelet.execution.delta_options import DeltaOptions
+from lakelet.execution.delta_source import version_as_of
+from lakelet.execution.reads import Source, named_leaf
+from lakelet.execution.resolution import Resolver
 from lakelet.execution.slices import file_rows
 from lakelet.execution.stateful_part import placed_operators
 from lakelet.graph.elements import Action, Dataset, DatasetKind, Expectation
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import reads_metadata, runnable, with_clock
+from lakelet.plan.metadata import reads_metadata
+from lakelet.plan.normalize import runnable
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, is_streaming, leaf_of, leaves
 from lakelet.plan.stateful import Operator, inputs_of, operator_of, redirected, stand_in
-from lakelet.storage.delta_log import checkpointed_version, snapshot_columns, snapshot_files
+from lakelet.storage.delta_log import checkpointed_version, refuse_column_mapping, snapshot_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +101,8 @@ class Inputs:
 class Binder:
     """Turns trees into engine queries."""
 
-    def __init__(self, resolver: Resolver, *, time_zone: str = "UTC") -> None:
+    def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
-        self._time_zone = time_zone
 
     def inputs(self, relation: Relation, origin: Origin) -> Inputs:
         """Return what a tree reads, views followed down to their sources."""
@@ -131,7 +134,7 @@ class Binder:
             elif source.files is not None:
                 files.append(source.files)
             else:
-                location = self.location(source)
+                location = self._resolver.location(source)
                 if location is not None:
                     locations[location] = leaf.label
         return Inputs(streams=streams, locations=locations, files=tuple(files))
@@ -145,12 +148,6 @@ class Binder:
                 tree = self._view_tree(view)
                 result += [(tree, view.expectations), *self.view_trees(tree, view.origin)]
         return result
-
-    def location(self, source: Source) -> str | None:
-        """Return the folder of the Delta table that a leaf reads, None for other sources."""
-        if source.dataset is not None:
-            return self._resolver.catalog.location(source.dataset.name)
-        return source.location
 
     def stream_id(self, leaf: Leaf, source: Source) -> str:
         """Return the name under which a checkpoint keeps the offsets of this leaf."""
@@ -166,7 +163,6 @@ class Binder:
         *,
         slices: Mapping[str, Relation],
         versions: Mapping[str, int],
-        at: datetime,
         emitted: Relation | None = None,
     ) -> BoundQuery:
         """Return the query of one batch.
@@ -174,12 +170,11 @@ class Binder:
         Args:
             slices: per source id, the rows of this batch; with the hidden metadata column where the input asks for it.
             versions: per location, the version at which tables are read.
-            at: the batch's clock.
             emitted: what the flow's operator with state gives for this batch; nothing below the operator is bound then.
         """
         batch = _Batch(slices=slices, versions=versions, emitted=emitted)
         rows = self._bind(relation, origin, batch)
-        return BoundQuery(rows=self._at(rows, at), views=self._views(batch, at))
+        return BoundQuery(rows=rows, views=tuple(batch.views.values()))
 
     def bind_inputs(
         self,
@@ -188,7 +183,6 @@ class Binder:
         *,
         slices: Mapping[str, Relation],
         versions: Mapping[str, int],
-        at: datetime,
     ) -> BoundInputs:
         """Return what the operator with state of a flow reads in one batch; arguments as those of `bind`."""
         found = placed_operators(self._resolver, relation, origin)[0]
@@ -196,17 +190,7 @@ class Binder:
         batch = _Batch(slices=slices, versions=versions, watermarked=watermarked)
         metadata = reads_metadata(found.tree)
         rows = [self._bind(item, found.origin, batch, metadata=metadata) for item in inputs_of(found.node)]
-        return BoundInputs(
-            rows=tuple(self._at(item, at) for item in rows),
-            watermarked=tuple(self._at(item, at) for item in watermarked),
-            views=self._views(batch, at),
-        )
-
-    def _at(self, rows: Relation, at: datetime) -> Relation:
-        return with_clock(rows, at, time_zone=self._time_zone)
-
-    def _views(self, batch: _Batch, at: datetime) -> tuple[ViewRows, ...]:
-        return tuple(ViewRows(view=item.view, rows=self._at(item.rows, at)) for item in batch.views.values())
+        return BoundInputs(rows=tuple(rows), watermarked=tuple(watermarked), views=tuple(batch.views.values()))
 
     def _bind(self, relation: Relation, origin: Origin, batch: _Batch, *, metadata: bool | None = None) -> Relation:
         """Return a tree with its leaves replaced.
@@ -239,7 +223,7 @@ class Binder:
             elif source.files is not None:
                 rows = self._resolver.file_rows(source, metadata=has_metadata)
             else:
-                location = self.location(source)
+                location = self._resolver.location(source)
                 assert location is not None
                 rows = self._table(location, leaf, batch.versions, has_metadata)
             return named_leaf(leaf, rows)
@@ -254,18 +238,20 @@ class Binder:
         return runnable(result, self._resolver.engine.capabilities)
 
     def _table(self, location: str, leaf: Leaf, versions: Mapping[str, int], metadata: bool) -> Relation:
-        version = int(leaf.options.get("versionasof", versions[location]))
+        store = self._resolver.store
+        if DeltaOptions(leaf.options).change_feed:
+            return changes_between(
+                location, leaf.shown, store, leaf.options, newest=versions[location], metadata=metadata
+            )
+        version = version_as_of(location, leaf.shown, leaf.options, newest=versions[location])
         # Sail 0.7 cannot read most versions from before the last checkpoint of the log.
-        is_old = version < checkpointed_version(location) and "timestampasof" not in leaf.options
-        if metadata or is_old:
-            schema, partition_cols = snapshot_columns(location, version)
+        if metadata or version < checkpointed_version(location):
+            table = store.open(location, version=version)
+            assert table is not None
+            refuse_column_mapping(location, table.properties)
             files = snapshot_files(location, version)
-            return file_rows(files, schema, partition_cols=partition_cols, metadata=metadata)
-        result = plan.delta(location, version)
-        if "timestampasof" in leaf.options:
-            del result.read.data_source.options["versionAsOf"]
-            result.read.data_source.options["timestampAsOf"] = leaf.options["timestampasof"]
-        return result
+            return file_rows(files, table.schema, partition_cols=table.partition_cols, metadata=metadata)
+        return plan.delta(location, version)
 
     def _view(self, view: Dataset, batch: _Batch) -> Relation:
         """Return a view's rows after its drop rules; a view that stands twice in a tree gets plan ids of its own each time."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from lakelet.engine.base import Engine, EngineCapabilities
-from lakelet.plan.normalize import with_clock
+from lakelet.plan.clock import with_clock
 from lakelet.plan.relation import Relation
 
 if TYPE_CHECKING:

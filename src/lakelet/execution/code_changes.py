@@ -12,7 +12,7 @@ from lakelet.execution.context import UpdateContext
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import fingerprint
+from lakelet.plan.fingerprint import fingerprint
 from lakelet.plan.relation import Relation
 
 

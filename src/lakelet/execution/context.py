@@ -16,13 +16,16 @@ from lakelet.errors import GraphError, LakeletError, Origin
 from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.execution.binding import Binder, Inputs, StreamInput
+from lakelet.execution.change_feed import ChangeFeedSource
 from lakelet.execution.checkpoint import KEEP_BATCHES, Checkpoint, read_generation
 from lakelet.execution.clock import ClockedEngine
+from lakelet.execution.delta_options import DeltaOptions
+from lakelet.execution.delta_source import DeltaSource
 from lakelet.execution.expectations import DroppedRows, Quality
 from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_source import FileSource
 from lakelet.execution.resolution import Resolver
-from lakelet.execution.sources import DeltaSource, RateSource, StreamSource
+from lakelet.execution.sources import RateSource, StreamSource
 from lakelet.execution.stateful_part import StatefulPart, stateful_part
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import Dataset
@@ -147,7 +150,7 @@ class UpdateContext:
         """Return the reader of one streaming input; it is kept for the whole update."""
         key = (flow.name, item.id)
         if key not in self._sources:
-            location = self.binder.location(item.source)
+            location = self.resolver.location(item.source)
             leaf = item.source.leaf
             if item.source.read is not None:
                 self._sources[key] = FileSource(
@@ -161,12 +164,14 @@ class UpdateContext:
             elif location is None:
                 self._sources[key] = RateSource(options=leaf.options, clock=self.clock)
             else:
-                self._sources[key] = DeltaSource(
+                reader = ChangeFeedSource if DeltaOptions(leaf.options).change_feed else DeltaSource
+                self._sources[key] = reader(
                     location=location,
                     label=leaf.shown,
                     store=self.store,
                     options=leaf.options,
                     max_bytes=self.max_bytes,
+                    on_new_columns=self.resolver.forget_columns,
                 )
         return self._sources[key]
 
@@ -259,7 +264,7 @@ def update_context(
         pipeline=spec.name,
         graph=graph,
         resolver=resolver,
-        binder=Binder(resolver, time_zone=spec.time_zone),
+        binder=Binder(resolver),
         engine=engine,
         store=store,
         catalog=resolver.catalog,

@@ -16,7 +16,7 @@ from lakelet.execution.file_parsing import FileParser
 from lakelet.execution.file_schema import FileSchemas
 from lakelet.execution.file_source import rows_of
 from lakelet.execution.slices import METADATA_TYPE
-from lakelet.plan.normalize import METADATA
+from lakelet.plan.metadata import METADATA
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf
 
@@ -31,8 +31,23 @@ _FOLDERS: deque[Path] = deque()
 
 
 def needs_own_reader(leaf: Leaf) -> bool:
-    """Return whether a batch read asks for what the engine cannot do."""
-    return leaf.format in ("json", "csv") and len(leaf.paths) == 1 and bool(_OWN_OPTIONS & leaf.options.keys())
+    """Return whether the engine would read these files in another way than Spark, or not at all.
+
+    Of Parquet it reads whole folders well; it takes values in paths for text, and files of any folder below for data.
+    """
+    if len(leaf.paths) != 1:
+        return False
+    if leaf.format == "parquet":
+        return bool(_OWN_OPTIONS & leaf.options.keys()) or "{" in leaf.paths[0]
+    return leaf.format in ("json", "csv", "orc", "text", "binaryfile")
+
+
+def has_folders(path: str) -> bool:
+    """Return whether there are folders below a folder, other than hidden ones."""
+    folder = Path(path)
+    return folder.is_dir() and any(
+        entry.is_dir() and not entry.name.startswith(("_", ".")) for entry in folder.iterdir()
+    )
 
 
 def read_batch(read: FileRead, schemas: FileSchemas, *, metadata: bool) -> Relation:

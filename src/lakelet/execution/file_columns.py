@@ -14,10 +14,11 @@ from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import DataType, NullType, StringType, StructField, StructType
 
 from lakelet.errors import SourceError
+from lakelet.execution.date_patterns import Parse, parser
 from lakelet.execution.file_discovery import FoundFile, fixed_part
 from lakelet.execution.file_options import TYPED, FileRead
 from lakelet.execution.file_records import Field
-from lakelet.execution.file_types import directives, json_type, text_type
+from lakelet.execution.file_types import json_type, text_type
 from lakelet.storage.schema import nullable
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -84,8 +85,8 @@ def field_typer(read: FileRead) -> Callable[[Field], DataType]:
     return kind
 
 
-def date_formats(read: FileRead) -> dict[str, str]:
-    """Return the user's patterns of dates and timestamps.
+def date_formats(read: FileRead) -> dict[str, Parse]:
+    """Return what reads the user's patterns of dates and timestamps.
 
     Raises:
         SourceError: `UNSUPPORTED_OPTION`.
@@ -94,13 +95,14 @@ def date_formats(read: FileRead) -> dict[str, str]:
     for name, key in (("date", "dateformat"), ("timestamp", "timestampformat")):
         pattern = read.text(key)
         if pattern:
-            found[name] = directives(pattern) or ""
-            if not found[name]:
+            parse = parser(pattern)
+            if parse is None:
                 raise SourceError(
                     "UNSUPPORTED_OPTION",
                     f"the pattern `{pattern}` of `{key}` is not supported",
-                    hint="use yyyy, MM, dd, HH, mm, ss, SSS, XXX, or read the column as text and parse it in the query",
+                    hint="use y, M, d, E, H, h, a, m, s, S, X, Z and quoted text, or read the column as text and parse that",
                 )
+            found[name] = parse
     return found
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from lakelet.errors import SourceError, did_you_mean
-from lakelet.execution.sources import parse_bytes
+from lakelet.execution.delta_options import parse_bytes
 from lakelet.plan.sources import Leaf
 
 FORMATS = ("json", "csv", "parquet", "orc", "text", "binaryFile")

@@ -34,7 +34,7 @@ from lakelet.execution.file_columns import (
 from lakelet.execution.file_discovery import FoundFile
 from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_records import Field, Record, csv_records, json_records, open_text
-from lakelet.execution.file_types import Convert, Real, converter, json_text, merged
+from lakelet.execution.file_types import Convert, PartialValue, Real, converter, json_text, merged
 from lakelet.execution.slices import with_metadata
 from lakelet.storage.delta_log import DataFile
 
@@ -154,8 +154,9 @@ class FileParser:
                 continue
             try:
                 row[name] = convert(item[0]) if kind is not _TEXT else _string(item)
-            except (ValueError, TypeError, OverflowError):
-                row[name] = None
+            except (ValueError, TypeError, OverflowError) as error:
+                # Where the rest of it can be rescued, a struct is whole or absent, so that nothing is in both places.
+                row[name] = error.value if isinstance(error, PartialValue) and not self.columns.rescued else None
                 misfits[name] = _json_of(item)
             else:
                 if kind is not _TEXT and isinstance(item[0], dict | list) and self.columns.rescued:

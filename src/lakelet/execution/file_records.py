@@ -188,12 +188,11 @@ def _plain(values: list[tuple[str, bool]], read: FileRead) -> Iterator[str | Non
         if not quoted:
             text = text.lstrip(" \t") if leading else text
             text = text.rstrip(" \t") if trailing else text
-        if quoted and text == "":
-            yield empty
-        elif text == null or (text == "" and not quoted):
+        if text == "" and not quoted:
             yield None
-        else:
-            yield text
+            continue
+        text = empty if text == "" else text
+        yield None if text == null else text
 
 
 def _csv_rows(

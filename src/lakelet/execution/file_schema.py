@@ -142,7 +142,13 @@ class FileSchemas:
                 "PATH_NOT_FOUND",
                 f"there is nothing at `{read.label}`",
                 cause=f"`{read.path}` does not exist",
-                hint=volume_hint(read.label) or near_paths(read.path) or "make the folder before the first update",
+                hint=volume_hint(read.label)
+                or near_paths(read.path)
+                or (
+                    "make the folder before the first update"
+                    if read.streaming
+                    else "check the path, or put the files there before the update"
+                ),
             )
         files = Lister(read).new_files(lambda path: None)
         data = self._declared(read.schema, read) if read.schema else self._inferred(read, files)

@@ -27,7 +27,7 @@ from lakelet.execution.file_schema import FileSchemas
 from lakelet.execution.slices import INLINE_BYTES, METADATA_TYPE
 from lakelet.execution.sources import Offset, Slice
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import METADATA
+from lakelet.plan.metadata import METADATA
 from lakelet.plan.relation import Relation
 
 

@@ -9,7 +9,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -35,6 +35,8 @@ from pyspark.sql.types import (
     TimestampNTZType,
     TimestampType,
 )
+
+from lakelet.execution.date_patterns import Parse
 
 Convert = Callable[[Any], Any]
 """Turns a value of a file into one of a column; raises ValueError for one that does not fit."""
@@ -232,45 +234,23 @@ def timestamp_of(text: str) -> datetime:
     return value
 
 
-_PATTERN = re.compile(r"yyyy|yy|MM|dd|HH|hh|mm|ss|S+|a|XXX|xxx|XX|Z|'[^']*'|[^A-Za-z']")
-_DIRECTIVES = {"yyyy": "%Y", "yy": "%y", "MM": "%m", "dd": "%d", "HH": "%H", "hh": "%I", "mm": "%M", "ss": "%S",
-               "a": "%p", "XXX": "%z", "xxx": "%z", "XX": "%z", "Z": "%z"}  # fmt: skip
+class PartialValue(ValueError):
+    """A value with a struct in which a field does not fit: `value` has NULL for that field, and all others."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.value = value
 
 
-def directives(pattern: str) -> str | None:
-    """Return a date pattern of Spark as `strptime` writes it, None for one that has no counterpart."""
-    result, position = "", 0
-    while position < len(pattern):
-        found = _PATTERN.match(pattern, position)
-        if found is None:
-            return None
-        token, position = found.group(), found.end()
-        if token.startswith("S"):
-            result += "%f"
-        elif token.startswith("'"):
-            result += token[1:-1].replace("%", "%%") or "'"
-        else:
-            result += _DIRECTIVES.get(token, token.replace("%", "%%"))
-    return result
-
-
-def _by_pattern(pattern: str) -> Callable[[str], datetime]:
-    def parse(text: str) -> datetime:
-        value = datetime.strptime(text, pattern)
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
-
-    return parse
-
-
-def converter(kind: DataType, formats: Mapping[str, str], *, from_text: bool) -> Convert:
+def converter(kind: DataType, formats: Mapping[str, Parse], *, from_text: bool) -> Convert:
     """Return what turns values into those of `kind`.
 
     Args:
-        formats: `date` and `timestamp`: patterns for `strptime`, where the user gave one.
+        formats: `date` and `timestamp`: what reads them, where the user gave a pattern.
         from_text: values are text, as in CSV and paths; otherwise they are JSON values, and text is no number.
     """
-    moment = _by_pattern(formats["timestamp"]) if "timestamp" in formats else timestamp_of
-    day = (lambda text: _by_pattern(formats["date"])(text).date()) if "date" in formats else date_of
+    moment = formats.get("timestamp", timestamp_of)
+    day = (lambda text: formats["date"](text).date()) if "date" in formats else date_of
     match kind:
         case StringType():
             return lambda value: value if isinstance(value, str) else json_text(value)
@@ -295,17 +275,51 @@ def converter(kind: DataType, formats: Mapping[str, str], *, from_text: bool) ->
             return lambda value: _text(value).encode() if from_text else base64.b64decode(_text(value), validate=True)
         case ArrayType() if not from_text:
             item = converter(kind.elementType, formats, from_text=False)
-            return lambda value: [None if each is None else item(each) for each in _of(value, list)]
+            return lambda value: _items(item, _of(value, list))
         case MapType() if not from_text:
             item = converter(kind.valueType, formats, from_text=False)
-            return lambda value: [(key, None if each is None else item(each)) for key, each in _of(value, dict).items()]
+            return lambda value: _entries(item, _of(value, dict))
         case StructType() if not from_text:
             fields = [(field.name, converter(field.dataType, formats, from_text=False)) for field in kind.fields]
-            return lambda value: {
-                name: None if _of(value, dict).get(name) is None else convert(value[name]) for name, convert in fields
-            }
+            return lambda value: _struct(_of(value, dict), fields)
         case _:
             return _misfit
+
+
+def _items(convert: Convert, values: Iterable[Any]) -> list[Any]:
+    """Convert the items of an array or a map; one that does not fit at all makes the whole unfit."""
+    result: list[Any] = []
+    is_partial = False
+    for value in values:
+        try:
+            result.append(None if value is None else convert(value))
+        except PartialValue as error:
+            result.append(error.value)
+            is_partial = True
+    if is_partial:
+        raise PartialValue(result)
+    return result
+
+
+def _entries(convert: Convert, value: dict[str, Any]) -> list[tuple[str, Any]]:
+    try:
+        return list(zip(value, _items(convert, value.values()), strict=True))
+    except PartialValue as error:
+        raise PartialValue(list(zip(value, error.value, strict=True))) from error
+
+
+def _struct(value: dict[str, Any], fields: Sequence[tuple[str, Convert]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    is_partial = False
+    for name, convert in fields:
+        try:
+            result[name] = None if value.get(name) is None else convert(value[name])
+        except (ValueError, TypeError, OverflowError) as error:
+            result[name] = error.value if isinstance(error, PartialValue) else None
+            is_partial = True
+    if is_partial:
+        raise PartialValue(result)
+    return result
 
 
 def _misfit(value: Any) -> Any:

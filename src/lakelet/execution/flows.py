@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -29,9 +30,9 @@ from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
 from lakelet.execution.foreign import check_commits, note_versions
-from lakelet.execution.resolution import plan_leaf
+from lakelet.execution.reads import plan_leaf
 from lakelet.execution.sinks import write_sink
-from lakelet.execution.sources import Slice
+from lakelet.execution.sources import Skipped, Slice
 from lakelet.execution.stateful import StatefulBatch, plan_state
 from lakelet.execution.watermark import shown
 from lakelet.graph.dataflow_graph import ResolvedFlow
@@ -147,6 +148,7 @@ def _publish_and_note(
             num_upserted_rows=written.upserted_rows,
             num_deleted_rows=written.deleted_rows,
             duration_ms=round((time.perf_counter() - started) * 1000, 1),
+            num_skipped_rows=_num_skipped_rows(batch),
             num_rows_dropped_by_watermark=None if step is None else step.num_late_rows,
             num_state_rows=None if step is None else step.num_state_rows(),
             watermark=None if step is None else shown(step.thresholds.now),
@@ -206,21 +208,21 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
     if not flow.flow.once and nothing_new and not starts_generation and not is_due:
         return None
     for name, piece in slices.items():
-        if piece.skipped_commits:
+        if piece.skipped is not None:
             kinds.warning(
                 context.events,
-                f"Flow '{flow.name}' left out commits {list(piece.skipped_commits)} of `{name}`, which change rows",
+                f"Flow '{flow.name}', which reads `{name}`, left out {piece.skipped}",
                 flow=flow.name,
                 dataset=context.display(flow.target),
             )
     return Batch(
         id=checkpoint.next_id,
         at=max(context.clock(), committed.at) if committed is not None else context.clock(),
-        sources={name: {"start": piece.start, "end": piece.end} for name, piece in slices.items()},
+        sources={name: _intent_of(piece) for name, piece in slices.items()},
         tables={
             item.id: context.catalog.relative(location)
             for item in inputs.streams.values()
-            if item.source.read is None and (location := context.binder.location(item.source)) is not None
+            if item.source.read is None and (location := context.resolver.location(item.source)) is not None
         },
         versions={
             context.catalog.relative(location): version
@@ -228,6 +230,18 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
         },
         state=state,
     )
+
+
+def _intent_of(piece: Slice) -> dict[str, Any]:
+    """Return what a batch's intent records of one source."""
+    skipped = {} if piece.skipped is None else {"skipped": piece.skipped.to_json()}
+    return {"start": piece.start, "end": piece.end, **skipped}
+
+
+def _num_skipped_rows(batch: Batch) -> int | None:
+    """Return how many rows the sources of a batch left out on the user's word, None if no commit was left out."""
+    skipped = [Skipped.from_json(found["skipped"]) for found in batch.sources.values() if "skipped" in found]
+    return sum(item.num_rows for item in skipped) if skipped else None
 
 
 def pinned_versions(context: UpdateContext, locations: Mapping[str, str]) -> dict[str, int]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from lakelet.errors import DefinitionError, Origin, SourceError
 from lakelet.execution.binding import Binder
+from lakelet.execution.clock import ClockedEngine
 from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.resolution import Resolver
 from lakelet.plan import relation as plan
@@ -51,8 +52,8 @@ def run_query(resolver: Resolver, sql: str, *, event_log: str) -> pa.Table:
             hint=f"read {streams} itself, or a table that is made from the view",
         )
     resolver.analyze(relation, Origin())
-    bound = binder.bind(relation, Origin(), slices={}, versions=versions, at=datetime.now(UTC))
-    return resolver.engine.collect(bound.rows)
+    bound = binder.bind(relation, Origin(), slices={}, versions=versions)
+    return ClockedEngine(resolver.engine, datetime.now(UTC), "UTC").collect(bound.rows)
 
 
 def _not_there(label: str, location: str, *, is_own: bool) -> SourceError:

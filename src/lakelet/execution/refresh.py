@@ -21,7 +21,8 @@ from lakelet.execution.faults import reach
 from lakelet.execution.flows import check_columns, pinned_versions, with_columns_of
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset, Expectation
-from lakelet.plan.normalize import fingerprint, is_volatile
+from lakelet.plan.clock import is_volatile
+from lakelet.plan.fingerprint import fingerprint
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf
 from lakelet.storage.base import Receipt
@@ -60,7 +61,7 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     reach("view.planned")
     at = context.clock()
     context = context.at(at)
-    bound = context.binder.bind(flow.relation, context.origin(flow), slices={}, versions=versions, at=at)
+    bound = context.binder.bind(flow.relation, context.origin(flow), slices={}, versions=versions)
     quality = context.quality(flow)
     for view in bound.views:
         check_view(view, context.display(view.view.name), context.engine, quality)

@@ -93,9 +93,7 @@ def _step_over(
     resolver = replace(
         context.resolver, datasets={key: _relaxed(item) for key, item in context.resolver.datasets.items()}
     )
-    relaxed = replace(
-        context, resolver=resolver, binder=Binder(resolver, time_zone=context.time_zone), drop_invalid=True
-    )
+    relaxed = replace(context, resolver=resolver, binder=Binder(resolver), drop_invalid=True)
     run_batch(relaxed, flow, _relaxed(dataset), checkpoint, batch, is_replay=True)
 
 

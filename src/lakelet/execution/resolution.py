@@ -1,4 +1,4 @@
-"""From definitions to a graph: query functions are called, their trees read, names and columns resolved.
+"""What names, reads and trees mean in one pipeline: query functions are called, their trees read, columns resolved.
 
 Nothing here reads a row. Columns come from analysis: every read is replaced by an empty relation of the right columns,
 and the engine says what the query makes of them. The same answers serve `df.columns` and `df.schema` in user code.
@@ -6,236 +6,51 @@ and the engine says what the query makes of them. The same answers serve `df.col
 
 from __future__ import annotations
 
-import glob
 import re
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from pyspark.sql.connect import proto
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import DataType, StructType
 
-from lakelet.engine.base import Engine
-from lakelet.errors import DefinitionError, GraphError, LakeletError, Origin, QueryError, did_you_mean, raise_all
+from lakelet.errors import DefinitionError, GraphError, LakeletError, Origin, QueryError, did_you_mean
 from lakelet.execution.auto_cdc_schema import sequence_type_of, target_schema
-from lakelet.execution.diagnosis import explained, missing_table, near_paths, relative_sites
-from lakelet.execution.file_batch import needs_own_reader, read_batch
-from lakelet.execution.file_options import FileRead
-from lakelet.execution.file_options import file_read as checked_read
-from lakelet.execution.file_schema import FileSchemas
-from lakelet.execution.rules import check_expectations
+from lakelet.execution.change_feed import refuse_without_change_feed, with_change_columns
+from lakelet.execution.delta_options import DeltaOptions
+from lakelet.execution.delta_source import version_as_of
+from lakelet.execution.diagnosis import explained, missing_table, relative_sites
+from lakelet.execution.reads import Key, Reads, Source, file_read, named_leaf, place_of, plan_leaf
 from lakelet.execution.slices import METADATA_TYPE
-from lakelet.execution.sources import RATE_SCHEMA, check_options
-from lakelet.execution.stateful_check import check_stateful
-from lakelet.execution.stateful_part import stateful_part
-from lakelet.graph.dataflow_graph import DataflowGraph, Input, ResolvedFlow
-from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Definitions, Flow, SqlQuery
-from lakelet.names import NameContext, TableName, split_name
+from lakelet.execution.sources import RATE_SCHEMA
+from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Flow, SqlQuery
+from lakelet.names import NameContext, TableName
 from lakelet.pipelines.session import relation_of
 from lakelet.pipelines.user_errors import query_function_failed
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import METADATA, normalize, reads_metadata, runnable
-from lakelet.plan.operators import refuse_stateful
+from lakelet.plan.metadata import METADATA, reads_metadata
+from lakelet.plan.normalize import normalize, runnable
 from lakelet.plan.relation import Relation
-from lakelet.plan.sources import Leaf, LeafKind, is_streaming, leaf_of, leaves
-from lakelet.storage.base import TableStore
-from lakelet.storage.catalog import Catalog
-from lakelet.storage.schema import compare, nullable
-
-Key = tuple[str, str, str]
-FILE_FORMATS = {"json", "csv", "parquet", "text", "binaryfile", "avro", "orc"}
-_INFERRED_STREAMS = {"cloudfiles", "text", "binaryfile"}
-"""Streams that need no declared columns."""
-_FORMAT_NAMES = {"cloudfiles": "cloudFiles", "binaryfile": "binaryFile"}
-
-
-def _format_name(leaf: Leaf) -> str:
-    return _FORMAT_NAMES.get(leaf.format, leaf.format)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """What a leaf stands for: one of dataset, location, files and read is set, or none for a generated stream.
-
-    Attributes:
-        dataset: a dataset of the pipeline.
-        location: folder of a Delta table outside of the pipeline.
-        files: a leaf that reads files, paths mapped to local ones.
-        read: a read of files that the runtime does itself: every stream, and tables that the engine reads wrong.
-    """
-
-    leaf: Leaf
-    dataset: Dataset | None = None
-    location: str | None = None
-    files: Leaf | None = None
-    read: FileRead | None = None
+from lakelet.plan.sources import Leaf, is_streaming, leaf_of, leaves
+from lakelet.storage.delta_log import latest_version
 
 
 @dataclass(slots=True)
-class Resolver:
+class Resolver(Reads):
     """Answers what names, reads and trees mean in one pipeline.
 
     It is also what user code asks through its session: `schema_of`, `is_streaming`, `execute`, `command`.
     """
 
-    names: NameContext
-    catalog: Catalog
-    engine: Engine
-    store: TableStore
-    external: Mapping[Key, str] = field(default_factory=dict)
-    datasets: dict[Key, Dataset] = field(default_factory=dict)
     flows: dict[Key, list[AnyFlow]] = field(default_factory=dict)
     _relations: dict[str, Relation] = field(default_factory=dict)
     _schemas: dict[Key, StructType] = field(default_factory=dict)
     _flow_schemas: dict[str, StructType] = field(default_factory=dict)
-    _table_schemas: dict[str, StructType] = field(default_factory=dict)
     _sequence_types: dict[str, DataType] = field(default_factory=dict)
     _resolving: list[TableName] = field(default_factory=list)
-    _files: FileSchemas | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
-
-    # -- reads ----------------------------------------------------------------------------------------------------
-
-    def source(self, leaf: Leaf, origin: Origin) -> Source:
-        """Return what `leaf` reads.
-
-        Raises:
-            GraphError: `TABLE_OR_VIEW_NOT_FOUND`, `UNSUPPORTED_SOURCE`.
-        """
-        place = _place(leaf, origin)
-        if leaf.kind is LeafKind.TABLE:
-            parts = split_name(leaf.name, origin=place)
-            if len(parts) == 2 and parts[0].lower() == "delta" and "/" in parts[1]:
-                return Source(leaf=leaf, location=self._path(parts[1], place))
-            name = self.names.resolve(leaf.name, origin=place)
-            dataset = self.datasets.get(name.key)
-            if dataset is not None:
-                return Source(leaf=_checked(leaf, place), dataset=dataset)
-            location = self.external.get(name.key) or self.catalog.location(name)
-            if name.key in self.external or self.store.open(location) is not None:
-                return Source(leaf=_checked(leaf, place), location=location)
-            known = [self.names.display(d.name) for d in self.datasets.values()]
-            near = did_you_mean(leaf.name, known)
-            raise GraphError(
-                "TABLE_OR_VIEW_NOT_FOUND",
-                f"there is no dataset or table `{leaf.name}`",
-                origin=place,
-                hint=f"did you mean `{near}`?" if near else
-                f"declare it in the pipeline, or map an external table: `lakelet.tables.{leaf.name}: <path>` under "
-                "`configuration` in the project file",
-            )  # fmt: skip
-        if leaf.format == "delta":
-            if len(leaf.paths) != 1:
-                raise GraphError(
-                    "UNSUPPORTED_SOURCE",
-                    "a Delta read needs exactly one path",
-                    origin=place,
-                    cause=f"it has {len(leaf.paths) or 'none'}",
-                    hint="call `.load(path)` with the folder of one table",
-                )
-            return Source(leaf=_checked(leaf, place), location=self._path(leaf.paths[0], place))
-        if leaf.format == "rate" and leaf.streaming:
-            return Source(leaf=leaf)
-        if leaf.format == "cloudfiles" or (leaf.format in FILE_FORMATS and (leaf.streaming or needs_own_reader(leaf))):
-            return self._files_source(leaf, place)
-        if leaf.format in FILE_FORMATS:
-            return Source(leaf=leaf, files=self._with_local_paths(leaf, place))
-        raise GraphError(
-            "UNSUPPORTED_SOURCE",
-            f"{'a stream' if leaf.streaming else 'a table'} of format `{_format_name(leaf)}` cannot be read",
-            origin=place,
-            cause="streams are read from Delta tables, files, datasets of the pipeline and `rate` in this release"
-            if leaf.streaming
-            else f"known formats are delta, {', '.join(sorted(FILE_FORMATS))}",
-            hint="write the data to a Delta table first, or to files"
-            if leaf.streaming
-            else f"did you mean `{did_you_mean(leaf.format, FILE_FORMATS)}`?"
-            if did_you_mean(leaf.format, FILE_FORMATS)
-            else "write the data to a Delta table or to files first",
-        )
-
-    def _files_source(self, leaf: Leaf, place: Origin) -> Source:
-        """Return the source of a read of files that the runtime does itself."""
-        if len(leaf.paths) != 1 or (leaf.streaming and not leaf.schema and leaf.format not in _INFERRED_STREAMS):
-            no_schema = len(leaf.paths) == 1
-            raise GraphError(
-                "UNABLE_TO_INFER_SCHEMA" if no_schema else "UNSUPPORTED_SOURCE",
-                f"a stream of {leaf.format} files needs a schema"
-                if no_schema
-                else "a read of files needs exactly one path",
-                origin=place,
-                hint='declare it: `spark.readStream.schema("id BIGINT, …")`, or infer it with '
-                f'`.format("cloudFiles").option("cloudFiles.format", "{leaf.format}")`'
-                if no_schema
-                else "call `.load(path)` with the folder; wildcards may name several",
-            )
-        try:
-            read = checked_read(leaf, self._path(leaf.paths[0], place))
-        except LakeletError as error:
-            raise error.at(place) from None
-        return Source(leaf=leaf, read=read, files=None if leaf.streaming else self._with_local_paths(leaf, place))
-
-    def _with_local_paths(self, leaf: Leaf, place: Origin) -> Leaf:
-        return replace(leaf, paths=tuple(self._path(path, place) for path in leaf.paths))
-
-    @property
-    def files(self) -> FileSchemas:
-        """The columns of the pipeline's streams of files."""
-        if self._files is None:
-            self._files = FileSchemas(self.catalog, self.engine)
-        return self._files
-
-    def file_rows(self, source: Source, *, metadata: bool) -> Relation:
-        """Return the rows of files that are read as a table."""
-        if source.read is not None:
-            return read_batch(source.read, self.files, metadata=metadata)
-        assert source.files is not None
-        return file_read(source.files)
-
-    def forget_columns(self) -> None:
-        """Ask again for columns that depend on files, now that these have others."""
-        with self._lock:
-            self._schemas, self._flow_schemas, self._sequence_types = {}, {}, {}
-
-    def _path(self, text: str, place: Origin) -> str:
-        try:
-            return self.catalog.path(text)
-        except LakeletError as error:
-            raise error.at(place) from None
-
-    def leaf_schema(self, leaf: Leaf, origin: Origin) -> StructType:
-        """Return the columns of what `leaf` reads."""
-        source = self.source(leaf, origin)
-        if source.dataset is not None:
-            return self.schema(source.dataset.name)
-        if source.location is not None:
-            return self.table_schema(leaf.label, source.location, _place(leaf, origin))
-        if source.read is not None:
-            try:
-                return self.files.current(source.read).columns
-            except LakeletError as error:
-                raise error.at(_place(leaf, origin)) from error.__cause__
-        if source.files is not None:
-            return self.engine.schema(file_read(source.files))
-        return from_arrow_schema(RATE_SCHEMA)
-
-    def table_schema(self, label: str, location: str, origin: Origin) -> StructType:
-        if location not in self._table_schemas:
-            table = self.store.open(location)
-            if table is None:
-                raise missing_table(label, location).at(origin)
-            self._table_schemas[location] = from_arrow_schema(table.schema)
-        return self._table_schemas[location]
-
-    def view(self, node: Relation, origin: Origin) -> Dataset | None:
-        """Return the view that a relation reads, None for any other relation."""
-        leaf = leaf_of(node)
-        dataset = None if leaf is None else self.source(leaf, origin).dataset
-        return dataset if dataset is not None and dataset.kind is DatasetKind.TEMPORARY_VIEW else None
 
     # -- trees ----------------------------------------------------------------------------------------------------
 
@@ -283,7 +98,7 @@ class Resolver:
 
     def _dataset_schema(self, dataset: Dataset) -> StructType:
         if dataset.schema is not None:
-            return self._declared_schema(dataset)
+            return self.declared_schema(dataset)
         flows = self.flows.get(dataset.name.key, [])
         if not flows:
             raise without_flow(dataset, self.names)
@@ -296,7 +111,7 @@ class Resolver:
                     result.add(column.name, column.dataType, True)
         return result
 
-    def _declared_schema(self, dataset: Dataset) -> StructType:
+    def declared_schema(self, dataset: Dataset) -> StructType:
         if isinstance(dataset.schema, StructType):
             return dataset.schema
         from lakelet.plan.ddl import parse_columns
@@ -311,6 +126,33 @@ class Resolver:
                 cause=_in_schema(error),
                 hint='write columns as "id INT, name STRING"',
             ) from error
+
+    def _table_columns(self, source: Source, leaf: Leaf, origin: Origin) -> StructType:
+        """Return the columns that a leaf gives of a table: those of an old version, or with those of its change feed."""
+        options = DeltaOptions(leaf.options)
+        if options.reads_old_version:
+            location = self.location(source)
+            newest = None if location is None else latest_version(location)
+            if location is None or newest is None:
+                raise missing_table(leaf.label, location or leaf.label)
+            version = version_as_of(location, leaf.shown, leaf.options, newest=newest)
+            table = self.store.open(location, version=version)
+            assert table is not None
+            return from_arrow_schema(table.schema)
+        if source.dataset is not None:
+            columns = self.schema(source.dataset.name)
+        else:
+            assert source.location is not None
+            columns = self.table_schema(leaf.label, source.location, place_of(leaf, origin))
+        if not options.change_feed:
+            return columns
+        if source.dataset is not None:
+            properties = {key: str(value) for key, value in source.dataset.table_properties.items()}
+        else:
+            table = self.store.open(source.location or "")
+            properties = {} if table is None else dict(table.properties)
+        refuse_without_change_feed(leaf.shown, properties)
+        return from_arrow_schema(with_change_columns(to_arrow_schema(columns, timezone="UTC"), label=leaf.shown))
 
     def output_schema(self, flow: AnyFlow) -> StructType:
         """Return the columns that a flow gives to its target."""
@@ -372,6 +214,30 @@ class Resolver:
     def _normalized(self, relation: Relation) -> Relation:
         return normalize(relation, columns_of=lambda part: list(self.schema_of(part).names))
 
+    def forget_columns(self) -> None:
+        """Ask again for columns that depend on files and external tables, now that these have others."""
+        with self._lock:
+            self._schemas, self._flow_schemas, self._sequence_types, self._table_schemas = {}, {}, {}, {}
+
+    def leaf_schema(self, leaf: Leaf, origin: Origin) -> StructType:
+        """Return the columns of what `leaf` reads."""
+        source = self.source(leaf, origin)
+        if source.dataset is not None and source.dataset.kind is DatasetKind.TEMPORARY_VIEW:
+            return self.schema(source.dataset.name)
+        if source.dataset is not None or source.location is not None:
+            try:
+                return self._table_columns(source, leaf, origin)
+            except LakeletError as error:
+                raise error.at(place_of(leaf, origin)) from error.__cause__
+        if source.read is not None:
+            try:
+                return self.files.current(source.read).columns
+            except LakeletError as error:
+                raise error.at(place_of(leaf, origin)) from error.__cause__
+        if source.files is not None:
+            return self.engine.schema(file_read(source.files))
+        return from_arrow_schema(RATE_SCHEMA)
+
     # -- user code asks -------------------------------------------------------------------------------------------
 
     def schema_of(self, relation: Relation) -> StructType:
@@ -409,153 +275,6 @@ class Resolver:
     def _streams(self, view: Dataset) -> bool:
         return any(is_streaming(self.relation(flow)) for flow in self.flows.get(view.name.key, []))
 
-    # -- the graph ------------------------------------------------------------------------------------------------
-
-    def resolve(self, definitions: Definitions) -> DataflowGraph:
-        """Return the graph, every flow analysed.
-
-        Raises:
-            DefinitionErrors: everything that is wrong, root causes first.
-        """
-        from lakelet.graph.validation import check_definitions, check_graph, complete_targets
-
-        errors: list[LakeletError] = check_definitions(definitions, self.names)
-        self.datasets = {dataset.name.key: dataset for dataset in definitions.datasets}
-        self.flows = {}
-        for flow in definitions.flows:
-            self.flows.setdefault(flow.target.key, []).append(flow)
-        broken: set[Key] = set()
-        resolved: dict[str, ResolvedFlow] = {}
-        for flow in definitions.flows:
-            if flow.name in resolved or flow.target.key not in self.datasets:
-                continue
-            try:
-                resolved[flow.name] = self._resolve_flow(flow)
-            except LakeletError as error:
-                errors.append(self._at_flow(error, flow))
-                broken.add(flow.target.key)
-        for key, dataset in self.datasets.items():
-            if dataset.kind is DatasetKind.TABLE and key not in broken:
-                streams = any(r.streaming for r in resolved.values() if r.target.key == key)
-                kind = DatasetKind.STREAMING_TABLE if streams else DatasetKind.MATERIALIZED_VIEW
-                self.datasets[key] = replace(dataset, kind=kind)
-        graph = DataflowGraph(names=self.names, datasets=dict(self.datasets), flows=tuple(resolved.values()))
-        if any(error.condition == "PIPELINE_DUPLICATE_IDENTIFIERS.OUTPUT" for error in errors):
-            raise_all(errors)  # which of the two a reader means is open
-        try:
-            order = graph.order()
-        except GraphError as cycle:
-            raise_all([*errors, cycle])
-        errors += check_graph(graph)
-        for name in order:
-            if name.key in broken or any(
-                read.dataset.key in broken
-                for item in graph.flows_to(name)
-                for read in item.inputs
-                if read.dataset is not None
-            ):
-                broken.add(name.key)
-                continue
-            for item in graph.flows_to(name):
-                try:
-                    part = stateful_part(self, item.relation, item.flow.origin) if item.streaming else None
-                    if part is not None:
-                        check_stateful(self, part, item.flow.origin)
-                    resolved[item.name] = replace(
-                        item, schema=self.output_schema(item.flow), is_complete=part is not None and part.is_complete
-                    )
-                    self._check_flow(self.datasets[name.key], item.flow)
-                except LakeletError as error:
-                    errors.append(self._at_flow(error, item.flow))
-                    broken.add(name.key)
-        graph = replace(graph, flows=tuple(resolved.values()))
-        raise_all([*errors, *complete_targets(graph)])
-        return graph
-
-    def _resolve_flow(self, flow: AnyFlow) -> ResolvedFlow:
-        relation = self.relation(flow)
-        refuse_stateful(relation, flow.origin)
-        inputs: dict[tuple[Any, bool], Input] = {}
-        streaming = False
-        for leaf in leaves(relation):
-            source = self.source(leaf, flow.origin)
-            dataset = source.dataset.name if source.dataset else None
-            label = self.names.display(dataset) if dataset else leaf.label
-            streaming |= leaf.streaming
-            inputs.setdefault(
-                (label, leaf.streaming),
-                Input(dataset=dataset, label=label, streaming=leaf.streaming, origin=leaf.origin),
-            )
-        return ResolvedFlow(flow=flow, relation=relation, inputs=tuple(inputs.values()), streaming=streaming)
-
-    def _check_flow(self, dataset: Dataset, flow: AnyFlow) -> None:
-        """Check what needs the columns of a flow's query, so that it is found before anything runs."""
-        columns = self.output_schema(flow)
-        display = self.names.display(dataset.name)
-        _refuse_columns_twice(columns, display, flow.origin)
-        if dataset.schema is not None:
-            self._check_declared_schema(dataset, self._declared_schema(dataset), columns)
-        if isinstance(flow, AutoCdcFlow):
-            source = self.leaf_schema(plan_leaf(self.relation(flow)), flow.origin)
-            self._check_change_conditions(flow, source)
-            columns = source
-        check_expectations(self.engine, dataset, display, columns)
-        stored = self.schema(dataset.name)
-        for name in dataset.partition_cols:
-            if name not in stored.names:
-                near = did_you_mean(name, stored.names)
-                raise GraphError(
-                    "PARTITION_COLUMN_NOT_FOUND",
-                    f"`{display}` is partitioned by `{name}`, which it does not have",
-                    origin=dataset.origin,
-                    cause=f"its columns are {', '.join(stored.names)}",
-                    hint=f"did you mean `{near}`?" if near else "name one of its columns in `partition_cols`",
-                )
-
-    def _check_declared_schema(self, dataset: Dataset, declared: StructType, columns: StructType) -> None:
-        change = compare(
-            nullable(to_arrow_schema(declared, timezone="UTC")), nullable(to_arrow_schema(columns, timezone="UTC"))
-        )
-        causes = [text.replace(" in the table ", " in the declared schema ") for text in change.conflicts]
-        causes += [f"`{name}` of the query is not in the declared schema" for name in change.added]
-        if causes:
-            raise GraphError(
-                "USER_SPECIFIED_AND_INFERRED_SCHEMA_NOT_COMPATIBLE",
-                f"the query of `{self.names.display(dataset.name)}` does not fit the schema that it declares",
-                origin=dataset.origin,
-                cause="\n".join(causes),
-                hint="cast or select the columns in the query, or change `schema`",
-            )
-
-    def _check_change_conditions(self, flow: AutoCdcFlow, source: StructType) -> None:
-        """Analyse the conditions of an AUTO CDC flow over the columns of its source."""
-        conditions = {"apply_as_deletes": flow.apply_as_deletes, "apply_as_truncates": flow.apply_as_truncates}
-        for parameter, condition in conditions.items():
-            if condition is None:
-                continue
-            rows = plan.with_columns(plan.empty(source), {"__lakelet_condition": plan.expression_of(condition)})
-            try:
-                kind = self.engine.schema(rows)["__lakelet_condition"].dataType.typeName()
-            except QueryError as error:
-                near = did_you_mean(error.column, source.names) if error.column else None
-                raise GraphError(
-                    "AUTOCDC_INVALID_CONDITION",
-                    f"`{parameter}` of flow `{flow.name}` cannot be evaluated: {condition}",
-                    origin=flow.origin,
-                    cause=f"there is no column `{error.column}`" if error.column else error.cause or error.message,
-                    hint=f"did you mean `{near}`?" if near else f"the source's columns are {', '.join(source.names)}",
-                ) from error
-            if kind not in ("boolean", "void"):
-                raise GraphError(
-                    "AUTOCDC_INVALID_CONDITION",
-                    f"`{parameter}` of flow `{flow.name}` is {kind}, not boolean: {condition}",
-                    origin=flow.origin,
-                    hint="write a condition, for example `operation = 'DELETE'`",
-                )
-
-    def _at_flow(self, error: LakeletError, flow: AnyFlow) -> LakeletError:
-        return error.at(replace(flow.origin, dataset=self.names.display(flow.target), flow=flow.name))
-
 
 def _called(flow: Flow, root: Path) -> Relation:
     """Call a query function and return the tree of its DataFrame.
@@ -583,53 +302,6 @@ def _called(flow: Flow, root: Path) -> Relation:
     )
 
 
-def plan_leaf(relation: Relation) -> Leaf:
-    """Return the leaf that a bare read is."""
-    leaf = leaf_of(relation)
-    assert leaf is not None
-    return leaf
-
-
-def named_leaf(leaf: Leaf, rows: Relation) -> Relation:
-    """Return `rows` in the place of `leaf`: under its table name, with the id that column references address."""
-    if leaf.kind is LeafKind.TABLE:
-        *qualifier, name = split_name(leaf.name)
-        if not any("/" in part for part in (*qualifier, name)):
-            return plan.alias(
-                rows, name, tuple(part for part in qualifier if part.lower() != "live"), plan_id=leaf.plan_id
-            )
-    result = Relation()
-    result.CopyFrom(rows)
-    if leaf.plan_id is not None:
-        result.common.plan_id = leaf.plan_id
-    return result
-
-
-def file_read(leaf: Leaf) -> Relation:
-    """Return the engine's own read of files.
-
-    Raises:
-        GraphError: `PATH_NOT_FOUND` where nothing is: the engine itself would read no rows without a word.
-    """
-    result = plan.new()
-    source = result.read.data_source
-    source.format, source.schema = leaf.format, leaf.schema
-    for key, value in leaf.options.items():
-        source.options[key] = value
-    for path in leaf.paths:
-        found = sorted(glob.glob(path, recursive=True)) if any(char in path for char in "*?[") else [path]
-        found = [item for item in found if Path(item).exists()]
-        if not found:
-            raise GraphError(
-                "PATH_NOT_FOUND",
-                f"there is nothing at `{path}`",
-                origin=leaf.origin,
-                hint=near_paths(path) or "check the path, or put the files there before the update",
-            )
-        source.paths.extend(found)
-    return result
-
-
 def without_flow(dataset: Dataset, names: NameContext) -> GraphError:
     display = names.display(dataset.name)
     return GraphError(
@@ -641,38 +313,9 @@ def without_flow(dataset: Dataset, names: NameContext) -> GraphError:
     )
 
 
-def _checked(leaf: Leaf, place: Origin) -> Leaf:
-    """Return a leaf whose options are those of a streaming Delta read."""
-    if leaf.streaming:
-        try:
-            check_options(leaf.shown, leaf.options)
-        except LakeletError as error:
-            raise error.at(place) from None
-    return leaf
-
-
 def _in_schema(error: QueryError) -> str | None:
     """Return what is wrong with the text of a schema; positions are left out, they count the engine's own prefix."""
     if error.condition != "PARSE_SYNTAX_ERROR":
         return error.cause
     text = re.sub(r" at character \d+| there$", "", error.message)
     return text.replace("`>` cannot stand", "a type is missing at its end").replace("the SQL text", "it")
-
-
-def _refuse_columns_twice(columns: StructType, display: str, origin: Origin) -> None:
-    folded = [name.lower() for name in columns.names]
-    twice = [name for position, name in enumerate(columns.names) if name.lower() in folded[:position]]
-    if twice:
-        raise GraphError(
-            "COLUMN_ALREADY_EXISTS",
-            f"the query of `{display}` has the column `{twice[0]}` twice",
-            origin=origin,
-            cause=f"its columns are {', '.join(columns.names)}; names are compared without regard to case",
-            hint=f'rename one of them: `.alias("...")`, or after a join drop the other side\'s `{twice[0]}`',
-        )
-
-
-def _place(leaf: Leaf, origin: Origin) -> Origin:
-    if leaf.origin is None or leaf.origin.file is None:
-        return origin
-    return replace(origin, file=leaf.origin.file, line=leaf.origin.line)

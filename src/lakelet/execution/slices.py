@@ -16,7 +16,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from lakelet.engine.paths import readable_path
 from lakelet.errors import SourceError
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import METADATA
+from lakelet.plan.metadata import METADATA
 from lakelet.plan.relation import Relation
 from lakelet.storage.delta_log import DataFile
 
@@ -56,16 +56,17 @@ def file_rows(
         _check_rows(file, _footer(file).num_rows)
     groups: dict[tuple[tuple[str, str | None], ...] | str, list[DataFile]] = {}
     for file in files:
-        key = file.path if metadata else tuple(sorted(file.partition_values.items()))
+        key = file.path if metadata else tuple(sorted(file.partition_values.items(), key=repr))
         groups.setdefault(key, []).append(file)
-    stored = pa.schema([field for field in schema if field.name not in partition_cols])
-    scans = [_scan(group, schema, stored, metadata) for group in groups.values()]
+    scans = [_scan(group, schema, partition_cols, metadata) for group in groups.values()]
     while len(scans) > 1:
         scans = [plan.union(scans[i : i + 2]) for i in range(0, len(scans), 2)]
     return scans[0]
 
 
-def _scan(files: list[DataFile], schema: pa.Schema, stored: pa.Schema, metadata: bool) -> Relation:
+def _scan(files: list[DataFile], schema: pa.Schema, partition_cols: Sequence[str], metadata: bool) -> Relation:
+    beside = {*partition_cols, *files[0].partition_values}
+    stored = pa.schema([field for field in schema if field.name not in beside])
     scan = plan.parquet([_readable(file.path) for file in files], from_arrow_schema(stored))
     expressions = []
     for field in schema:
@@ -149,7 +150,7 @@ def _read(file: DataFile, schema: pa.Schema, partition_cols: Sequence[str], meta
     _check_rows(file, table.num_rows)
     columns: list[pa.ChunkedArray | pa.Array] = []
     for field in schema:
-        if field.name in partition_cols:
+        if field.name in partition_cols or field.name in file.partition_values:
             value = file.partition_values.get(field.name)
             columns.append(pa.repeat(_partition_value(value, field.type), table.num_rows))
         elif field.name in table.column_names:
@@ -167,6 +168,16 @@ def _partition_value(text: str | None, kind: pa.DataType) -> pa.Scalar:
     if text is not None and pa.types.is_timestamp(kind) and kind.tz and not _ZONE.search(text):
         return pc.assume_timezone(value.cast(pa.timestamp(kind.unit)), "UTC").cast(kind)
     return value.cast(kind)
+
+
+def num_rows_of(file: DataFile) -> int | None:
+    """Return how many rows a data file has, from the log or from the file; None if neither tells."""
+    if file.num_records is not None:
+        return file.num_records
+    try:
+        return int(pq.read_metadata(file.path).num_rows)
+    except FileNotFoundError:  # vacuumed
+        return None
 
 
 def _footer(file: DataFile) -> pq.FileMetaData:

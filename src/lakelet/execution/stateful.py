@@ -11,7 +11,7 @@ state's commit is repaired by it: the receipt in the state table says that the b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ from lakelet.execution.stateful_part import StatefulPart
 from lakelet.execution.stateful_step import Emission, Step
 from lakelet.execution.watermark import Thresholds, advanced, latest, next_thresholds
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import with_clock
 from lakelet.plan.relation import Relation
 from lakelet.plan.stateful import Operator
 from lakelet.storage.base import Receipt
@@ -123,7 +122,6 @@ def run_operator(
     rows = tuple(context.engine.collect(query) for query in queries)
     description = part.description([name for table in rows for name in table.column_names])
     _check_unchanged(checkpoint, description, display)
-    part = replace(part, node=with_clock(part.node, batch.at, time_zone=context.time_zone))
     tables = StateTables(
         store=context.store,
         folder=state_folder(checkpoint),

@@ -10,7 +10,7 @@ from pyspark.sql.connect import proto
 
 from lakelet.errors import GraphError, Origin
 from lakelet.plan.event_time import Columns, Watermark, event_columns, event_key, watermarks
-from lakelet.plan.normalize import fingerprint
+from lakelet.plan.fingerprint import fingerprint
 from lakelet.plan.relation import Relation, call_site
 from lakelet.plan.relation import relations as all_relations
 from lakelet.plan.sources import leaf_of

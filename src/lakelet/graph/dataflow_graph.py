@@ -24,12 +24,14 @@ class Input:
         label: what to call it in messages and pictures.
         streaming: read as a stream.
         origin: the user's line that reads it, where the plan carries one.
+        handles_changes: a stream that reads the change feed, or leaves out commits that change rows.
     """
 
     dataset: TableName | None
     label: str
     streaming: bool
     origin: Origin | None = None
+    handles_changes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -261,7 +261,9 @@ def streams_read_append_only_tables(graph: DataflowGraph) -> list[LakeletError]:
                 continue
             read = graph.dataset(item.dataset)
             error = _stream_error(graph, flow, read.name, read.kind, streaming=item.streaming)
-            if error is not None:
+            if error is not None and not (
+                item.handles_changes and error.condition == "STREAMING_READ_OF_CHANGING_TABLE"
+            ):
                 error.origin = item.origin
                 errors.append(error.at(replace(flow.flow.origin, dataset=graph.display(flow.target), flow=flow.name)))
     return errors
@@ -301,7 +303,8 @@ def _stream_error(
             "STREAMING_READ_OF_CHANGING_TABLE",
             f"`{flow.name}` reads `{display}` as a stream, which is {what}",
             cause="its rows change from update to update, and a stream handles every row once",
-            hint=f'read it as a table (`spark.read.table("{display}")`), or stream what it is made from',
+            hint=f'read it as a table (`spark.read.table("{display}")`), read its change feed '
+            '(`.option("readChangeFeed", "true")`), or stream what it is made from',
         )
     return None
 

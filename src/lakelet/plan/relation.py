@@ -135,6 +135,14 @@ def attribute(name: str) -> proto.Expression:
     return result
 
 
+def aliased(value: proto.Expression, name: str) -> proto.Expression:
+    """Return an expression under a name."""
+    result = proto.Expression()
+    result.alias.expr.CopyFrom(value)
+    result.alias.name.append(name)
+    return result
+
+
 def call(function: str, *arguments: proto.Expression) -> proto.Expression:
     """Return a call of a built-in function."""
     result = proto.Expression()

@@ -144,8 +144,8 @@ class Table(Protocol):
 class TableStore(Protocol):
     """Creates and opens tables by location."""
 
-    def open(self, location: str) -> Table | None:
-        """Return the newest version, or None where there is no table."""
+    def open(self, location: str, *, version: int | None = None) -> Table | None:
+        """Return a version, the newest if none is given, or None where there is no table."""
         ...
 
     def exists(self, location: str) -> bool:

@@ -7,8 +7,9 @@ neither. Source: https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,7 +19,6 @@ from deltalake import DeltaTable
 
 from lakelet.errors import SourceError, StorageError
 from lakelet.storage.delta_rs import storage_errors
-from lakelet.storage.schema import nullable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +38,26 @@ class Commit:
     """One version of a table as a reader of new rows sees it.
 
     Attributes:
+        changes: files that hold the changed rows, where the table records them (`delta.enableChangeDataFeed`).
+        timestamp_ms: when the writer says that it committed; else when the log's file was written.
+        properties: of the table from this version on, where the commit sets them.
         app_ids: whose receipts it carries.
         operation: what its writer says that it did, empty if it says nothing.
     """
 
     version: int
     added: tuple[DataFile, ...]
-    removes_rows: bool
     changes_metadata: bool
     app_ids: tuple[str, ...] = ()
     operation: str = ""
+    removed: tuple[DataFile, ...] = ()
+    changes: tuple[DataFile, ...] = ()
+    timestamp_ms: int = 0
+    properties: Mapping[str, str] | None = None
+
+    @property
+    def removes_rows(self) -> bool:
+        return bool(self.removed)
 
 
 def log_folder(location: str) -> Path:
@@ -93,14 +103,16 @@ def checkpointed_version(location: str) -> int:
 
 def read_commit(location: str, version: int) -> Commit | None:
     """Return one commit, or None if its log file is gone (cleaned up) or not written yet."""
+    file = log_folder(location) / f"{version:020d}.json"
     try:
-        text = (log_folder(location) / f"{version:020d}.json").read_text("utf-8")
+        text = file.read_text("utf-8")
     except FileNotFoundError:
         return None
-    added: list[DataFile] = []
+    files: dict[str, list[DataFile]] = {"add": [], "remove": [], "cdc": []}
     app_ids: list[str] = []
-    removes_rows = changes_metadata = False
+    changes_metadata = False
     operation = ""
+    timestamp_ms, properties = None, None
     for line in text.splitlines():
         if not line.strip():
             continue
@@ -114,24 +126,97 @@ def read_commit(location: str, version: int) -> Commit | None:
                 hint="restore the file from a copy; if the table is one of the pipeline's own, `lakelet reset <dataset>` "
                 "starts it anew",
             ) from error
-        if "add" in action and action["add"].get("dataChange", True):
-            added.append(_data_file(location, action["add"]))
-        elif "remove" in action and action["remove"].get("dataChange", True):
-            removes_rows = True
-        elif "metaData" in action or "protocol" in action:
+        [(kind, content), *_] = action.items()
+        if kind in files and (kind == "cdc" or content.get("dataChange", True)):
+            files[kind].append(_data_file(location, content))
+        elif kind in ("metaData", "protocol"):
             changes_metadata = True
-        elif "txn" in action:
-            app_ids.append(str(action["txn"].get("appId")))
-        elif "commitInfo" in action:
-            operation = str(action["commitInfo"].get("operation", ""))
+            properties = content.get("configuration", properties)
+        elif kind == "txn":
+            app_ids.append(str(content.get("appId")))
+        elif kind == "commitInfo":
+            timestamp_ms = content.get("inCommitTimestamp", content.get("timestamp"))
+            operation = str(content.get("operation", ""))
     return Commit(
         version=version,
-        added=tuple(added),
-        removes_rows=removes_rows,
+        added=tuple(files["add"]),
+        removed=tuple(files["remove"]),
+        changes=tuple(files["cdc"]),
         changes_metadata=changes_metadata,
+        timestamp_ms=int(file.stat().st_mtime * 1000) if timestamp_ms is None else int(timestamp_ms),
+        properties=properties,
         app_ids=tuple(app_ids),
         operation=operation,
     )
+
+
+def commit_timestamp_ms(location: str, version: int) -> int:
+    """Return when a version was committed."""
+    commit = read_commit(location, version)
+    if commit is not None:
+        return commit.timestamp_ms
+    with storage_errors(location):  # a log that begins with a checkpoint still knows when it was written
+        checkpoint = next(iter(sorted(log_folder(location).glob(f"{version:020d}.checkpoint*.parquet"))), None)
+    return 0 if checkpoint is None else int(checkpoint.stat().st_mtime * 1000)
+
+
+def properties_at(location: str, version: int) -> dict[str, str]:
+    """Return the table properties of a version."""
+    with storage_errors(location):
+        return {
+            key: str(value) for key, value in DeltaTable(location, version=version).metadata().configuration.items()
+        }
+
+
+def _timestamps(location: str, until: int) -> Iterator[tuple[int, int]]:
+    """Yield the versions that the log still has, and when each was committed; a clock that goes back does not."""
+    latest = 0
+    names = sorted(entry.name for entry in log_folder(location).glob("*.json"))
+    for name in names:
+        if name[:20].isdigit() and int(name[:20]) <= until:
+            latest = max(latest + 1, commit_timestamp_ms(location, int(name[:20])))
+            yield int(name[:20]), latest
+
+
+def version_from(location: str, since_ms: int, *, until: int, label: str) -> int:
+    """Return the first version that was committed at or after an instant.
+
+    Raises:
+        SourceError: `DELTA_TIMESTAMP_GREATER_THAN_COMMIT` if there is none.
+    """
+    newest = 0
+    for version, at_ms in _timestamps(location, until):
+        if at_ms >= since_ms:
+            return version
+        newest = at_ms
+    raise SourceError(
+        "DELTA_TIMESTAMP_GREATER_THAN_COMMIT",
+        f"`{label}` has no commit at or after {_shown(since_ms)}",
+        cause=f"its newest version was committed at {_shown(newest)}",
+        hint='give an earlier timestamp; of a stream, `startingVersion` "latest" means what comes from now on',
+    )
+
+
+def version_until(location: str, until_ms: int, *, until: int, label: str) -> int:
+    """Return the last version that was committed at or before an instant.
+
+    Raises:
+        SourceError: `DELTA_TIMESTAMP_EARLIER_THAN_COMMIT` if there is none.
+    """
+    found = [(version, at_ms) for version, at_ms in _timestamps(location, until)]
+    before = [version for version, at_ms in found if at_ms <= until_ms]
+    if not before:
+        raise SourceError(
+            "DELTA_TIMESTAMP_EARLIER_THAN_COMMIT",
+            f"`{label}` has no version at or before {_shown(until_ms)}",
+            cause=f"the oldest version in its log was committed at {_shown(found[0][1])}" if found else None,
+            hint="give a later timestamp",
+        )
+    return before[-1]
+
+
+def _shown(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=" ", timespec="milliseconds")
 
 
 def changes_rows(location: str, *, after: int, until: int) -> bool:
@@ -187,13 +272,6 @@ def snapshot_files(location: str, version: int) -> tuple[DataFile, ...]:
         )
     files.sort(key=lambda file: (file.modified_at_ms, file.path))
     return tuple(files)
-
-
-def snapshot_columns(location: str, version: int) -> tuple[pa.Schema, tuple[str, ...]]:
-    """Return the columns and the partition columns that a table had at a version."""
-    with storage_errors(location):
-        table = DeltaTable(location, version=version)
-        return nullable(pa.schema(table.schema().to_arrow())), tuple(table.metadata().partition_columns)
 
 
 def _partition_text(value: Any) -> str:

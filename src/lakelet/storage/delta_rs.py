@@ -212,13 +212,13 @@ class _Counted:
 class DeltaRsStore:
     """Delta tables on the local file system."""
 
-    def open(self, location: str) -> DeltaRsTable | None:
+    def open(self, location: str, *, version: int | None = None) -> DeltaRsTable | None:
         check_location(location)
         if not (Path(location) / "_delta_log").is_dir():
             return None
         try:
             with storage_errors(location):
-                return DeltaRsTable(DeltaTable(location), location)
+                return DeltaRsTable(DeltaTable(location, version=version), location)
         except TableNotFoundError:
             return None
 

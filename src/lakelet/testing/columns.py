@@ -15,7 +15,8 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import DataType, LongType, StringType, StructType, TimestampType
 
 from lakelet.errors import GraphError, LakeletError, Origin, QueryError
-from lakelet.execution.resolution import Resolver, Source
+from lakelet.execution.reads import Source
+from lakelet.execution.resolution import Resolver
 from lakelet.names import TableName
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, LeafKind, leaves

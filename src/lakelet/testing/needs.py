@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lakelet.errors import GraphError, LakeletError, Origin, did_you_mean
-from lakelet.execution.resolution import Source
+from lakelet.execution.reads import Source
 from lakelet.graph.elements import AnyFlow, Dataset, DatasetKind, Flow, SqlQuery
 from lakelet.names import TableName, quote
 from lakelet.plan import relation as plan

@@ -27,6 +27,7 @@ from lakelet.errors import DefinitionError, GraphError, LakeletError, did_you_me
 from lakelet.events.log import EventBus
 from lakelet.events.model import FlowStatus
 from lakelet.execution.context import update_context
+from lakelet.execution.graph_resolution import resolve_graph
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection
 from lakelet.execution.update import Update, plan_update
 from lakelet.graph.dataflow_graph import DataflowGraph
@@ -349,7 +350,7 @@ class PipelineTest:
                 views[dataset.name.key] = table
                 datasets.append(table)
                 flows.append(flow)
-        graph = resolver.resolve(Definitions(datasets=tuple(datasets), flows=tuple(flows)))
+        graph = resolve_graph(resolver, Definitions(datasets=tuple(datasets), flows=tuple(flows)))
         self._computed.update(wanted)
         with crashing(abort.at, abort.occurrence) if abort else nullcontext():
             outcomes = self._update(graph, resolver, watch)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyspark.sql.types import ArrayType, DataType, DecimalType, DoubleType, LongType, NullType, StringType, StructType
 
-from lakelet.execution.file_types import Real, converter, directives, json_text, json_type, merged, settled, text_type
+from lakelet.execution.file_types import Real, converter, json_text, json_type, merged, settled, text_type
 
 _TYPES = {
     "long": LongType(), "double": DoubleType(), "string": StringType(), "void": NullType(),
@@ -90,16 +90,3 @@ def _kind(name: str) -> DataType:
 def test_json_text_is_no_number() -> None:
     with pytest.raises(ValueError, match="1"):
         converter(LongType(), {}, from_text=False)("1")
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("yyyy-MM-dd HH:mm:ss", "%Y-%m-%d %H:%M:%S"),
-        ("dd/MM/yy'T'HH", "%d/%m/%yT%H"),
-        ("EEE d", None),
-        ("ss.SSS", "%S.%f"),
-    ],
-)
-def test_date_patterns(pattern: str, expected: str | None) -> None:
-    assert directives(pattern) == expected

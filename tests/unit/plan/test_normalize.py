@@ -10,16 +10,10 @@ from pyspark.sql.connect import proto
 
 from lakelet.engine.base import EngineCapabilities
 from lakelet.plan import relation as plan
-from lakelet.plan.normalize import (
-    METADATA,
-    fingerprint,
-    is_volatile,
-    normalize,
-    reads_metadata,
-    runnable,
-    with_clock,
-    without_watermarks,
-)
+from lakelet.plan.clock import is_volatile, with_clock
+from lakelet.plan.fingerprint import fingerprint
+from lakelet.plan.metadata import METADATA, reads_metadata
+from lakelet.plan.normalize import normalize, runnable, without_watermarks
 from lakelet.plan.relation import Relation
 
 AT = datetime(2024, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
