@@ -1,0 +1,413 @@
+"""Delta tables whose rows lie in small files in the order of their keys, so that a change rewrites only the files it hits.
+
+The files are the leaves of a search tree whose inner nodes are the statistics in the table's log: a key is looked for in the
+files whose minimum and maximum enclose it, a new key goes to the file with the greatest minimum below it, and a file that
+has grown too large is split. A table that was laid out differently is right at once and becomes clustered where it is changed.
+Every file is plain Parquet and every commit plain Delta; docs/adr/0015 has the measurements behind `LEAF_ROWS`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable
+from deltalake.transaction import AddAction, RemoveAction
+
+from lakelet.storage.schema import conform
+
+LEAF_ROWS = 4096
+"""Rows of a file after a split; a file is split when it has twice as many."""
+SAMPLED = 64
+"""One row in so many is looked at to find out how keys are distributed."""
+WORKERS = 4
+"""Threads that read and write files at the same time: both leave the interpreter for most of their time."""
+
+_PLAIN_FEATURES = {"appendOnly", "invariants", "timestampNtz"}
+
+
+def is_clusterable(delta: DeltaTable) -> bool:
+    """Return whether files of the table may be swapped without more: no partitions, no change feed, no further features."""
+    metadata, protocol = delta.metadata(), delta.protocol()
+    features = {*(protocol.reader_features or ()), *(protocol.writer_features or ())}
+    if metadata.partition_columns or metadata.configuration.get("delta.enableChangeDataFeed") == "true":
+        return False
+    return protocol.min_writer_version <= 2 or (protocol.min_writer_version == 7 and features <= _PLAIN_FEATURES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leaf:
+    """One file that a change has read: its place in the index, its rows, and which of them go."""
+
+    position: int
+    rows: pa.Table
+    gone: np.ndarray
+
+
+class Files:
+    """The data files of one version of a table.
+
+    Attributes:
+        index: one row per file: path, size_bytes, num_records, and `min.c`, `max.c`, `null_count.c` for each column `c`
+            that files are chosen by. NULL where the log does not say.
+    """
+
+    def __init__(self, delta: DeltaTable, location: str, schema: pa.Schema) -> None:
+        self._location = Path(location)
+        self.schema = schema
+        actions = pa.table(delta.get_add_actions(flatten=True))
+        columns = {}
+        for field in _index_schema(schema):
+            known = field.name in actions.column_names and not pa.types.is_null(actions.schema.field(field.name).type)
+            columns[field.name] = (
+                actions.column(field.name).cast(field.type) if known else pa.nulls(actions.num_rows, field.type)
+            )
+        self.index = pa.table(columns, schema=_index_schema(schema))
+
+    def rows_of(self, keys: pa.Table) -> pa.Table:
+        """Return the rows that have the values of one row of `keys` in its columns; NULL equals NULL."""
+
+        def found(position: int) -> pa.Table:
+            rows = self.read(position)
+            return rows.filter(pa.array(matching(rows, keys)))
+
+        with _workers() as run:
+            return pa.concat_tables([self.schema.empty_table(), *run(found, enclosing(self.index, keys))])
+
+    def rows_between(self, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
+        """Return the rows with `low <= column < high`; None is no bound, and without any NULLs are in."""
+        with _workers() as run:
+            found = run(
+                lambda at: between(self.read(at), column, low, high), _overlapping(self.index, column, low, high)
+            )
+            return pa.concat_tables([self.schema.empty_table(), *found])
+
+    def split_points(self, column: str, rows: int) -> list[pa.Scalar]:
+        """Return values of `column` that cut the table into pieces of about so many rows each."""
+        total = pc.sum(self.index.column("num_records")).as_py() or 0
+        if total <= rows:
+            return []
+        with _workers() as run:
+            parts = run(lambda at: self.read(at, [column]).column(column)[::SAMPLED], range(self.index.num_rows))
+            sample = pa.chunked_array([chunk for part in parts for chunk in part.chunks], self.schema.field(column).type)
+        return split_points(sample, -(-total // rows))
+
+    def read(self, position: int, columns: list[str] | None = None) -> pa.Table:
+        """Return the rows of a file with the columns and types of the table."""
+        file = pq.ParquetFile(self._location / unquote(self.index.column("path")[position].as_py()))
+        wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        present = set(file.schema_arrow.names)
+        table = file.read([name for name in wanted.names if name in present], use_threads=False)
+        if table.schema.equals(wanted):
+            return table
+        return pa.Table.from_batches([conform(batch, wanted) for batch in table.to_batches()], schema=wanted)
+
+
+class Change:
+    """Rows of a table that are replaced key by key; nothing of it is visible before `commit`.
+
+    Args:
+        keys: the columns that the files are clustered by.
+    """
+
+    def __init__(self, delta: DeltaTable, location: str, schema: pa.Schema, *, keys: tuple[str, ...]) -> None:
+        self._delta = delta
+        self._location = Path(location)
+        self._keys = keys
+        self._files = Files(delta, location, schema)
+        self._removed: list[RemoveAction] = []
+        self._added: dict[str, AddAction] = {}
+
+    def replace(self, keys: pa.Table, rows: pa.Table) -> None:
+        """Let `rows` be the rows that have `keys` from now on.
+
+        Args:
+            keys: values of the key columns.
+            rows: all of them have keys in `keys`.
+        """
+        files = self._files
+
+        def leaf(position: int) -> _Leaf:
+            found = files.read(position)
+            return _Leaf(position=position, rows=found, gone=matching(found, keys))
+
+        def rewritten(position: int) -> list[tuple[AddAction, dict[str, Any]]]:
+            read = hit.get(position)
+            stay = files.read(position) if read is None else read.rows.filter(pa.array(~read.gone))
+            return self._write(pa.concat_tables([stay, rows.filter(pa.array(homes == position))]))
+
+        homes = floors(files.index, rows.select(self._keys))
+        with _workers() as run:
+            hit = {found.position: found for found in run(leaf, enclosing(files.index, keys))}
+            touched = sorted({at for at, found in hit.items() if found.gone.any()} | set(homes.tolist()) - {-1})
+            added = [part for parts in run(rewritten, touched) for part in parts]
+        if not files.index.num_rows:
+            added = self._write(rows)
+        self._take_out(touched)
+        self._added.update({action.path: action for action, _ in added})
+        new = pa.Table.from_pylist([row for _, row in added], schema=files.index.schema)
+        files.index = pa.concat_tables([files.index, new])
+
+    def commit(self, properties: CommitProperties) -> None:
+        """Swap the files in one commit; a writer that came in between makes it fail."""
+        properties.max_commit_retries = 0
+        self._delta.create_write_transaction(
+            [*self._removed, *self._added.values()],
+            mode="append",
+            schema=self._delta.schema(),
+            commit_properties=properties,
+        )
+
+    def _write(self, rows: pa.Table) -> list[tuple[AddAction, dict[str, Any]]]:
+        """Write rows in the order of their keys, as one file or several."""
+        if not rows.num_rows:
+            return []
+        rows = rows.take(pc.sort_indices(rows, [(key, "ascending") for key in self._keys]))
+        pieces = 1 if rows.num_rows <= 2 * LEAF_ROWS else -(-rows.num_rows // LEAF_ROWS)
+        size = -(-rows.num_rows // pieces)
+        return [self._write_file(rows.slice(start, size)) for start in range(0, rows.num_rows, size)]
+
+    def _write_file(self, rows: pa.Table) -> tuple[AddAction, dict[str, Any]]:
+        name = f"part-{uuid.uuid4()}.snappy.parquet"
+        path = self._location / name
+        written: list[pq.FileMetaData] = []
+        pq.write_table(
+            rows, path, compression="snappy", use_dictionary=False, store_schema=False, metadata_collector=written
+        )
+        size = path.stat().st_size
+        found = statistics(rows, written[0])
+        row = {"path": name, "size_bytes": size, "num_records": rows.num_rows}
+        for column, (low, high, nulls) in found.items():
+            row.update({f"min.{column}": low, f"max.{column}": high, f"null_count.{column}": nulls})
+        action = AddAction(
+            path=name,
+            size=size,
+            partition_values={},
+            modification_time=int(time.time() * 1000),
+            data_change=True,
+            stats=json.dumps(_as_json(found, rows.num_rows)),
+        )
+        return action, {name: row.get(name) for name in self._files.index.column_names}
+
+    def _take_out(self, positions: list[int]) -> None:
+        """Remove files from the table; one that this change has written itself was never in it."""
+        gone = np.zeros(self._files.index.num_rows, bool)
+        gone[positions] = True
+        now = int(time.time() * 1000)
+        for row in self._files.index.select(["path", "size_bytes"]).filter(pa.array(gone)).to_pylist():
+            if self._added.pop(row["path"], None) is not None:
+                (self._location / row["path"]).unlink()
+            else:
+                self._removed.append(
+                    RemoveAction(path=row["path"], deletion_timestamp=now, data_change=True, size=row["size_bytes"])
+                )
+        self._files.index = self._files.index.filter(pa.array(~gone))
+
+
+# -- which files --------------------------------------------------------------------------------------------------
+
+
+def enclosing(index: pa.Table, keys: pa.Table) -> list[int]:
+    """Return the files that may have a row with one of `keys`, column by column."""
+    possible = np.ones(index.num_rows, bool)
+    for name in keys.column_names:
+        if f"min.{name}" not in index.column_names or not index.num_rows:
+            continue
+        low, high = index.column(f"min.{name}"), _upper(index.column(f"max.{name}"))
+        values = keys.column(name).cast(low.type)
+        found = _ranks(values.drop_null(), low, high)
+        sought, lows, highs = np.sort(found[0]), found[1], found[2]
+        inside = np.searchsorted(sought, lows, "left") < np.searchsorted(sought, highs, "right")
+        nulls = index.column(f"null_count.{name}").fill_null(1).to_numpy() > 0
+        # Without bounds a file may have anything; one whose column is all NULL has nothing but that.
+        unknown = pc.or_(low.is_null(), high.is_null()).to_numpy()
+        full = pc.equal(index.column(f"null_count.{name}"), index.column("num_records")).fill_null(False).to_numpy()
+        hit = (inside & ~unknown) | (unknown & ~full & bool(len(sought)))
+        possible &= hit | (nulls & bool(values.null_count))
+    return list(np.flatnonzero(possible).tolist())
+
+
+def _overlapping(index: pa.Table, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> list[int]:
+    possible = pa.repeat(True, index.num_rows)
+    if f"min.{column}" in index.column_names:
+        if low is not None:
+            least = pc.greater_equal(_upper(index.column(f"max.{column}")), low)
+            possible = pc.and_(possible, pc.fill_null(least, True))
+        if high is not None:
+            possible = pc.and_(possible, pc.fill_null(pc.less(index.column(f"min.{column}"), high), True))
+    return list(np.flatnonzero(possible.to_numpy(zero_copy_only=False)).tolist())
+
+
+def floors(index: pa.Table, keys: pa.Table) -> np.ndarray:
+    """Return for each key the file with the greatest minimum up to it, or else the first; -1 if there is no file."""
+    files = index.num_rows
+    if not files or not keys.num_rows:
+        return np.full(keys.num_rows, -1, np.int64)
+    columns = {
+        name: pa.chunked_array([*index.column(f"min.{name}").chunks, *keys.column(name).chunks], index.schema.field(f"min.{name}").type)
+        for name in keys.column_names
+        if f"min.{name}" in index.column_names
+    }  # fmt: skip
+    columns["__is_key"] = pa.chunked_array([np.repeat(np.array([0, 1], np.int8), [files, keys.num_rows])])
+    by = [(name, "ascending", "at_start") for name in columns]
+    order = pc.sort_indices(pa.table(columns), by).to_numpy()
+    before = np.maximum.accumulate(np.where(order < files, np.arange(len(order)), -1))
+    first = order[np.argmax(order < files)]
+    homes = np.where(before >= 0, order[before], first).astype(np.int64)
+    result = np.empty(keys.num_rows, np.int64)
+    result[order[order >= files] - files] = homes[order >= files]
+    return result
+
+
+def matching(rows: pa.Table, keys: pa.Table) -> np.ndarray:
+    """Return which rows have the values of one row of `keys` in its columns; NULL equals NULL."""
+    found = np.ones(rows.num_rows, bool)
+    for name in keys.column_names:
+        values = keys.column(name).cast(rows.schema.field(name).type).combine_chunks()
+        found &= pc.is_in(rows.column(name), value_set=values).to_numpy()
+    if keys.num_columns == 1 or not found.any():
+        return found
+    # Every value occurs among the keys; now whether they occur together.
+    some = np.flatnonzero(found)
+    combined = np.zeros(len(some) + keys.num_rows, np.int64)
+    for name in keys.column_names:
+        kind = rows.schema.field(name).type
+        chunks = [*rows.column(name).take(some).chunks, *keys.column(name).cast(kind).chunks]
+        codes = pa.chunked_array(chunks, kind).combine_chunks().dictionary_encode(null_encoding="encode").indices
+        combined = np.unique(combined * len(combined) + codes.to_numpy(), return_inverse=True)[1]
+    found[some] = np.isin(combined[: len(some)], combined[len(some) :])
+    return found
+
+
+def between(rows: pa.Table, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
+    """Return the rows with `low <= column < high`; None is no bound, and without any NULLs are in."""
+    if low is not None:
+        rows = rows.filter(pc.greater_equal(rows.column(column), low))
+    return rows if high is None else rows.filter(pc.less(rows.column(column), high))
+
+
+def split_points(sample: pa.ChunkedArray, pieces: int) -> list[pa.Scalar]:
+    """Return at most `pieces - 1` different values that cut the sample into parts of like size."""
+    ordered = sample.drop_null().sort()
+    points = ordered.take(np.unique(np.arange(1, pieces) * len(ordered) // pieces)) if len(ordered) else ordered
+    return [point for point in points.unique() if point != ordered[0]]
+
+
+def _ranks(*columns: pa.ChunkedArray) -> list[np.ndarray]:
+    """Return numbers that order and equal as the values of all columns together do."""
+    both = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
+    ranks = pc.rank(both, tiebreaker="dense").to_numpy()
+    return np.split(ranks, np.cumsum([len(column) for column in columns])[:-1])
+
+
+def leaf_sized(rows: pa.RecordBatchReader) -> tuple[pa.RecordBatchReader, int]:
+    """Return the same rows, a leaf's at a time, and the size in bytes at which delta-rs shall end a file.
+
+    delta-rs looks at the size every 1,024 rows and gives batches to several writers by turns, so a file must end with its
+    batch: one that takes rows of the next one as well would enclose the keys of other files.
+    """
+    table = (pa.Table.from_batches([batch]) for batch in rows)
+    batches = (piece.combine_chunks().to_batches()[0] for piece in _leaves(table) if piece.num_rows)
+    first = next(batches, None)
+    if first is None:
+        return rows.schema.empty_table().to_reader(), LEAF_ROWS
+    sample = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_batches([first]), sample, compression="none")
+    size = sample.getvalue().size * LEAF_ROWS // first.num_rows
+    return pa.RecordBatchReader.from_batches(rows.schema, itertools.chain([first], batches)), max(1, int(size * 0.8))
+
+
+def _leaves(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the rows of all tables, `LEAF_ROWS` at a time but for the last."""
+    rest: pa.Table | None = None
+    for table in tables:
+        rest = table if rest is None else pa.concat_tables([rest, table])
+        full = rest.num_rows // LEAF_ROWS * LEAF_ROWS
+        yield from (rest.slice(start, LEAF_ROWS) for start in range(0, full, LEAF_ROWS))
+        rest = rest.slice(full)
+    if rest is not None:
+        yield rest
+
+
+# -- statistics ---------------------------------------------------------------------------------------------------
+
+
+def _is_indexed(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_string(kind) or types.is_date32(kind)
+                or types.is_timestamp(kind))  # fmt: skip
+
+
+def _index_schema(schema: pa.Schema) -> pa.Schema:
+    fields = [pa.field("path", pa.string()), pa.field("size_bytes", pa.int64()), pa.field("num_records", pa.int64())]
+    for field in schema:
+        if _is_indexed(field.type):
+            fields += [pa.field(f"min.{field.name}", field.type), pa.field(f"max.{field.name}", field.type)]
+            fields.append(pa.field(f"null_count.{field.name}", pa.int64()))
+    return pa.schema(fields)
+
+
+def statistics(rows: pa.Table, written: pq.FileMetaData) -> dict[str, tuple[Any, Any, int]]:
+    """Return minimum, maximum and the number of NULLs of the columns of a file; (None, None) if it has no bounds."""
+    result: dict[str, tuple[Any, Any, int]] = {}
+    group = written.row_group(0)
+    places = {group.column(at).path_in_schema: at for at in range(group.num_columns)}
+    for field in rows.schema:
+        low = high = None
+        column = rows.column(field.name)
+        # NaN is outside of every bound, so a column with one has none.
+        if _is_indexed(field.type) and not (pa.types.is_floating(field.type) and pc.any(pc.is_nan(column)).as_py()):
+            found = group.column(places[field.name]).statistics
+            if found is not None and found.has_min_max:
+                low, high = found.min, found.max
+        result[field.name] = (low, high, column.null_count)
+    return result
+
+
+def _as_json(found: dict[str, tuple[Any, Any, int]], rows: int) -> dict[str, Any]:
+    bounded = {name: (low, high) for name, (low, high, _) in found.items() if low is not None}
+    return {
+        "numRecords": rows,
+        "minValues": {name: _json_value(low) for name, (low, _) in bounded.items()},
+        "maxValues": {name: _json_value(high) for name, (_, high) in bounded.items()},
+        "nullCount": {name: nulls for name, (_, _, nulls) in found.items()},
+    }
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, datetime.datetime):
+        return value.replace(tzinfo=None).isoformat(timespec="microseconds") + ("Z" if value.tzinfo else "")
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
+def _upper(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return maxima that hold although other writers cut timestamps to milliseconds."""
+    if not pa.types.is_timestamp(column.type):
+        return column
+    return pc.add(column, pa.scalar(1000, pa.duration("us")))
+
+
+@contextmanager
+def _workers() -> Iterator[Callable[..., list[Any]]]:
+    """Run a function over items, with threads where there are several."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+
+        def run(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+            several = list(items)
+            return list(pool.map(function, several)) if len(several) > 1 else [function(item) for item in several]
+
+        yield run
