@@ -99,8 +99,15 @@ class DyingStore(DeltaRsStore):
     def open(self, location: str) -> DeltaRsTable | None:
         table = super().open(location)
         if table is not None and location == self._location:
-            for commit in ("append", "merge", "replace"):
-                setattr(table, commit, _die)
+            table.append = table.replace = _die  # type: ignore[method-assign]
+            start = table.change
+
+            def change(**options: Any) -> Any:
+                started = start(**options)
+                started.commit = _die
+                return started
+
+            table.change = change  # type: ignore[method-assign]
         return table
 
     def create(self, location: str, definition: Any) -> DeltaRsTable:

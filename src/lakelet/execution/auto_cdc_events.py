@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.connect import proto
-from pyspark.sql.types import StructType
+from pyspark.sql.types import DataType, StructType
 
 from lakelet.errors import CdcError
+from lakelet.execution.auto_cdc_history import latest_truncate
 from lakelet.execution.auto_cdc_schema import (
     APP_ID,
     BATCH_ID,
@@ -22,7 +22,6 @@ from lakelet.execution.auto_cdc_schema import (
     null_keeping_names,
     selected_fields,
 )
-from lakelet.execution.auto_cdc_sql import kept_paths
 from lakelet.names import quote
 from lakelet.plan import relation
 from lakelet.plan.relation import Relation
@@ -68,6 +67,19 @@ def event_relation(flow: AutoCdcFlow, source: StructType, changes: Relation, spe
     )
 
 
+def kept_paths(name: str, kind: DataType) -> Iterator[tuple[str, str]]:
+    """Yield (path, expression) of everything in a column whose NULL keeps the value before."""
+    yield from _kept_paths(quote(name), quote(name), kind)
+
+
+def _kept_paths(path: str, value: str, kind: DataType) -> Iterator[tuple[str, str]]:
+    yield path, value
+    for field in kind if isinstance(kind, StructType) else ():
+        # Under a NULL struct Sail 0.7.2 shows arbitrary values.
+        inner = f"(CASE WHEN {value} IS NOT NULL THEN {value}.{quote(field.name)} END)"
+        yield from _kept_paths(f"{path}.{quote(field.name)}", inner, field.dataType)
+
+
 def applicable(flow: AutoCdcFlow, changes: Relation) -> Relation:
     """Return the change rows that have keys and a sequence; a truncate needs no keys."""
     names = {f"__lakelet_cdc_has_{number}": key for number, key in enumerate(flow.keys)}
@@ -100,6 +112,10 @@ def _text(value: str) -> str:
 class Events:
     """The events of one micro-batch on their way to the auxiliary table; iterating reads, checks and conforms them.
 
+    Attributes:
+        rows: how many there are.
+        truncate: the truncate with the highest sequence, as an event; no rows if there is none.
+
     Args:
         schema: of the auxiliary table.
         keys: as that schema spells them.
@@ -119,22 +135,12 @@ class Events:
         self._schema = schema
         self._keys = keys
         self._receipt = receipt
-        self._head: list[pa.RecordBatch] = []
-        self._batches = self._checked()
         self.rows = 0
-        self.has_truncates = False
-
-    def buffer(self, limit: int) -> pa.Table | None:
-        """Return all events if there are at most `limit`, else None; `reader` gives them all in both cases."""
-        for batch in self._batches:
-            self._head.append(batch)
-            if self.rows > limit:
-                return None
-        return pa.Table.from_batches(self._head, schema=self._schema)
+        self.truncate = schema.empty_table()
 
     def reader(self) -> pa.RecordBatchReader:
-        """Return every event, as a stream."""
-        return pa.RecordBatchReader.from_batches(self._schema, itertools.chain(self._head, self._batches))
+        """Return the upserts and deletes, as a stream; after it `rows` and `truncate` are known."""
+        return pa.RecordBatchReader.from_batches(self._schema, self._checked())
 
     def _checked(self) -> Iterator[pa.RecordBatch]:
         """Yield the events; after the first invalid one nothing more, and at the end the error.
@@ -150,17 +156,23 @@ class Events:
             null_sequences.find(batch, _is_null(batch.column(SEQUENCE)))
             key_is_null = _any_null(batch, self._keys)
             if TRUNCATE in batch.schema.names:
-                is_truncate = batch.column(TRUNCATE)
-                self.has_truncates = self.has_truncates or bool(pc.any(is_truncate).as_py())
-                key_is_null = pc.and_(key_is_null, pc.invert(is_truncate))
+                key_is_null = pc.and_(key_is_null, pc.invert(batch.column(TRUNCATE)))
             null_keys.find(batch, key_is_null)
             if not null_keys.count and not null_sequences.count:
-                yield self._stamped(batch)
+                yield self._without_truncates(self._stamped(batch))
         if null_keys.count:
             names = ", ".join(f"`{key}`" for key in self._keys)
             raise self._error("NULL_KEY", f"a NULL in the key {names}", null_keys)
         if null_sequences.count:
             raise self._error("NULL_SEQUENCE", "a NULL as `sequence_by`", null_sequences)
+
+    def _without_truncates(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if TRUNCATE not in batch.schema.names:
+            return batch
+        is_truncate = pc.fill_null(batch.column(TRUNCATE), False)
+        truncates = pa.Table.from_batches([batch.filter(is_truncate)])
+        self.truncate = latest_truncate(pa.concat_tables([self.truncate, truncates]))
+        return batch.filter(pc.invert(is_truncate))
 
     def _stamped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         receipt = (pa.scalar(self._receipt.app_id), pa.scalar(self._receipt.batch_id))

@@ -34,6 +34,8 @@ TRUNCATE = PREFIX + "truncate"
 """Only in auxiliary tables that a flow with `apply_as_truncates` has written."""
 KEPT = PREFIX + "kept"
 """Only in auxiliary tables that a flow with ignored NULLs has written: the paths whose NULL keeps the value before."""
+NEW = PREFIX + "new"
+"""Only in memory: whether the batch at hand has brought the event."""
 APP_ID = PREFIX + "app_id"
 BATCH_ID = PREFIX + "batch_id"
 

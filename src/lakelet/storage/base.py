@@ -89,7 +89,7 @@ class Table(Protocol):
         """Return all rows; for small tables."""
         ...
 
-    def rows_of(self, keys: pa.Table) -> pa.Table:
+    def rows_of(self, keys: pa.Table, *, columns: tuple[str, ...] | None = None) -> pa.Table:
         """Return the rows that have the values of one row of `keys` in its columns; NULL equals NULL.
 
         Reads only the files whose statistics do not rule the keys out.

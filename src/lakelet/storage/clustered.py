@@ -8,14 +8,15 @@ Every file is plain Parquet and every commit plain Delta; docs/adr/0015 has the 
 
 from __future__ import annotations
 
+import copy
 import datetime
 import itertools
 import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from lakelet.storage.schema import conform
 
 LEAF_ROWS = 4096
 """Rows of a file after a split; a file is split when it has twice as many."""
+REMEMBERED = 64
+"""Leaves that stay in memory for as long as a table is open: what is looked up is often changed next."""
 SAMPLED = 64
 """One row in so many is looked at to find out how keys are distributed."""
 WORKERS = 4
@@ -77,16 +80,25 @@ class Files:
                 actions.column(field.name).cast(field.type) if known else pa.nulls(actions.num_rows, field.type)
             )
         self.index = pa.table(columns, schema=_index_schema(schema))
+        self._read: dict[str, pa.Table] = {}
 
-    def rows_of(self, keys: pa.Table) -> pa.Table:
+    def changed(self, index: pa.Table) -> Files:
+        """Return these files with another index; they share what was read."""
+        result = copy.copy(self)
+        result.index = index
+        return result
+
+    def rows_of(self, keys: pa.Table, columns: tuple[str, ...] | None = None) -> pa.Table:
         """Return the rows that have the values of one row of `keys` in its columns; NULL equals NULL."""
+        names = self.schema.names if columns is None else list(columns)
 
         def found(position: int) -> pa.Table:
-            rows = self.read(position)
-            return rows.filter(pa.array(matching(rows, keys)))
+            rows = self.read(position, None if columns is None else [*keys.column_names, *columns])
+            return rows.filter(pa.array(matching(rows, keys))).select(names)
 
         with _workers() as run:
-            return pa.concat_tables([self.schema.empty_table(), *run(found, enclosing(self.index, keys))])
+            empty = self.schema.empty_table().select(names)
+            return pa.concat_tables([empty, *run(found, enclosing(self.index, keys))])
 
     def rows_between(self, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
         """Return the rows with `low <= column < high`; None is no bound, and without any NULLs are in."""
@@ -103,18 +115,25 @@ class Files:
             return []
         with _workers() as run:
             parts = run(lambda at: self.read(at, [column]).column(column)[::SAMPLED], range(self.index.num_rows))
-            sample = pa.chunked_array([chunk for part in parts for chunk in part.chunks], self.schema.field(column).type)
+            sample = pa.chunked_array(
+                [chunk for part in parts for chunk in part.chunks], self.schema.field(column).type
+            )
         return split_points(sample, -(-total // rows))
 
     def read(self, position: int, columns: list[str] | None = None) -> pa.Table:
         """Return the rows of a file with the columns and types of the table."""
-        file = pq.ParquetFile(self._location / unquote(self.index.column("path")[position].as_py()))
+        path = unquote(self.index.column("path")[position].as_py())
+        if path in self._read:
+            return self._read[path] if columns is None else self._read[path].select(columns)
+        file = pq.ParquetFile(self._location / path)
         wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
         present = set(file.schema_arrow.names)
         table = file.read([name for name in wanted.names if name in present], use_threads=False)
-        if table.schema.equals(wanted):
-            return table
-        return pa.Table.from_batches([conform(batch, wanted) for batch in table.to_batches()], schema=wanted)
+        if not table.schema.equals(wanted):
+            table = pa.Table.from_batches([conform(batch, wanted) for batch in table.to_batches()], schema=wanted)
+        if columns is None and len(self._read) < REMEMBERED and table.num_rows <= 4 * LEAF_ROWS:
+            self._read[path] = table
+        return table
 
 
 class Change:
@@ -124,11 +143,11 @@ class Change:
         keys: the columns that the files are clustered by.
     """
 
-    def __init__(self, delta: DeltaTable, location: str, schema: pa.Schema, *, keys: tuple[str, ...]) -> None:
+    def __init__(self, delta: DeltaTable, location: str, files: Files, *, keys: tuple[str, ...]) -> None:
         self._delta = delta
         self._location = Path(location)
         self._keys = keys
-        self._files = Files(delta, location, schema)
+        self._files = files
         self._removed: list[RemoveAction] = []
         self._added: dict[str, AddAction] = {}
 
@@ -160,7 +179,7 @@ class Change:
         self._take_out(touched)
         self._added.update({action.path: action for action, _ in added})
         new = pa.Table.from_pylist([row for _, row in added], schema=files.index.schema)
-        files.index = pa.concat_tables([files.index, new])
+        self._files = self._files.changed(pa.concat_tables([self._files.index, new]))
 
     def commit(self, properties: CommitProperties) -> None:
         """Swap the files in one commit; a writer that came in between makes it fail."""
@@ -215,7 +234,7 @@ class Change:
                 self._removed.append(
                     RemoveAction(path=row["path"], deletion_timestamp=now, data_change=True, size=row["size_bytes"])
                 )
-        self._files.index = self._files.index.filter(pa.array(~gone))
+        self._files = self._files.changed(self._files.index.filter(pa.array(~gone)))
 
 
 # -- which files --------------------------------------------------------------------------------------------------
@@ -258,7 +277,7 @@ def floors(index: pa.Table, keys: pa.Table) -> np.ndarray:
     if not files or not keys.num_rows:
         return np.full(keys.num_rows, -1, np.int64)
     columns = {
-        name: pa.chunked_array([*index.column(f"min.{name}").chunks, *keys.column(name).chunks], index.schema.field(f"min.{name}").type)
+        name: _joined(index.column(f"min.{name}"), keys.column(name))
         for name in keys.column_names
         if f"min.{name}" in index.column_names
     }  # fmt: skip
@@ -286,8 +305,8 @@ def matching(rows: pa.Table, keys: pa.Table) -> np.ndarray:
     combined = np.zeros(len(some) + keys.num_rows, np.int64)
     for name in keys.column_names:
         kind = rows.schema.field(name).type
-        chunks = [*rows.column(name).take(some).chunks, *keys.column(name).cast(kind).chunks]
-        codes = pa.chunked_array(chunks, kind).combine_chunks().dictionary_encode(null_encoding="encode").indices
+        both = _joined(rows.column(name).take(some), keys.column(name).cast(kind)).combine_chunks()
+        codes = both.dictionary_encode(null_encoding="encode").indices
         combined = np.unique(combined * len(combined) + codes.to_numpy(), return_inverse=True)[1]
     found[some] = np.isin(combined[: len(some)], combined[len(some) :])
     return found
@@ -307,10 +326,13 @@ def split_points(sample: pa.ChunkedArray, pieces: int) -> list[pa.Scalar]:
     return [point for point in points.unique() if point != ordered[0]]
 
 
+def _joined(*columns: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
+
+
 def _ranks(*columns: pa.ChunkedArray) -> list[np.ndarray]:
     """Return numbers that order and equal as the values of all columns together do."""
-    both = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
-    ranks = pc.rank(both, tiebreaker="dense").to_numpy()
+    ranks = pc.rank(_joined(*columns), tiebreaker="dense").to_numpy()
     return np.split(ranks, np.cumsum([len(column) for column in columns])[:-1])
 
 
@@ -362,11 +384,13 @@ def _index_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def statistics(rows: pa.Table, written: pq.FileMetaData) -> dict[str, tuple[Any, Any, int]]:
-    """Return minimum, maximum and the number of NULLs of the columns of a file; (None, None) if it has no bounds."""
+    """Return minimum, maximum and the number of NULLs of the plain columns of a file; a column may have no bounds."""
     result: dict[str, tuple[Any, Any, int]] = {}
     group = written.row_group(0)
     places = {group.column(at).path_in_schema: at for at in range(group.num_columns)}
     for field in rows.schema:
+        if pa.types.is_nested(field.type):
+            continue
         low = high = None
         column = rows.column(field.name)
         # NaN is outside of every bound, so a column with one has none.

@@ -94,23 +94,23 @@ class DeltaRsTable:
         with storage_errors(self.location):
             return self._table.to_pyarrow_table()
 
-    def rows_of(self, keys: pa.Table) -> pa.Table:
+    def rows_of(self, keys: pa.Table, *, columns: tuple[str, ...] | None = None) -> pa.Table:
         with storage_errors(self.location):
             if self._is_plain:
-                return self._files.rows_of(keys)
+                return self.files.rows_of(keys, columns)
             rows = self._stored()
-            return rows.filter(pa.array(clustered.matching(rows, keys)))
+            return rows.filter(pa.array(clustered.matching(rows, keys))).select(columns or rows.column_names)
 
     def rows_between(self, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
         with storage_errors(self.location):
             if self._is_plain:
-                return self._files.rows_between(column, low, high)
+                return self.files.rows_between(column, low, high)
             return clustered.between(self._stored(), column, low, high)
 
     def split_points(self, column: str, *, rows: int) -> list[pa.Scalar]:
         with storage_errors(self.location):
             if self._is_plain:
-                return self._files.split_points(column, rows)
+                return self.files.split_points(column, rows)
             stored = self._stored()
             return clustered.split_points(stored.column(column), -(-stored.num_rows // rows))
 
@@ -122,7 +122,7 @@ class DeltaRsTable:
         return clustered.is_clusterable(self._table)
 
     @property
-    def _files(self) -> clustered.Files:
+    def files(self) -> clustered.Files:
         if self._seen is None or self._seen[0] != self.version:
             self._seen = (self.version, clustered.Files(self._table, self.location, self.schema))
         return self._seen[1]
@@ -216,7 +216,7 @@ class _SwappedFiles:
 
     def __init__(self, table: DeltaRsTable, keys: tuple[str, ...]) -> None:
         self._table = table
-        self._change = clustered.Change(table.delta, table.location, table.schema, keys=keys)
+        self._change = clustered.Change(table.delta, table.location, table.files, keys=keys)
 
     def replace(self, keys: pa.Table, rows: pa.Table) -> None:
         with storage_errors(self._table.location):
