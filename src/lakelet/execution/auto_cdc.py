@@ -28,7 +28,7 @@ from pyspark.sql.types import DataType, StructType
 from lakelet.errors import CdcError, DefinitionError
 from lakelet.execution.arrow_values import before as before_limit
 from lakelet.execution.auto_cdc_events import EXAMPLES, Events, auxiliary_schema, event_relation
-from lakelet.execution.auto_cdc_history import History, Shape, difference, history_of, latest_truncate
+from lakelet.execution.auto_cdc_history import History, Shape, difference, history_of, latest_truncate, unique
 from lakelet.execution.auto_cdc_pieces import PIECE_ROWS, Piece, Pieces
 from lakelet.execution.auto_cdc_schema import (
     APP_ID,
@@ -57,8 +57,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AutoCdc", "CdcResult", "CdcTie", "sequence_type_of", "target_schema"]
 
-VACUUM_INTERVAL = 100
-"""Commits after which the files that the auxiliary table no longer has are deleted; nobody reads its older versions."""
+RECENT_EVENTS = 8192
+"""Events that are put among the others of their keys together: a file that is rewritten takes in several at once."""
 
 _turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """By target: flows that share one take turns, since each derives rows from what the others stored."""
@@ -155,8 +155,7 @@ class AutoCdc:
             if restart or auxiliary is None:
                 return self._start(auxiliary, target, changes, receipt, restart=restart)
             result = self._continue(auxiliary, target, changes, receipt)
-            if auxiliary.version % VACUUM_INTERVAL == 0:
-                auxiliary.remove_old_files()
+            self._settle(auxiliary)
             return result
 
     def check(self, changes: Relation) -> None:
@@ -224,7 +223,7 @@ class AutoCdc:
             is_truncating = not truncate.equals(before)
             step = _Step(self, auxiliary, target, truncate)
             if is_truncating:
-                step.remember(truncate.select(keys), truncate)
+                step.remember(truncate)
             everything = is_behind or is_truncating
             points = auxiliary.split_points(keys[0], rows=PIECE_ROWS) if everything else []
             for piece in pieces.cut(points):
@@ -233,6 +232,24 @@ class AutoCdc:
             step.commit_events(receipt)
             reach("cdc.auxiliary_committed")
             return step.commit_rows(receipt, num_input_rows=events.rows)
+
+    def _settle(self, auxiliary: Table) -> None:
+        """Once enough events have come, put them among the others of their keys and drop what is not needed any more."""
+        if auxiliary.recent_rows().num_rows < RECENT_EVENTS:
+            return
+        shape = self._shape(auxiliary.schema)
+        truncate = self._truncate(auxiliary)
+        change = auxiliary.change(keys=shape.keys, identity=(*shape.keys, SEQUENCE))
+        keys = unique(auxiliary.recent_rows().select(shape.keys))
+        for start in range(0, keys.num_rows, RECENT_EVENTS):
+            some = keys.slice(start, RECENT_EVENTS)
+            events = _upserts_and_deletes(auxiliary.rows_of(some))
+            found = history_of(_marked(events, new=False), shape, truncated_at=_sequence(truncate))
+            change.replace(some, found.events.drop_columns([NEW]))
+        if truncate.num_rows:
+            change.replace(truncate.select(shape.keys), truncate)
+        change.commit(None)
+        auxiliary.remove_old_files()
 
     def _replay(self, auxiliary: Table, target: Table | None, receipt: Receipt, *, restart: bool) -> CdcResult:
         """A batch whose events are stored: derive its keys again, from the events that it added."""
@@ -252,7 +269,7 @@ class AutoCdc:
                 for piece in pieces.cut(auxiliary.split_points(keys[0], rows=PIECE_ROWS)):
                     step.apply(piece, everything=True)
         else:
-            affected = added.select(keys).sort_by([(key, "ascending") for key in keys])
+            affected = unique(added.select(keys))
             for start in range(0, affected.num_rows, PIECE_ROWS):
                 step.derive(affected.slice(start, PIECE_ROWS), receipt)
         return step.commit_rows(receipt, num_input_rows=added.num_rows)
@@ -425,8 +442,8 @@ class _Step:
         self._num_upserted = self._num_deleted = 0
         self.ties = _Ties()
 
-    def remember(self, keys: pa.Table, events: pa.Table) -> None:
-        self._events.replace(keys, events)
+    def remember(self, events: pa.Table) -> None:
+        self._events.add(events)
 
     def apply(self, piece: Piece, *, everything: bool) -> None:
         """Add the events of a piece to those that are remembered, and bring the rows of their keys up to date.
@@ -438,21 +455,18 @@ class _Step:
         if everything:
             stored = _upserts_and_deletes(self._auxiliary.rows_between(names[0], piece.low, piece.high))
             rows = self._target.rows_between(self._keys[0], piece.low, piece.high)
-            keys = _unique(pa.concat_tables([stored.select(names), new.select(names)]))
         else:
-            keys = _unique(new.select(names))
+            keys = unique(new.select(names))
             if not keys.num_rows:
                 return
             stored = self._auxiliary.rows_of(keys)
             rows = self._target.rows_of(keys.rename_columns(list(self._keys)))
         found = self._history(pa.concat_tables([_marked(stored, new=False), _marked(new, new=True)]))
-        if found.events.num_rows != stored.num_rows or pc.any(found.events.column(NEW)).as_py():
-            self.remember(keys, found.events.drop_columns([NEW]))
+        self.remember(found.events.filter(found.events.column(NEW)).drop_columns([NEW]))
         self._compare(rows, found.rows)
 
     def derive(self, keys: pa.Table, receipt: Receipt) -> None:
         """Bring the rows of some keys up to date with the events that are remembered; those of the receipt are new."""
-        keys = _unique(keys)
         stored = self._auxiliary.rows_of(keys)
         mine = [pc.equal(stored.column(APP_ID), receipt.app_id), pc.equal(stored.column(BATCH_ID), receipt.batch_id)]
         found = self._history(stored.append_column(NEW, pc.and_(*mine)))
@@ -510,10 +524,6 @@ class _Ties:
 
 def _marked(events: pa.Table, *, new: bool) -> pa.Table:
     return events.append_column(NEW, pa.repeat(new, events.num_rows))
-
-
-def _unique(keys: pa.Table) -> pa.Table:
-    return keys.group_by(keys.column_names).aggregate([])
 
 
 def _upserts_and_deletes(events: pa.Table) -> pa.Table:

@@ -72,7 +72,9 @@ def history_of(events: pa.Table, shape: Shape, *, truncated_at: pa.Scalar | None
     of_same_key = same_key if picked.all() else _all_same(counting, shape.keys)
     shown = _filled(counting, shape, of_same_key) if KEPT in events.column_names else counting
     rows = _runs(shown, shape, of_same_key) if shape.scd_type == 2 else _latest(shown, shape, of_same_key)
-    remembered = distinct if shape.scd_type == 2 else distinct & _needed(events, picked, same_key, same_place)
+    # An ignored NULL may need the value of any event before: even a delete can lose its place to an upsert.
+    needs_all = shape.scd_type == 2 or KEPT in events.column_names
+    remembered = distinct if needs_all else distinct & _needed(same_key, same_place)
     kept = events if remembered.all() else events.filter(pa.array(remembered))
     return History(events=kept, rows=rows, ties=events.select([*shape.keys, SEQUENCE]).take(ties))
 
@@ -175,19 +177,11 @@ def _runs(events: pa.Table, shape: Shape, same_key: np.ndarray) -> pa.Table:
     return rows.append_column(pa.field(END_AT, sequence.type), sequence.take(following))
 
 
-def _needed(events: pa.Table, picked: np.ndarray, same_key: np.ndarray, same_place: np.ndarray) -> np.ndarray:
-    """Return which events SCD type 1 remembers: a key's last place, with ignored NULLs all since its last delete."""
-    if not len(picked):
-        return picked
+def _needed(same_key: np.ndarray, same_place: np.ndarray) -> np.ndarray:
+    """Return which events SCD type 1 remembers: those of a key's last sequence, however the tie between them ends."""
     place = np.cumsum(~same_place) - 1
-    ends = np.flatnonzero(_is_last(same_key))
-    of_key = np.cumsum(~same_key) - 1
-    if KEPT not in events.column_names:
-        return np.asarray(place == place[ends][of_key])
-    resets = picked & events.column(DELETE).to_numpy()
-    since = np.zeros(len(ends), np.int64)
-    np.maximum.at(since, of_key[resets], place[resets])
-    return np.asarray(place >= since[of_key])
+    last = place[_is_last(same_key)]
+    return np.asarray(np.isin(place, last))
 
 
 # -- rows that differ ---------------------------------------------------------------------------------------------
@@ -220,11 +214,17 @@ def difference(stored: pa.Table, wanted: pa.Table, *, keys: tuple[str, ...], ide
     deleted = ~is_wanted & ~np.append(pair[1:], False)
     differs = _by_key(upserted | deleted, _all_same(both, keys))
     return Difference(
-        keys=both.select(keys).filter(pa.array(upserted | deleted)).group_by(list(keys)).aggregate([]),
+        keys=unique(both.select(keys).filter(pa.array(upserted | deleted))),
         rows=both.filter(pa.array(differs & is_wanted)),
         num_upserted=int(upserted.sum()),
         num_deleted=int(deleted.sum()),
     )
+
+
+def unique(keys: pa.Table) -> pa.Table:
+    """Return the different rows of a table, in their order."""
+    ordered = _taken(keys, sorted_by(*keys.columns))
+    return ordered.filter(pa.array(~_all_same(ordered, tuple(keys.column_names))))
 
 
 def _by_key(marked: np.ndarray, same_key: np.ndarray) -> np.ndarray:

@@ -43,6 +43,10 @@ class TableChange(Protocol):
         """Let `rows` be the rows that have `keys` from now on; `keys` has the values of the key columns."""
         ...
 
+    def add(self, rows: pa.Table) -> None:
+        """Add rows next to those that are there, in one file however many keys they have; see `Table.recent_rows`."""
+        ...
+
     def commit(self, receipt: Receipt | None) -> None:
         """Commit all of it, and the receipt, as one version; a writer in between makes it fail."""
         ...
@@ -102,6 +106,10 @@ class Table(Protocol):
 
     def split_points(self, column: str, *, rows: int) -> list[pa.Scalar]:
         """Return values of `column`, in order, that cut the table into pieces of about so many rows each."""
+        ...
+
+    def recent_rows(self) -> pa.Table:
+        """Return the rows that changes have added and that are not in the order of the keys yet."""
         ...
 
     def change(self, *, keys: tuple[str, ...], identity: tuple[str, ...]) -> TableChange:

@@ -12,11 +12,12 @@ import copy
 import datetime
 import itertools
 import json
+import threading
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,10 @@ from lakelet.storage.schema import conform
 
 LEAF_ROWS = 4096
 """Rows of a file after a split; a file is split when it has twice as many."""
-REMEMBERED = 64
-"""Leaves that stay in memory for as long as a table is open: what is looked up is often changed next."""
+REMEMBERED_BYTES = 128 << 20
+"""Memory for rows of files that were read or written last. A file never changes, and what is changed is looked up first."""
+RECENT = "recent-"
+"""How the name of the file begins that has rows which came last, of any keys."""
 SAMPLED = 64
 """One row in so many is looked at to find out how keys are distributed."""
 WORKERS = 4
@@ -52,11 +55,41 @@ def is_clusterable(delta: DeltaTable) -> bool:
     return protocol.min_writer_version <= 2 or (protocol.min_writer_version == 7 and features <= _PLAIN_FEATURES)
 
 
+class _Remembered:
+    """Rows of data files, those that were used last."""
+
+    def __init__(self) -> None:
+        self._tables: OrderedDict[str, pa.Table] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def get(self, path: str, schema: pa.Schema) -> pa.Table | None:
+        """Return a file's rows, if they are known with these columns."""
+        with self._lock:
+            found = self._tables.get(path)
+            if found is None or not found.schema.equals(schema):
+                return None
+            self._tables.move_to_end(path)
+            return found
+
+    def put(self, path: str, rows: pa.Table) -> None:
+        if rows.num_rows > 4 * LEAF_ROWS:
+            return
+        with self._lock:
+            before = self._tables.pop(path, None)
+            self._size += rows.nbytes - (0 if before is None else before.nbytes)
+            self._tables[path] = rows
+            while self._size > REMEMBERED_BYTES:
+                self._size -= self._tables.popitem(last=False)[1].nbytes
+
+
+_remembered = _Remembered()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Leaf:
-    """One file that a change has read: its place in the index, its rows, and which of them go."""
+    """The rows of one file that a change has read, and which of them go."""
 
-    position: int
     rows: pa.Table
     gone: np.ndarray
 
@@ -80,10 +113,9 @@ class Files:
                 actions.column(field.name).cast(field.type) if known else pa.nulls(actions.num_rows, field.type)
             )
         self.index = pa.table(columns, schema=_index_schema(schema))
-        self._read: dict[str, pa.Table] = {}
 
     def changed(self, index: pa.Table) -> Files:
-        """Return these files with another index; they share what was read."""
+        """Return these files with another index."""
         result = copy.copy(self)
         result.index = index
         return result
@@ -91,49 +123,59 @@ class Files:
     def rows_of(self, keys: pa.Table, columns: tuple[str, ...] | None = None) -> pa.Table:
         """Return the rows that have the values of one row of `keys` in its columns; NULL equals NULL."""
         names = self.schema.names if columns is None else list(columns)
-
-        def found(position: int) -> pa.Table:
-            rows = self.read(position, None if columns is None else [*keys.column_names, *columns])
-            return rows.filter(pa.array(matching(rows, keys))).select(names)
-
-        with _workers() as run:
-            empty = self.schema.empty_table().select(names)
-            return pa.concat_tables([empty, *run(found, enclosing(self.index, keys))])
+        read = self.load(enclosing(self.index, keys), None if columns is None else [*keys.column_names, *columns])
+        found = [rows.filter(pa.array(matching(rows, keys))).select(names) for rows in read]
+        return pa.concat_tables([self.schema.empty_table().select(names), *found])
 
     def rows_between(self, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
         """Return the rows with `low <= column < high`; None is no bound, and without any NULLs are in."""
-        with _workers() as run:
-            found = run(
-                lambda at: between(self.read(at), column, low, high), _overlapping(self.index, column, low, high)
-            )
-            return pa.concat_tables([self.schema.empty_table(), *found])
+        read = self.load(_overlapping(self.index, column, low, high))
+        return pa.concat_tables([self.schema.empty_table(), *(between(rows, column, low, high) for rows in read)])
 
     def split_points(self, column: str, rows: int) -> list[pa.Scalar]:
         """Return values of `column` that cut the table into pieces of about so many rows each."""
         total = pc.sum(self.index.column("num_records")).as_py() or 0
         if total <= rows:
             return []
-        with _workers() as run:
-            parts = run(lambda at: self.read(at, [column]).column(column)[::SAMPLED], range(self.index.num_rows))
-            sample = pa.chunked_array(
-                [chunk for part in parts for chunk in part.chunks], self.schema.field(column).type
-            )
+        parts = [rows.column(column)[::SAMPLED] for rows in self.load(range(self.index.num_rows), [column])]
+        sample = pa.chunked_array([chunk for part in parts for chunk in part.chunks], self.schema.field(column).type)
         return split_points(sample, -(-total // rows))
+
+    def load(self, positions: Iterable[int], columns: list[str] | None = None) -> list[pa.Table]:
+        """Return the rows of several files."""
+        wanted = list(positions)
+        known = {position: self._known(position, columns) for position in wanted}
+        missing = [position for position in wanted if known[position] is None]
+        known.update(zip(missing, _in_parallel(lambda position: self.read(position, columns), missing), strict=True))
+        return [rows for position in wanted if (rows := known[position]) is not None]
 
     def read(self, position: int, columns: list[str] | None = None) -> pa.Table:
         """Return the rows of a file with the columns and types of the table."""
-        path = unquote(self.index.column("path")[position].as_py())
-        if path in self._read:
-            return self._read[path] if columns is None else self._read[path].select(columns)
-        file = pq.ParquetFile(self._location / path)
+        known = self._known(position, columns)
+        if known is not None:
+            return known
+        path = self._path(position)
         wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        file = pq.ParquetFile(path)
         present = set(file.schema_arrow.names)
         table = file.read([name for name in wanted.names if name in present], use_threads=False)
         if not table.schema.equals(wanted):
             table = pa.Table.from_batches([conform(batch, wanted) for batch in table.to_batches()], schema=wanted)
-        if columns is None and len(self._read) < REMEMBERED and table.num_rows <= 4 * LEAF_ROWS:
-            self._read[path] = table
+        if columns is None:
+            _remembered.put(path, table)
         return table
+
+    def _known(self, position: int, columns: list[str] | None) -> pa.Table | None:
+        found = _remembered.get(self._path(position), self.schema)
+        return found if found is None or columns is None else found.select(columns)
+
+    def _path(self, position: int) -> str:
+        return str(self._location / unquote(self.index.column("path")[position].as_py()))
+
+    @property
+    def recent(self) -> list[int]:
+        """The file with the rows that came last, if there is one."""
+        return list(np.flatnonzero(pc.starts_with(self.index.column("path"), RECENT).to_numpy()).tolist())
 
 
 class Change:
@@ -160,26 +202,31 @@ class Change:
         """
         files = self._files
 
-        def leaf(position: int) -> _Leaf:
-            found = files.read(position)
-            return _Leaf(position=position, rows=found, gone=matching(found, keys))
-
         def rewritten(position: int) -> list[tuple[AddAction, dict[str, Any]]]:
             read = hit.get(position)
             stay = files.read(position) if read is None else read.rows.filter(pa.array(~read.gone))
             return self._write(pa.concat_tables([stay, rows.filter(pa.array(homes == position))]))
 
         homes = floors(files.index, rows.select(self._keys))
-        with _workers() as run:
-            hit = {found.position: found for found in run(leaf, enclosing(files.index, keys))}
-            touched = sorted({at for at, found in hit.items() if found.gone.any()} | set(homes.tolist()) - {-1})
-            added = [part for parts in run(rewritten, touched) for part in parts]
-        if not files.index.num_rows:
-            added = self._write(rows)
+        positions = enclosing(files.index, keys)
+        hit = {}
+        for position, found in zip(positions, files.load(positions), strict=True):
+            hit[position] = _Leaf(rows=found, gone=matching(found, keys))
+        touched = sorted({at for at, leaf in hit.items() if leaf.gone.any()} | set(homes.tolist()) - {-1})
+        added = [part for parts in _in_parallel(rewritten, touched) for part in parts]
+        if homes.size and homes[0] == -1:
+            added += self._write(rows)
         self._take_out(touched)
-        self._added.update({action.path: action for action, _ in added})
-        new = pa.Table.from_pylist([row for _, row in added], schema=files.index.schema)
-        self._files = self._files.changed(pa.concat_tables([self._files.index, new]))
+        self._put_in(added)
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows to the file of those that came last; it grows until its rows are replaced elsewhere."""
+        if not rows.num_rows:
+            return
+        recent = self._files.recent
+        rows = pa.concat_tables([*(self._files.read(position) for position in recent), rows])
+        self._take_out(recent)
+        self._put_in([self._write_file(self._sorted(rows), prefix=RECENT)])
 
     def commit(self, properties: CommitProperties) -> None:
         """Swap the files in one commit; a writer that came in between makes it fail."""
@@ -190,23 +237,28 @@ class Change:
             schema=self._delta.schema(),
             commit_properties=properties,
         )
+        self._delta.update_incremental()  # the handle does not follow by itself
 
     def _write(self, rows: pa.Table) -> list[tuple[AddAction, dict[str, Any]]]:
         """Write rows in the order of their keys, as one file or several."""
         if not rows.num_rows:
             return []
-        rows = rows.take(pc.sort_indices(rows, [(key, "ascending") for key in self._keys]))
+        rows = self._sorted(rows)
         pieces = 1 if rows.num_rows <= 2 * LEAF_ROWS else -(-rows.num_rows // LEAF_ROWS)
         size = -(-rows.num_rows // pieces)
         return [self._write_file(rows.slice(start, size)) for start in range(0, rows.num_rows, size)]
 
-    def _write_file(self, rows: pa.Table) -> tuple[AddAction, dict[str, Any]]:
-        name = f"part-{uuid.uuid4()}.snappy.parquet"
+    def _sorted(self, rows: pa.Table) -> pa.Table:
+        return rows.take(pc.sort_indices(rows, [(key, "ascending") for key in self._keys])).combine_chunks()
+
+    def _write_file(self, rows: pa.Table, *, prefix: str = "part-") -> tuple[AddAction, dict[str, Any]]:
+        name = f"{prefix}{uuid.uuid4()}.snappy.parquet"
         path = self._location / name
         written: list[pq.FileMetaData] = []
         pq.write_table(
             rows, path, compression="snappy", use_dictionary=False, store_schema=False, metadata_collector=written
         )
+        _remembered.put(str(path), rows)
         size = path.stat().st_size
         found = statistics(rows, written[0])
         row = {"path": name, "size_bytes": size, "num_records": rows.num_rows}
@@ -221,6 +273,11 @@ class Change:
             stats=json.dumps(_as_json(found, rows.num_rows)),
         )
         return action, {name: row.get(name) for name in self._files.index.column_names}
+
+    def _put_in(self, added: list[tuple[AddAction, dict[str, Any]]]) -> None:
+        self._added.update({action.path: action for action, _ in added})
+        new = pa.Table.from_pylist([row for _, row in added], schema=self._files.index.schema)
+        self._files = self._files.changed(pa.concat_tables([self._files.index, new]))
 
     def _take_out(self, positions: list[int]) -> None:
         """Remove files from the table; one that this change has written itself was never in it."""
@@ -273,7 +330,8 @@ def _overlapping(index: pa.Table, column: str, low: pa.Scalar | None, high: pa.S
 
 def floors(index: pa.Table, keys: pa.Table) -> np.ndarray:
     """Return for each key the file with the greatest minimum up to it, or else the first; -1 if there is no file."""
-    files = index.num_rows
+    leaves = np.flatnonzero(~pc.starts_with(index.column("path"), RECENT).to_numpy())
+    index, files = index.take(pa.array(leaves, pa.int64())), len(leaves)
     if not files or not keys.num_rows:
         return np.full(keys.num_rows, -1, np.int64)
     columns = {
@@ -286,7 +344,7 @@ def floors(index: pa.Table, keys: pa.Table) -> np.ndarray:
     order = pc.sort_indices(pa.table(columns), by).to_numpy()
     before = np.maximum.accumulate(np.where(order < files, np.arange(len(order)), -1))
     first = order[np.argmax(order < files)]
-    homes = np.where(before >= 0, order[before], first).astype(np.int64)
+    homes = leaves[np.where(before >= 0, order[before], first)]
     result = np.empty(keys.num_rows, np.int64)
     result[order[order >= files] - files] = homes[order >= files]
     return result
@@ -425,13 +483,10 @@ def _upper(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.add(column, pa.scalar(1000, pa.duration("us")))
 
 
-@contextmanager
-def _workers() -> Iterator[Callable[..., list[Any]]]:
-    """Run a function over items, with threads where there are several."""
-    with ThreadPoolExecutor(WORKERS) as pool:
-
-        def run(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-            several = list(items)
-            return list(pool.map(function, several)) if len(several) > 1 else [function(item) for item in several]
-
-        yield run
+def _in_parallel(function: Callable[[int], Any], items: Iterable[int]) -> list[Any]:
+    """Return the results of a function over items, with threads where there are several."""
+    several = list(items)
+    if len(several) < 2:
+        return [function(item) for item in several]
+    with ThreadPoolExecutor(min(WORKERS, len(several))) as pool:
+        return list(pool.map(function, several))

@@ -114,6 +114,10 @@ class DeltaRsTable:
             stored = self._stored()
             return clustered.split_points(stored.column(column), -(-stored.num_rows // rows))
 
+    def recent_rows(self) -> pa.Table:
+        with storage_errors(self.location):
+            return pa.concat_tables([self.schema.empty_table(), *(self.files.read(at) for at in self.files.recent)])
+
     def change(self, *, keys: tuple[str, ...], identity: tuple[str, ...]) -> TableChange:
         return _SwappedFiles(self, keys) if self._is_plain else _MergedRows(self, identity)
 
@@ -222,6 +226,10 @@ class _SwappedFiles:
         with storage_errors(self._table.location):
             self._change.replace(keys, rows)
 
+    def add(self, rows: pa.Table) -> None:
+        with storage_errors(self._table.location):
+            self._change.add(rows)
+
     def commit(self, receipt: Receipt | None) -> None:
         with storage_errors(self._table.location):
             self._change.commit(_properties(receipt) or CommitProperties())
@@ -241,6 +249,9 @@ class _MergedRows:
         gone = before.filter(pa.array(~stay))
         for operation, part in (("D", gone), ("U", rows)):
             self._changes.append(part.append_column("__op", pa.repeat(operation, part.num_rows)))
+
+    def add(self, rows: pa.Table) -> None:
+        self._changes.append(rows.append_column("__op", pa.repeat("U", rows.num_rows)))
 
     def commit(self, receipt: Receipt | None) -> None:
         self._table.merge(pa.concat_tables(self._changes), keys=self._identity, receipt=receipt)
