@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
-from pyspark.sql.types import ArrayType, DataType, MapType, StructType, VariantType
+from pyspark.sql.types import ArrayType, BinaryType, DataType, MapType, StructType, VariantType
 
 from lakelet.execution.auto_cdc_schema import (
     APP_ID,
@@ -344,6 +344,8 @@ def _leaves(value: str, kind: DataType) -> Iterator[str]:
         isinstance(kind, ArrayType) and isinstance(kind.elementType, StructType | ArrayType | MapType | VariantType)
     ):
         yield f"to_json({value})"
+    elif isinstance(kind, BinaryType):
+        yield f"hex({value})"  # the embedded engine has no window ordered by a binary column
     else:
         yield value
 

@@ -29,11 +29,21 @@ from lakelet.execution.file_options import file_read as checked_read
 from lakelet.execution.file_schema import FileSchemas
 from lakelet.execution.rules import check_expectations
 from lakelet.execution.slices import METADATA_TYPE
+from lakelet.execution.snapshot_source import planned_relation, snapshot_target
 from lakelet.execution.sources import RATE_SCHEMA, check_options
 from lakelet.execution.stateful_check import check_stateful
 from lakelet.execution.stateful_part import stateful_part
 from lakelet.graph.dataflow_graph import DataflowGraph, Input, ResolvedFlow
-from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Definitions, Flow, SqlQuery
+from lakelet.graph.elements import (
+    AnyFlow,
+    AutoCdcFlow,
+    Dataset,
+    DatasetKind,
+    Definitions,
+    Flow,
+    SnapshotCdcFlow,
+    SqlQuery,
+)
 from lakelet.names import NameContext, TableName, split_name
 from lakelet.pipelines.session import relation_of
 from lakelet.pipelines.user_errors import query_function_failed
@@ -97,6 +107,7 @@ class Resolver:
     _resolving: list[TableName] = field(default_factory=list)
     _files: FileSchemas | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    time_zone: str = "UTC"
 
     # -- reads ----------------------------------------------------------------------------------------------------
 
@@ -243,12 +254,13 @@ class Resolver:
         """Return the normalised tree of a flow; its query function is called once."""
         if flow.name not in self._relations:
             if isinstance(flow, AutoCdcFlow):
-                self._relations[flow.name] = plan.named(flow.source, streaming=True)
+                self._relations[flow.name] = plan.named(flow.source, streaming=self._streams_changes(flow))
+            elif isinstance(flow, SnapshotCdcFlow):
+                self._relations[flow.name] = planned_relation(self, flow, self.datasets[flow.target.key])
             elif isinstance(flow.query, SqlQuery):
                 self._relations[flow.name] = normalize(plan.sql(flow.query.text))
             else:
-                tree = self._normalized(_called(flow, self.catalog.root))
-                self._relations[flow.name] = relative_sites(tree, self.catalog.root)
+                self._relations[flow.name] = self.prepared(_called(flow, self.catalog.root))
         return self._relations[flow.name]
 
     def schema(self, name: TableName) -> StructType:
@@ -316,7 +328,9 @@ class Resolver:
         """Return the columns that a flow gives to its target."""
         with self._lock:
             if flow.name not in self._flow_schemas:
-                if isinstance(flow, AutoCdcFlow):
+                if isinstance(flow, SnapshotCdcFlow):
+                    self._flow_schemas[flow.name] = snapshot_target(self, flow, self.datasets[flow.target.key])
+                elif isinstance(flow, AutoCdcFlow):
                     source = self.source(plan_leaf(self.relation(flow)), flow.origin)
                     columns = self.leaf_schema(source.leaf, flow.origin)
                     self._flow_schemas[flow.name] = target_schema(flow, columns, self.sequence_type(flow, columns))
@@ -369,6 +383,10 @@ class Resolver:
                 error, relation, origin, columns_of=lambda part: self.analyze(part, origin)
             ) from error.__cause__
 
+    def prepared(self, relation: Relation) -> Relation:
+        """Return a tree of user code normalised, its call sites relative to the project."""
+        return relative_sites(self._normalized(relation), self.catalog.root)
+
     def _normalized(self, relation: Relation) -> Relation:
         return normalize(relation, columns_of=lambda part: list(self.schema_of(part).names))
 
@@ -405,6 +423,13 @@ class Resolver:
 
     def command(self, command: proto.Command) -> None:
         self.engine.command(command)
+
+    def _streams_changes(self, flow: AutoCdcFlow) -> bool:
+        """Return whether an AUTO CDC flow reads its source as a stream: always, but for a `once` flow of a table."""
+        if not flow.once:
+            return True
+        view = self.datasets.get(self.names.resolve(flow.source, origin=flow.origin).key)
+        return view is not None and view.kind is DatasetKind.TEMPORARY_VIEW and self._streams(view)
 
     def _streams(self, view: Dataset) -> bool:
         return any(is_streaming(self.relation(flow)) for flow in self.flows.get(view.name.key, []))
@@ -529,7 +554,11 @@ class Resolver:
 
     def _check_change_conditions(self, flow: AutoCdcFlow, source: StructType) -> None:
         """Analyse the conditions of an AUTO CDC flow over the columns of its source."""
-        conditions = {"apply_as_deletes": flow.apply_as_deletes, "apply_as_truncates": flow.apply_as_truncates}
+        conditions = {
+            "apply_as_deletes": flow.apply_as_deletes,
+            "apply_as_truncates": flow.apply_as_truncates,
+            "where": flow.where,
+        }
         for parameter, condition in conditions.items():
             if condition is None:
                 continue
