@@ -95,7 +95,7 @@ def create_auto_cdc_from_snapshot_flow(
     target: str,
     source: Any = None,
     keys: Sequence[Any] | None = None,
-    stored_as_scd_type: int | str | None = None,
+    stored_as_scd_type: int | str = 1,
     snapshot_and_version: Callable[[Any], Any] | None = None,
     track_history_column_list: Sequence[Any] | None = None,
     track_history_except_column_list: Sequence[Any] | None = None,
