@@ -162,13 +162,19 @@ def _in_lists(name: str, only: tuple[str, ...] | None, without: tuple[str, ...] 
 # -- checks -------------------------------------------------------------------------------------------------------
 
 
-def definition_problems(flow: AutoCdcFlow, source: StructType, sequence_type: DataType) -> Iterator[DefinitionError]:
-    """Yield everything in which the declaration does not fit its source's columns."""
+def definition_problems(
+    flow: AutoCdcFlow, source: StructType, sequence_type: DataType | None
+) -> Iterator[DefinitionError]:
+    """Yield everything in which the declaration does not fit its source's columns.
+
+    Args:
+        sequence_type: None where it cannot be told, which is a problem of its own.
+    """
     selected = selected_fields(flow, source)
     checks = (_missing_columns, _unselected_keys, _reserved_names, _wrong_scd_type, _key_types, _wrong_array)
     for check in checks:
         yield from check(flow, source, selected)
-    if not is_orderable(sequence_type):
+    if sequence_type is not None and not is_orderable(sequence_type):
         yield DefinitionError(
             "AUTOCDC_MICROBATCH_VALIDATION.NON_ORDERABLE_SEQUENCE",
             f"`sequence_by` of flow `{flow.name}` is {sequence_type.simpleString()}, which has no order",

@@ -337,7 +337,7 @@ def _holds_map(kind: DataType) -> bool:
 def _leaves(value: str, kind: DataType) -> Iterator[str]:
     """Yield expressions that order as `value` does, one after the other; Sail cannot sort by a struct."""
     if isinstance(kind, StructType):
-        yield f"{value} IS NOT NULL"
+        yield f"({value} IS NOT NULL)"
         for field in kind:
             yield from _leaves(_field(value, field.name), field.dataType)
     elif isinstance(kind, MapType | VariantType) or (

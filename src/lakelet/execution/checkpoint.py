@@ -5,6 +5,7 @@
     <dataset>/<flow>/<g>/commits/<n>   batch n is in the table
     <dataset>/definition.json          comment, properties and partitions that the table was given last
     <dataset>/<flow>/<g>/finished.json   a `once` flow has read what there was
+    <dataset>/<flow>/<g>/auto_cdc.json   of an AUTO CDC flow: how it treats NULLs, for a warning when that changes
     <dataset>/<flow>/<g>/state.json    what an operator with state is: another one cannot go on with its rows
     <dataset>/<flow>/<g>/state/<name>  the rows that it remembers, Delta tables
     <dataset>/<flow>/<g>/sources/<s>   of a stream of files: which it has found

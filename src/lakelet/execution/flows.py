@@ -22,7 +22,7 @@ from lakelet.execution.auto_cdc import AutoCdc, CdcResult
 from lakelet.execution.auto_cdc_events import EXAMPLES, applicable, outside, where_violated
 from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
-from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_generations
+from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, drop_old_generations, read_json, write_json
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
@@ -112,6 +112,7 @@ def run_batch(
     bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
     if isinstance(flow.flow, AutoCdcFlow):
         written = _apply_changes(context, flow, dataset, table, bound, receipt, quality)
+        _note_null_rule(context, flow.flow, checkpoint)
     else:
         written = _append(context, flow, dataset, table, bound.rows, receipt, quality, present=present)
     reach("flow.rows_committed")
@@ -332,6 +333,34 @@ def _apply_changes(
 def written_by(result: CdcResult) -> Written:
     """Return what AUTO CDC did to the target."""
     return Written(upserted_rows=result.num_upserted_rows, deleted_rows=result.num_deleted_rows)
+
+
+def _note_null_rule(context: UpdateContext, declared: AutoCdcFlow, checkpoint: Checkpoint) -> None:
+    """Note how a flow treats NULLs, and say so if it treats those of earlier events differently."""
+    path = checkpoint.folder / "auto_cdc.json"
+    now = {
+        "ignore_null_updates": declared.ignore_null_updates,
+        "ignore_null_updates_column_list": declared.ignore_null_updates_column_list,
+        "ignore_null_updates_except_column_list": declared.ignore_null_updates_except_column_list,
+        "columns_to_update": declared.columns_to_update,
+    }
+    rule = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
+    before = read_json(path)["null_rule"] if path.exists() else None
+    if before == rule:
+        return
+    if before is not None:
+        changed = ", ".join(
+            f"`{name}` from {before[name]} to {rule[name]}" for name in rule if before[name] != rule[name]
+        )
+        display = context.display(declared.target)
+        kinds.warning(
+            context.events,
+            f"Flow '{declared.name}': {changed} changed; events that are stored keep the rule under which they came, so "
+            f"apply the new one to all with `lakelet run --full-refresh {display}`",
+            flow=declared.name,
+            dataset=display,
+        )
+    write_json(path, {"format": FORMAT, "null_rule": rule})
 
 
 def _valid_changes(context: UpdateContext, dataset: Dataset, changes: Relation, quality: Quality) -> Relation:

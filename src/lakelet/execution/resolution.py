@@ -21,7 +21,8 @@ from pyspark.sql.types import DataType, StructType
 
 from lakelet.engine.base import Engine
 from lakelet.errors import DefinitionError, GraphError, LakeletError, Origin, QueryError, did_you_mean, raise_all
-from lakelet.execution.auto_cdc_schema import sequence_type_of, target_schema
+from lakelet.execution.auto_cdc_checks import TypedFlow, check_same_types, condition_problems
+from lakelet.execution.auto_cdc_schema import definition_problems, sequence_type_of, target_schema
 from lakelet.execution.diagnosis import explained, missing_table, near_paths, relative_sites
 from lakelet.execution.file_batch import needs_own_reader, read_batch
 from lakelet.execution.file_options import FileRead
@@ -333,10 +334,23 @@ class Resolver:
                 elif isinstance(flow, AutoCdcFlow):
                     source = self.source(plan_leaf(self.relation(flow)), flow.origin)
                     columns = self.leaf_schema(source.leaf, flow.origin)
-                    self._flow_schemas[flow.name] = target_schema(flow, columns, self.sequence_type(flow, columns))
+                    self._flow_schemas[flow.name] = self._cdc_target(flow, columns)
                 else:
                     self._flow_schemas[flow.name] = self.analyze(self.relation(flow), flow.origin)
             return self._flow_schemas[flow.name]
+
+    def _cdc_target(self, flow: AutoCdcFlow, columns: StructType) -> StructType:
+        """Return the columns of the target of an AUTO CDC flow; everything that does not fit is raised at once."""
+        kind, problems = None, []
+        try:
+            kind = self.sequence_type(flow, columns)
+        except LakeletError as error:
+            problems.append(error)
+        problems += definition_problems(flow, columns, kind)
+        if problems:
+            raise_all([*problems, *condition_problems(self.engine, flow, columns)])
+        assert kind is not None
+        return target_schema(flow, columns, kind)
 
     def sequence_type(self, flow: AutoCdcFlow, columns: StructType) -> DataType:
         """Return the type of a flow's `sequence_by`."""
@@ -522,7 +536,8 @@ class Resolver:
             self._check_declared_schema(dataset, self._declared_schema(dataset), columns)
         if isinstance(flow, AutoCdcFlow):
             source = self.leaf_schema(plan_leaf(self.relation(flow)), flow.origin)
-            self._check_change_conditions(flow, source)
+            raise_all(list(condition_problems(self.engine, flow, source)))
+            self._check_shared_target(dataset, flow, source)
             columns = source
         check_expectations(self.engine, dataset, display, columns)
         stored = self.schema(dataset.name)
@@ -552,35 +567,16 @@ class Resolver:
                 hint="cast or select the columns in the query, or change `schema`",
             )
 
-    def _check_change_conditions(self, flow: AutoCdcFlow, source: StructType) -> None:
-        """Analyse the conditions of an AUTO CDC flow over the columns of its source."""
-        conditions = {
-            "apply_as_deletes": flow.apply_as_deletes,
-            "apply_as_truncates": flow.apply_as_truncates,
-            "where": flow.where,
-        }
-        for parameter, condition in conditions.items():
-            if condition is None:
-                continue
-            rows = plan.with_columns(plan.empty(source), {"__lakelet_condition": plan.expression_of(condition)})
-            try:
-                kind = self.engine.schema(rows)["__lakelet_condition"].dataType.typeName()
-            except QueryError as error:
-                near = did_you_mean(error.column, source.names) if error.column else None
-                raise GraphError(
-                    "AUTOCDC_INVALID_CONDITION",
-                    f"`{parameter}` of flow `{flow.name}` cannot be evaluated: {condition}",
-                    origin=flow.origin,
-                    cause=f"there is no column `{error.column}`" if error.column else error.cause or error.message,
-                    hint=f"did you mean `{near}`?" if near else f"the source's columns are {', '.join(source.names)}",
-                ) from error
-            if kind not in ("boolean", "void"):
-                raise GraphError(
-                    "AUTOCDC_INVALID_CONDITION",
-                    f"`{parameter}` of flow `{flow.name}` is {kind}, not boolean: {condition}",
-                    origin=flow.origin,
-                    hint="write a condition, for example `operation = 'DELETE'`",
-                )
+    def _check_shared_target(self, dataset: Dataset, flow: AutoCdcFlow, source: StructType) -> None:
+        """Require that a flow's keys and sequence have the types that they have in the first flow of its target."""
+        first = next(item for item in self.flows[dataset.name.key] if isinstance(item, AutoCdcFlow))
+        if first is not flow:
+            columns = self.leaf_schema(plan_leaf(self.relation(first)), first.origin)
+            check_same_types(
+                self.names.display(dataset.name),
+                TypedFlow(flow=first, source=columns, sequence=self.sequence_type(first, columns)),
+                TypedFlow(flow=flow, source=source, sequence=self.sequence_type(flow, source)),
+            )
 
     def _at_flow(self, error: LakeletError, flow: AnyFlow) -> LakeletError:
         return error.at(replace(flow.origin, dataset=self.names.display(flow.target), flow=flow.name))
