@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -300,6 +301,60 @@ def test_the_change_feed_of_a_target_has_what_changed_and_no_more(project: Any, 
             ("update_preimage", 3, "eve", None),
         ]
         assert (metrics["num_upserted_rows"], metrics["num_deleted_rows"]) == (4, 0)
+
+
+# -- remembered deletes -------------------------------------------------------------------------------------------
+
+T0 = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def at(project: Any, seconds: int, text: str) -> None:
+    """Land changes and run an update, so many seconds after the start."""
+    project.clock = lambda: T0 + timedelta(seconds=seconds)
+    land(project, text)
+    project.ok()
+
+
+@pytest.mark.parametrize(("late_by", "comes_back"), [(59, False), (60, False), (61, True)])
+def test_a_delete_is_forgotten_when_it_is_older_than_the_property_says(
+    project: Any, late_by: int, comes_back: bool
+) -> None:
+    write(project, target="table_properties={'pipelines.cdc.tombstoneGCThresholdInSeconds': '60'}")
+    at(project, 0, "id name op seq\n1 ann U 1\n2 bob U 1\n3 eve U 1")
+    at(project, 100, "id name op seq\n1 - D 10\n2 - D 10\n3 zoe U 10")
+    at(project, 150, "id name op seq\n2 back U 20")
+    version = project.version("t")
+    at(project, 100 + late_by, "id name op seq\n1 late U 5\n2 late U 5\n3 late U 5")
+    rows = [(2, "back"), (3, "zoe")]
+    assert project.rows("t", "id", "name") == ([(1, "late"), *rows] if comes_back else rows)
+    if not comes_back:
+        assert project.version("t") == version
+
+
+def test_without_the_property_deletes_are_remembered_for_good(project: Any) -> None:
+    write(project)
+    at(project, 0, "id name op seq\n1 - D 10")
+    at(project, 10**9, "id name op seq\n1 late U 5")
+    assert project.rows("t", "id") == []
+
+
+@pytest.mark.parametrize(("late_by", "end"), [(60, 10), (61, None)])
+def test_in_a_history_only_deletes_of_unknown_keys_are_forgotten(project: Any, late_by: int, end: int | None) -> None:
+    properties = "table_properties={'pipelines.cdc.tombstoneGCThresholdInSeconds': '60'}"
+    write(project, "stored_as_scd_type=2", properties)
+    at(project, 0, "id name op seq\n1 ann U 1\n1 - D 10\n2 - D 10")
+    at(project, late_by, "id name op seq\n1 late U 5\n2 late U 5")
+    assert project.rows("t", "id", "name", "__START_AT", "__END_AT") == [
+        (1, "ann", 1, 5),
+        (1, "late", 5, 10),
+        (2, "late", 5, end),
+    ]
+
+
+def test_a_wrong_age_is_refused(project: Any) -> None:
+    write(project, target="table_properties={'pipelines.cdc.tombstoneGCThresholdInSeconds': '2 days'}")
+    land(project, "id name op seq\n1 ann U 1")
+    assert [error.condition for error in errors_of(project)] == ["INVALID_TABLE_PROPERTY"]
 
 
 # -- SQL ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -34,6 +35,7 @@ from lakelet.execution.auto_cdc_schema import (
     PREFIX,
     SEQUENCE,
     START_AT,
+    STORED_AT,
     TRUNCATE,
     CdcMetadata,
     metadata_of,
@@ -54,6 +56,7 @@ from lakelet.execution.auto_cdc_sql import (
     target_query,
     tie_query,
 )
+from lakelet.execution.auto_cdc_tombstones import forgettable
 from lakelet.execution.faults import reach
 from lakelet.names import quote
 from lakelet.plan import relation
@@ -117,6 +120,8 @@ class AutoCdc:
         definition: what a missing target is created with, and the schema that it has after a full refresh; None for
             the columns of `target_schema`.
         fail_on_ties: refuse a batch in which, or with which, a key has different events with one sequence value.
+        now: clock of the batch.
+        forget_deletes_after: age from which deletes are not remembered; None: they are for good.
 
     Raises:
         DefinitionError: the flow does not fit the source's columns.
@@ -134,9 +139,13 @@ class AutoCdc:
         auxiliary: str,
         definition: TableDefinition | None = None,
         fail_on_ties: bool = False,
+        now: datetime | None = None,
+        forget_deletes_after: timedelta | None = None,
     ) -> None:
         self._flow = flow
         self._fail_on_ties = fail_on_ties
+        self._now = now
+        self._forget_before = None if now is None or forget_deletes_after is None else now - forget_deletes_after
         self._source = source_schema
         self._engine = engine
         self._store = store
@@ -166,6 +175,8 @@ class AutoCdc:
             target = self._store.open(self._target_location)
             if auxiliary is not None and auxiliary.batch_id(receipt.app_id) >= receipt.batch_id:
                 return self._replay(auxiliary, target, receipt, restart=restart)
+            if auxiliary is not None and self._forget_before is not None and not restart:
+                self._forget_deletes(auxiliary, self._forget_before)
             if self._fail_on_ties:
                 self._refuse_ties(None if restart else auxiliary, changes)
             if restart or auxiliary is None:
@@ -195,6 +206,16 @@ class AutoCdc:
                 table = self._store.open(location)
                 if table is not None:
                     table.compact()
+
+    def _forget_deletes(self, auxiliary: Table, before: datetime) -> None:
+        """Remove the events that need not be remembered, in a commit of its own; none, no commit."""
+        rows = auxiliary.rows()
+        if STORED_AT not in rows.column_names:
+            return
+        keys = self._keys(rows.schema)
+        forgotten = forgettable(rows, keys=keys, scd_type=self._flow.scd_type, before=before)
+        if pc.any(forgotten).as_py():
+            auxiliary.replace(rows.filter(pc.invert(forgotten)))
 
     # -- the ways of a batch ------------------------------------------------------------------------------------------
 
@@ -295,7 +316,7 @@ class AutoCdc:
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def _events(self, reader: pa.RecordBatchReader, schema: pa.Schema, receipt: Receipt) -> Events:
-        return Events(reader, flow=self._flow, schema=schema, keys=self._keys(schema), receipt=receipt)
+        return Events(reader, flow=self._flow, schema=schema, keys=self._keys(schema), receipt=receipt, now=self._now)
 
     def _difference(
         self, auxiliary: Table, target: Table, batch: Batch, *, everything: bool, local: Relation | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from lakelet.execution.auto_cdc_schema import (
     DELETE,
     KEPT,
     SEQUENCE,
+    STORED_AT,
     TRUNCATE,
     null_keeping_names,
     selected_fields,
@@ -140,6 +142,7 @@ class Events:
     Args:
         schema: of the auxiliary table.
         keys: as that schema spells them.
+        now: clock of the batch.
     """
 
     def __init__(
@@ -150,12 +153,17 @@ class Events:
         schema: pa.Schema,
         keys: tuple[str, ...],
         receipt: Receipt,
+        now: datetime | None = None,
     ) -> None:
         self._reader = reader
         self._flow = flow
         self._schema = schema
         self._keys = keys
-        self._receipt = receipt
+        self._stamps = {
+            APP_ID: pa.scalar(receipt.app_id),
+            BATCH_ID: pa.scalar(receipt.batch_id),
+            STORED_AT: pa.scalar(now, pa.timestamp("us", "UTC")),
+        }
         self._head: list[pa.RecordBatch] = []
         self._batches = self._checked()
         self.rows = 0
@@ -200,9 +208,8 @@ class Events:
             raise self._error("NULL_SEQUENCE", "a NULL as `sequence_by`", null_sequences)
 
     def _stamped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        receipt = (pa.scalar(self._receipt.app_id), pa.scalar(self._receipt.batch_id))
-        stamped = [*batch.columns, *(pa.repeat(value, batch.num_rows) for value in receipt)]
-        names = [*batch.schema.names, APP_ID, BATCH_ID]
+        stamped = [*batch.columns, *(pa.repeat(value, batch.num_rows) for value in self._stamps.values())]
+        names = [*batch.schema.names, *self._stamps]
         return conform(pa.RecordBatch.from_arrays(stamped, names=names), self._schema)
 
     def _error(self, kind: str, what: str, invalid: _Invalid) -> CdcError:
@@ -254,6 +261,10 @@ def _is_null(sequence: pa.Array) -> pa.Array:
 
 
 def auxiliary_schema(events: pa.Schema) -> pa.Schema:
-    """Return the columns of the auxiliary table: those of the events, and the receipt of the batch that added them."""
-    stamps = [pa.field(APP_ID, pa.string()), pa.field(BATCH_ID, pa.int64())]
+    """Return the columns of the auxiliary table: those of the events, and the receipt and clock of the batch that added them."""
+    stamps = [
+        pa.field(APP_ID, pa.string()),
+        pa.field(BATCH_ID, pa.int64()),
+        pa.field(STORED_AT, pa.timestamp("us", "UTC")),
+    ]
     return nullable(pa.schema([*events, *stamps]))

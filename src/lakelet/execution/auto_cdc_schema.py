@@ -37,6 +37,8 @@ KEPT = PREFIX + "kept"
 """Only in auxiliary tables that a flow with ignored NULLs has written: the paths whose NULL keeps the value before."""
 APP_ID = PREFIX + "app_id"
 BATCH_ID = PREFIX + "batch_id"
+STORED_AT = PREFIX + "stored_at"
+"""Clock of the batch that added the event."""
 
 METADATA_PROPERTY = "lakelet.cdc"
 

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -111,7 +112,7 @@ def run_batch(
     present = table.batch_id(app_id) >= batch.id
     bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
     if isinstance(flow.flow, AutoCdcFlow):
-        written = _apply_changes(context, flow, dataset, table, bound, receipt, quality)
+        written = _apply_changes(context, flow, dataset, table, batch, bound, receipt, quality)
         _note_null_rule(context, flow.flow, checkpoint)
     else:
         written = _append(context, flow, dataset, table, bound.rows, receipt, quality, present=present)
@@ -173,7 +174,7 @@ def rehearse_batch(
     if isinstance(flow.flow, AutoCdcFlow):
         changes = _valid_changes(context, dataset, bound.rows, quality)
         _check_where(context, flow.flow, changes)
-        _applier(context, flow.flow, flow, dataset).check(changes)
+        _applier(context, flow.flow, flow, dataset, batch.at).check(changes)
         return
     reader = enforce(context.engine.stream(marked(bound.rows, dataset.expectations)), dataset, display, quality)
     for _ in reader:
@@ -306,13 +307,14 @@ def _apply_changes(
     flow: ResolvedFlow,
     dataset: Dataset,
     table: Table,
+    batch: Batch,
     bound: BoundQuery,
     receipt: Receipt,
     quality: Quality,
 ) -> Written:
     assert isinstance(flow.flow, AutoCdcFlow)
     changes = _valid_changes(context, dataset, bound.rows, quality)
-    applier = _applier(context, flow.flow, flow, dataset)
+    applier = _applier(context, flow.flow, flow, dataset, batch.at)
     if context.drop_invalid:
         changes = applicable(flow.flow, changes)
     _check_where(context, flow.flow, changes)
@@ -389,7 +391,9 @@ def _check_where(context: UpdateContext, declared: AutoCdcFlow, changes: Relatio
         raise where_violated(declared, counted.column("n")[0].as_py(), examples)
 
 
-def _applier(context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, dataset: Dataset) -> AutoCdc:
+def _applier(
+    context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, dataset: Dataset, at: datetime
+) -> AutoCdc:
     columns = context.resolver.leaf_schema(plan_leaf(flow.relation), context.origin(flow))
     return AutoCdc(
         declared,
@@ -400,6 +404,8 @@ def _applier(context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, 
         target=context.location(dataset),
         auxiliary=context.catalog.auxiliary(dataset.name),
         definition=context.definition(dataset),
+        now=at,
+        forget_deletes_after=context.forget_deletes_after(dataset),
         fail_on_ties=context.cdc_ties == "fail",
     )
 

@@ -199,6 +199,8 @@ def _apply(run: _Flow, batch: Batch, changes: Relation, quality: Quality, starte
         target=context.location(run.dataset),
         auxiliary=context.catalog.auxiliary(run.dataset.name),
         definition=context.definition(run.dataset),
+        now=batch.at,
+        forget_deletes_after=context.forget_deletes_after(run.dataset),
     )
     restart = starts_generation(context, run.resolved, run.dataset, context.table(run.dataset), receipt)
     result = applier.apply(changes, receipt, restart=restart)

@@ -10,6 +10,9 @@ from typing import Any
 from lakelet.errors import NOWHERE, Origin
 from lakelet.names import TableName
 
+TOMBSTONE_PROPERTY = "pipelines.cdc.tombstoneGCThresholdInSeconds"
+"""Table property of an AUTO CDC target: for how long deletes are remembered at least."""
+
 
 class DatasetKind(enum.Enum):
     """What a dataset is; the values are Databricks' names in the event log."""

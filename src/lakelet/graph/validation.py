@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lakelet.errors import GraphError, LakeletError, Origin, did_you_mean
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
-from lakelet.graph.elements import AnyFlow, AutoCdcFlow, DatasetKind, Definitions, SnapshotCdcFlow
+from lakelet.graph.elements import TOMBSTONE_PROPERTY, AnyFlow, AutoCdcFlow, DatasetKind, Definitions, SnapshotCdcFlow
 from lakelet.names import NameContext, TableName
 
 
@@ -243,6 +243,17 @@ def cdc_targets_are_only_cdc(graph: DataflowGraph) -> list[LakeletError]:
             if not flow.is_cdc
         ]
         errors += _differing_cdc_flows(display, [flow.flow for flow in cdc])
+        seconds = str(dataset.table_properties.get(TOMBSTONE_PROPERTY, "0"))
+        if not seconds.isdigit():
+            errors.append(
+                GraphError(
+                    "INVALID_TABLE_PROPERTY",
+                    f"`{TOMBSTONE_PROPERTY}` of `{display}` is `{seconds}`",
+                    origin=dataset.origin,
+                    cause="it says for how many seconds deletes are remembered",
+                    hint="give a whole number such as 172800, or remove the property: deletes are remembered for good then",
+                )
+            )
         snapshots = [flow for flow in cdc if isinstance(flow.flow, SnapshotCdcFlow)]
         if snapshots and len(flows) > 1:
             errors.append(
