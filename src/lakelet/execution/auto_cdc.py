@@ -18,6 +18,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -46,6 +47,7 @@ from lakelet.execution.auto_cdc_schema import (
     target_schema,
     tracked_names,
 )
+from lakelet.execution.auto_cdc_tombstones import forgettable
 from lakelet.execution.faults import reach
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table, TableDefinition, TableStore
@@ -103,6 +105,8 @@ class AutoCdc:
         definition: what a missing target is created with, and the schema that it has after a full refresh; None for
             the columns of `target_schema`.
         fail_on_ties: refuse a batch in which, or with which, a key has different events with one sequence value.
+        now: clock of the batch.
+        forget_deletes_after: age from which deletes are not remembered; None: they are for good.
 
     Raises:
         DefinitionError: the flow does not fit the source's columns.
@@ -120,9 +124,13 @@ class AutoCdc:
         auxiliary: str,
         definition: TableDefinition | None = None,
         fail_on_ties: bool = False,
+        now: datetime | None = None,
+        forget_deletes_after: timedelta | None = None,
     ) -> None:
         self._flow = flow
         self._fail_on_ties = fail_on_ties
+        self._now = now
+        self._forget_before = None if now is None or forget_deletes_after is None else now - forget_deletes_after
         self._source = source_schema
         self._engine = engine
         self._store = store
@@ -221,7 +229,7 @@ class AutoCdc:
             before = self._truncate(auxiliary)
             truncate = _latest(before, events.truncate)
             is_truncating = not truncate.equals(before)
-            step = _Step(self, auxiliary, target, truncate)
+            step = _Step(self, auxiliary, target, truncate, forget_before=self._forget_before)
             if is_truncating:
                 step.remember(truncate)
             everything = is_behind or is_truncating
@@ -243,7 +251,7 @@ class AutoCdc:
         keys = unique(auxiliary.recent_rows().select(shape.keys))
         for start in range(0, keys.num_rows, RECENT_EVENTS):
             some = keys.slice(start, RECENT_EVENTS)
-            events = _upserts_and_deletes(auxiliary.rows_of(some))
+            events = _remembered(_upserts_and_deletes(auxiliary.rows_of(some)), shape, self._forget_before)
             found = history_of(_marked(events, new=False), shape, truncated_at=_sequence(truncate))
             change.replace(some, found.events.drop_columns([NEW]))
         if truncate.num_rows:
@@ -321,7 +329,7 @@ class AutoCdc:
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def _events(self, reader: pa.RecordBatchReader, schema: pa.Schema, receipt: Receipt) -> Events:
-        return Events(reader, flow=self._flow, schema=schema, keys=self._keys(schema), receipt=receipt)
+        return Events(reader, flow=self._flow, schema=schema, keys=self._keys(schema), receipt=receipt, now=self._now)
 
     def _truncate(self, auxiliary: Table) -> pa.Table:
         """Return the truncate that the auxiliary table remembers; no rows if there is none. It has no keys."""
@@ -431,7 +439,16 @@ class AutoCdc:
 class _Step:
     """One batch on its way into both tables; piece by piece, then two commits."""
 
-    def __init__(self, cdc: AutoCdc, auxiliary: Table, target: Table, truncate: pa.Table) -> None:
+    def __init__(
+        self,
+        cdc: AutoCdc,
+        auxiliary: Table,
+        target: Table,
+        truncate: pa.Table,
+        *,
+        forget_before: datetime | None = None,
+    ) -> None:
+        self._forget_before = forget_before
         self._auxiliary, self._target = auxiliary, target
         self._shape = cdc._shape(auxiliary.schema)
         self._truncated_at = _sequence(truncate)
@@ -461,8 +478,13 @@ class _Step:
                 return
             stored = self._auxiliary.rows_of(keys)
             rows = self._target.rows_of(keys.rename_columns(list(self._keys)))
-        found = self._history(pa.concat_tables([_marked(stored, new=False), _marked(new, new=True)]))
-        self.remember(found.events.filter(found.events.column(NEW)).drop_columns([NEW]))
+        remembered = _remembered(stored, self._shape, self._forget_before)
+        found = self._history(pa.concat_tables([_marked(remembered, new=False), _marked(new, new=True)]))
+        if remembered.num_rows < stored.num_rows:
+            keys = unique(pa.concat_tables([stored.select(names), new.select(names)]))
+            self._events.replace(keys, found.events.drop_columns([NEW]))
+        else:
+            self.remember(found.events.filter(found.events.column(NEW)).drop_columns([NEW]))
         self._compare(rows, found.rows)
 
     def derive(self, keys: pa.Table, receipt: Receipt) -> None:
@@ -524,6 +546,14 @@ class _Ties:
 
 def _marked(events: pa.Table, *, new: bool) -> pa.Table:
     return events.append_column(NEW, pa.repeat(new, events.num_rows))
+
+
+def _remembered(events: pa.Table, shape: Shape, before: datetime | None) -> pa.Table:
+    """Return the events of some keys without those that are old enough to be forgotten."""
+    if before is None:
+        return events
+    forgotten = forgettable(events, keys=shape.keys, scd_type=shape.scd_type, before=before)
+    return events.filter(pa.array(~forgotten)) if forgotten.any() else events
 
 
 def _upserts_and_deletes(events: pa.Table) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from lakelet.execution.auto_cdc_schema import (
     DELETE,
     KEPT,
     SEQUENCE,
+    STORED_AT,
     TRUNCATE,
     null_keeping_names,
     selected_fields,
@@ -55,12 +57,19 @@ def event_relation(flow: AutoCdcFlow, source: StructType, changes: Relation, spe
         outputs.append(is_truncate)
     keeping = null_keeping_names(flow, [field.name for field in fields])
     if keeping:
-        paths = [path for field in fields if field.name in keeping for path in kept_paths(field.name, field.dataType)]
-        texts = ", ".join(f"CASE WHEN {value} IS NULL THEN {_text(path)} END" for path, value in paths)
-        outputs.append(f"CASE WHEN {is_upsert} THEN array_compact(array({texts})) END AS {quote(KEPT)}")
+        kept = [
+            f"CASE WHEN {_left_out(flow, field.name) or f'{value} IS NULL'} THEN {_text(path)} END"
+            for field in fields
+            if field.name in keeping
+            for path, value in kept_paths(field.name, field.dataType)
+        ]
+        outputs.append(f"CASE WHEN {is_upsert} THEN array_compact(array({', '.join(kept)})) END AS {quote(KEPT)}")
     for field in fields:
         name, alias = quote(field.name), quote(spelling.get(field.name.lower(), field.name))
         condition = f"NOT {is_truncate}" if field.name.lower() in keys else is_upsert
+        left_out = _left_out(flow, field.name) if field.name in keeping else None
+        if left_out:
+            condition += f" AND NOT {left_out}"
         outputs.append(f"CASE WHEN {condition} THEN {name} END AS {alias}")
     return relation.sql(
         f"SELECT {', '.join(outputs)} FROM changes", {"changes": relation.with_columns(changes, conditions)}
@@ -80,8 +89,38 @@ def _kept_paths(path: str, value: str, kind: DataType) -> Iterator[tuple[str, st
         yield from _kept_paths(f"{path}.{quote(field.name)}", inner, field.dataType)
 
 
+def _left_out(flow: AutoCdcFlow, column: str) -> str | None:
+    """Return the condition under which an event does not set `column`, never NULL; None without `columns_to_update`."""
+    if flow.columns_to_update is None:
+        return None
+    listed = quote(flow.columns_to_update)
+    return (
+        f"({listed} IS NOT NULL AND NOT "
+        f"coalesce(array_contains(transform({listed}, c -> lower(c)), {_text(column.lower())}), false))"
+    )
+
+
+def outside(flow: AutoCdcFlow, changes: Relation) -> Relation:
+    """Return the change rows that do not satisfy the flow's `where`."""
+    return relation.filtered(changes, relation.call("not", relation.is_true(relation.expression_of(flow.where))))
+
+
+def where_violated(flow: AutoCdcFlow, count: int, examples: pa.Table) -> CdcError:
+    """Return the error for change rows that do not satisfy the flow's `where`."""
+    rows = "\n".join(str(row)[:300] for row in examples.to_pylist())
+    return CdcError(
+        "AUTOCDC_WHERE_VIOLATED",
+        f"{count} change rows of flow `{flow.name}` do not satisfy `where`; nothing of the batch was written",
+        origin=flow.origin,
+        cause=f"`where` is a promise about every change row, it filters none: {flow.where}\nfor example:\n{rows}",
+        hint=f"filter the rows in a view, and use the view instead of `{flow.source}`, or remove `where`",
+    )
+
+
 def applicable(flow: AutoCdcFlow, changes: Relation) -> Relation:
-    """Return the change rows that have keys and a sequence; a truncate needs no keys."""
+    """Return the change rows that have keys and a sequence and satisfy `where`; a truncate needs no keys."""
+    if flow.where is not None:
+        changes = relation.filtered(changes, relation.is_true(relation.expression_of(flow.where)))
     names = {f"__lakelet_cdc_has_{number}": key for number, key in enumerate(flow.keys)}
     columns = {name: relation.call("isnotnull", _column(key)) for name, key in names.items()}
     columns["__lakelet_cdc_has_sequence"] = relation.call("isnotnull", relation.expression_of(flow.sequence_by))
@@ -119,6 +158,7 @@ class Events:
     Args:
         schema: of the auxiliary table.
         keys: as that schema spells them.
+        now: clock of the batch.
     """
 
     def __init__(
@@ -129,12 +169,17 @@ class Events:
         schema: pa.Schema,
         keys: tuple[str, ...],
         receipt: Receipt,
+        now: datetime | None = None,
     ) -> None:
         self._reader = reader
         self._flow = flow
         self._schema = schema
         self._keys = keys
-        self._receipt = receipt
+        self._stamps = {
+            APP_ID: pa.scalar(receipt.app_id),
+            BATCH_ID: pa.scalar(receipt.batch_id),
+            STORED_AT: pa.scalar(now, pa.timestamp("us", "UTC")),
+        }
         self.rows = 0
         self.truncate = schema.empty_table()
 
@@ -175,9 +220,8 @@ class Events:
         return batch.filter(pc.invert(is_truncate))
 
     def _stamped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        receipt = (pa.scalar(self._receipt.app_id), pa.scalar(self._receipt.batch_id))
-        stamped = [*batch.columns, *(pa.repeat(value, batch.num_rows) for value in receipt)]
-        names = [*batch.schema.names, APP_ID, BATCH_ID]
+        stamped = [*batch.columns, *(pa.repeat(value, batch.num_rows) for value in self._stamps.values())]
+        names = [*batch.schema.names, *self._stamps]
         return conform(pa.RecordBatch.from_arrays(stamped, names=names), self._schema)
 
     def _error(self, kind: str, what: str, invalid: _Invalid) -> CdcError:
@@ -229,6 +273,10 @@ def _is_null(sequence: pa.Array) -> pa.Array:
 
 
 def auxiliary_schema(events: pa.Schema) -> pa.Schema:
-    """Return the columns of the auxiliary table: those of the events, and the receipt of the batch that added them."""
-    stamps = [pa.field(APP_ID, pa.string()), pa.field(BATCH_ID, pa.int64())]
+    """Return the columns of the auxiliary table: those of the events, and the receipt and clock of the batch that added them."""
+    stamps = [
+        pa.field(APP_ID, pa.string()),
+        pa.field(BATCH_ID, pa.int64()),
+        pa.field(STORED_AT, pa.timestamp("us", "UTC")),
+    ]
     return nullable(pa.schema([*events, *stamps]))

@@ -65,16 +65,16 @@ def history_of(events: pa.Table, shape: Shape, *, truncated_at: pa.Scalar | None
     if truncated_at is not None:
         events = events.filter(pa.array(~before(events.column(SEQUENCE), truncated_at)))
     events = _taken(events, sorted_by(*(events.column(name) for name in (*shape.keys, SEQUENCE))))
-    same_key = _all_same(events, shape.keys)
+    same_key = all_same(events, shape.keys)
     same_place = same_key & same_as_before(events.column(SEQUENCE))
     picked, distinct, ties = _decided(events, shape, same_place)
     counting = events if picked.all() else events.filter(pa.array(picked))
-    of_same_key = same_key if picked.all() else _all_same(counting, shape.keys)
+    of_same_key = same_key if picked.all() else all_same(counting, shape.keys)
     shown = _filled(counting, shape, of_same_key) if KEPT in events.column_names else counting
     rows = _runs(shown, shape, of_same_key) if shape.scd_type == 2 else _latest(shown, shape, of_same_key)
     # An ignored NULL may need the value of any event before: even a delete can lose its place to an upsert.
     needs_all = shape.scd_type == 2 or KEPT in events.column_names
-    remembered = distinct if needs_all else distinct & _needed(same_key, same_place)
+    remembered = distinct if needs_all else distinct & last_places(same_key, same_place)
     kept = events if remembered.all() else events.filter(pa.array(remembered))
     return History(events=kept, rows=rows, ties=events.select([*shape.keys, SEQUENCE]).take(ties))
 
@@ -94,7 +94,7 @@ def _decided(events: pa.Table, shape: Shape, same_place: np.ndarray) -> tuple[np
     if picked.all():
         return picked, distinct, np.empty(0, np.int64)
     optional = [KEPT] if KEPT in events.column_names else []
-    differs = same_place & ~_all_same(events, (DELETE, *shape.values, *optional))
+    differs = same_place & ~all_same(events, (DELETE, *shape.values, *optional))
     if not differs.any():
         return picked, distinct, np.empty(0, np.int64)
     place = np.cumsum(picked) - 1
@@ -167,7 +167,7 @@ def _runs(events: pa.Table, shape: Shape, same_key: np.ndarray) -> pa.Table:
     sequence = events.column(SEQUENCE)
     after_upsert = same_key & ~deleted
     after_upsert[1:] &= ~deleted[:-1]
-    continues = after_upsert & _all_same(events, shape.tracked)
+    continues = after_upsert & all_same(events, shape.tracked)
     places = np.arange(len(continues))
     heads = np.maximum.accumulate(np.where(continues, 0, places)) if len(places) else places
     tails = np.flatnonzero(~deleted & ~np.append(continues[1:], False))
@@ -177,8 +177,8 @@ def _runs(events: pa.Table, shape: Shape, same_key: np.ndarray) -> pa.Table:
     return rows.append_column(pa.field(END_AT, sequence.type), sequence.take(following))
 
 
-def _needed(same_key: np.ndarray, same_place: np.ndarray) -> np.ndarray:
-    """Return which events SCD type 1 remembers: those of a key's last sequence, however the tie between them ends."""
+def last_places(same_key: np.ndarray, same_place: np.ndarray) -> np.ndarray:
+    """Return which events have the last sequence of their key: what SCD type 1 remembers, however a tie of them ends."""
     place = np.cumsum(~same_place) - 1
     last = place[_is_last(same_key)]
     return np.asarray(np.isin(place, last))
@@ -207,12 +207,12 @@ def difference(stored: pa.Table, wanted: pa.Table, *, keys: tuple[str, ...], ide
     both = pa.concat_tables([stored, wanted])
     order = sorted_by(*(both.column(name) for name in identity))
     both, is_wanted = _taken(both, order), order >= stored.num_rows
-    pair = _all_same(both, identity)
+    pair = all_same(both, identity)
     others = tuple(name for name in both.column_names if name not in identity)
-    unchanged = pair & _all_same(both, others)
+    unchanged = pair & all_same(both, others)
     upserted = is_wanted & ~unchanged
     deleted = ~is_wanted & ~np.append(pair[1:], False)
-    differs = _by_key(upserted | deleted, _all_same(both, keys))
+    differs = by_key(upserted | deleted, all_same(both, keys))
     return Difference(
         keys=unique(both.select(keys).filter(pa.array(upserted | deleted))),
         rows=both.filter(pa.array(differs & is_wanted)),
@@ -224,10 +224,10 @@ def difference(stored: pa.Table, wanted: pa.Table, *, keys: tuple[str, ...], ide
 def unique(keys: pa.Table) -> pa.Table:
     """Return the different rows of a table, in their order."""
     ordered = _taken(keys, sorted_by(*keys.columns))
-    return ordered.filter(pa.array(~_all_same(ordered, tuple(keys.column_names))))
+    return ordered.filter(pa.array(~all_same(ordered, tuple(keys.column_names))))
 
 
-def _by_key(marked: np.ndarray, same_key: np.ndarray) -> np.ndarray:
+def by_key(marked: np.ndarray, same_key: np.ndarray) -> np.ndarray:
     """Return which rows belong to a key that has a marked one."""
     of_key = np.cumsum(~same_key) - 1
     found = np.zeros(int(of_key[-1]) + 1 if len(of_key) else 0, bool)
@@ -239,7 +239,7 @@ def _is_last(same_key: np.ndarray) -> np.ndarray:
     return ~np.append(same_key[1:], False) if len(same_key) else same_key
 
 
-def _all_same(rows: pa.Table, names: tuple[str, ...]) -> np.ndarray:
+def all_same(rows: pa.Table, names: tuple[str, ...]) -> np.ndarray:
     """Return which rows equal the one before in all these columns."""
     same = np.ones(rows.num_rows, bool)
     same[:1] = False

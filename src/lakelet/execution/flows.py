@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -18,11 +19,11 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from lakelet.errors import StorageError
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
-from lakelet.execution.auto_cdc import AutoCdc
-from lakelet.execution.auto_cdc_events import applicable
+from lakelet.execution.auto_cdc import AutoCdc, CdcResult
+from lakelet.execution.auto_cdc_events import EXAMPLES, applicable, outside, where_violated
 from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
-from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_generations
+from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, drop_old_generations, read_json, write_json
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
@@ -60,10 +61,10 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
     folder = context.catalog.checkpoint(dataset.name)
     checkpoint = Checkpoint(folder, flow.name, generation)
     batches = 0
-    is_sink = dataset.kind is DatasetKind.SINK
-    if not is_sink and checkpoint.committed_id >= 0 and not context.store.exists(context.location(dataset)):
-        raise _behind(context, flow, checkpoint, "the table is gone: it was deleted or moved by somebody else")
-    if flow.flow.once and checkpoint.committed_id >= 0:
+    if dataset.kind is not DatasetKind.SINK:
+        refuse_lost_table(context, flow, dataset, checkpoint)
+    takes_one_batch = flow.flow.once and not flow.streaming
+    if checkpoint.is_finished or (takes_one_batch and checkpoint.committed_id >= 0):
         return 0
     while not context.stop.is_set():
         batch = checkpoint.unfinished()
@@ -76,8 +77,10 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
         reach("flow.intent_written")
         run_batch(context, flow, dataset, checkpoint, batch, is_replay=is_replay)
         batches += 1
-        if flow.flow.once:
+        if takes_one_batch:
             break
+    if flow.flow.once and flow.streaming and not context.stop.is_set():
+        checkpoint.finish()
     if batches and generation:
         drop_old_generations(folder, generation)
     return batches
@@ -101,7 +104,7 @@ def run_batch(
         bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
         written = Written(output_rows=write_sink(context, dataset, checkpoint, batch, bound.rows))
         quality.num_rows = written.output_rows or 0
-        _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started)
+        publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started)
         return
     table = context.table(dataset)
     _check_table(context, flow, table, app_id, checkpoint)
@@ -109,14 +112,15 @@ def run_batch(
     present = table.batch_id(app_id) >= batch.id
     bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
     if isinstance(flow.flow, AutoCdcFlow):
-        written = _apply_changes(context, flow, dataset, table, bound, receipt, quality)
+        written = _apply_changes(context, flow, dataset, table, batch, bound, receipt, quality)
+        _note_null_rule(context, flow.flow, checkpoint)
     else:
         written = _append(context, flow, dataset, table, bound.rows, receipt, quality, present=present)
     reach("flow.rows_committed")
-    _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started)
+    publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started)
 
 
-def _publish_and_note(
+def publish_and_note(
     context: UpdateContext,
     flow: ResolvedFlow,
     dataset: Dataset,
@@ -169,7 +173,8 @@ def rehearse_batch(
     display = context.display(dataset.name)
     if isinstance(flow.flow, AutoCdcFlow):
         changes = _valid_changes(context, dataset, bound.rows, quality)
-        _applier(context, flow.flow, flow, dataset).check(changes)
+        _check_where(context, flow.flow, changes)
+        _applier(context, flow.flow, flow, dataset, batch.at).check(changes)
         return
     reader = enforce(context.engine.stream(marked(bound.rows, dataset.expectations)), dataset, display, quality)
     for _ in reader:
@@ -193,7 +198,8 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
     starts_generation = is_first and checkpoint.generation > 0
     part = context.stateful(flow)
     state, is_due = plan_state(part, checkpoint, context.display(flow.target)) if part else ({}, False)
-    if not flow.flow.once and nothing_new and not starts_generation and not is_due:
+    is_batch = flow.flow.once and not flow.streaming
+    if not is_batch and nothing_new and not starts_generation and not is_due:
         return None
     for name, piece in slices.items():
         if piece.skipped_commits:
@@ -301,15 +307,17 @@ def _apply_changes(
     flow: ResolvedFlow,
     dataset: Dataset,
     table: Table,
+    batch: Batch,
     bound: BoundQuery,
     receipt: Receipt,
     quality: Quality,
 ) -> Written:
     assert isinstance(flow.flow, AutoCdcFlow)
     changes = _valid_changes(context, dataset, bound.rows, quality)
-    applier = _applier(context, flow.flow, flow, dataset)
+    applier = _applier(context, flow.flow, flow, dataset, batch.at)
     if context.drop_invalid:
         changes = applicable(flow.flow, changes)
+    _check_where(context, flow.flow, changes)
     restart = starts_generation(context, flow, dataset, table, receipt)
     result = applier.apply(changes, receipt, restart=restart)
     quality.num_rows = result.num_input_rows
@@ -321,7 +329,40 @@ def _apply_changes(
             flow=flow.name,
             dataset=context.display(dataset.name),
         )
+    return written_by(result)
+
+
+def written_by(result: CdcResult) -> Written:
+    """Return what AUTO CDC did to the target."""
     return Written(upserted_rows=result.num_upserted_rows, deleted_rows=result.num_deleted_rows)
+
+
+def _note_null_rule(context: UpdateContext, declared: AutoCdcFlow, checkpoint: Checkpoint) -> None:
+    """Note how a flow treats NULLs, and say so if it treats those of earlier events differently."""
+    path = checkpoint.folder / "auto_cdc.json"
+    now = {
+        "ignore_null_updates": declared.ignore_null_updates,
+        "ignore_null_updates_column_list": declared.ignore_null_updates_column_list,
+        "ignore_null_updates_except_column_list": declared.ignore_null_updates_except_column_list,
+        "columns_to_update": declared.columns_to_update,
+    }
+    rule = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
+    before = read_json(path)["null_rule"] if path.exists() else None
+    if before == rule:
+        return
+    if before is not None:
+        changed = ", ".join(
+            f"`{name}` from {before[name]} to {rule[name]}" for name in rule if before[name] != rule[name]
+        )
+        display = context.display(declared.target)
+        kinds.warning(
+            context.events,
+            f"Flow '{declared.name}': {changed} changed; events that are stored keep the rule under which they came, so "
+            f"apply the new one to all with `lakelet run --full-refresh {display}`",
+            flow=declared.name,
+            dataset=display,
+        )
+    write_json(path, {"format": FORMAT, "null_rule": rule})
 
 
 def _valid_changes(context: UpdateContext, dataset: Dataset, changes: Relation, quality: Quality) -> Relation:
@@ -335,7 +376,24 @@ def _valid_changes(context: UpdateContext, dataset: Dataset, changes: Relation, 
     return changes
 
 
-def _applier(context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, dataset: Dataset) -> AutoCdc:
+def _check_where(context: UpdateContext, declared: AutoCdcFlow, changes: Relation) -> None:
+    """Require that every change row satisfies the flow's `where`.
+
+    Raises:
+        CdcError: `AUTOCDC_WHERE_VIOLATED`.
+    """
+    if declared.where is None:
+        return
+    violating = outside(declared, changes)
+    examples = context.engine.collect(plan.limited(violating, EXAMPLES))
+    if examples.num_rows:
+        counted = context.engine.collect(plan.sql("SELECT count(*) AS n FROM rows", {"rows": violating}))
+        raise where_violated(declared, counted.column("n")[0].as_py(), examples)
+
+
+def _applier(
+    context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, dataset: Dataset, at: datetime
+) -> AutoCdc:
     columns = context.resolver.leaf_schema(plan_leaf(flow.relation), context.origin(flow))
     return AutoCdc(
         declared,
@@ -346,8 +404,20 @@ def _applier(context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, 
         target=context.location(dataset),
         auxiliary=context.catalog.auxiliary(dataset.name),
         definition=context.definition(dataset),
+        now=at,
+        forget_deletes_after=context.forget_deletes_after(dataset),
         fail_on_ties=context.cdc_ties == "fail",
     )
+
+
+def refuse_lost_table(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, checkpoint: Checkpoint) -> None:
+    """Refuse to go on where a flow has committed to a table that is not there any more.
+
+    Raises:
+        StorageError: `TABLE_BEHIND_CHECKPOINT`.
+    """
+    if checkpoint.committed_id >= 0 and not context.store.exists(context.location(dataset)):
+        raise _behind(context, flow, checkpoint, "the table is gone: it was deleted or moved by somebody else")
 
 
 def _check_table(context: UpdateContext, flow: ResolvedFlow, table: Table, app_id: str, checkpoint: Checkpoint) -> None:

@@ -21,7 +21,8 @@ from pyspark.sql.types import DataType, StructType
 
 from lakelet.engine.base import Engine
 from lakelet.errors import DefinitionError, GraphError, LakeletError, Origin, QueryError, did_you_mean, raise_all
-from lakelet.execution.auto_cdc_schema import sequence_type_of, target_schema
+from lakelet.execution.auto_cdc_checks import TypedFlow, check_same_types, condition_problems
+from lakelet.execution.auto_cdc_schema import definition_problems, sequence_type_of, target_schema
 from lakelet.execution.diagnosis import explained, missing_table, near_paths, relative_sites
 from lakelet.execution.file_batch import needs_own_reader, read_batch
 from lakelet.execution.file_options import FileRead
@@ -29,11 +30,21 @@ from lakelet.execution.file_options import file_read as checked_read
 from lakelet.execution.file_schema import FileSchemas
 from lakelet.execution.rules import check_expectations
 from lakelet.execution.slices import METADATA_TYPE
+from lakelet.execution.snapshot_source import planned_relation, snapshot_target
 from lakelet.execution.sources import RATE_SCHEMA, check_options
 from lakelet.execution.stateful_check import check_stateful
 from lakelet.execution.stateful_part import stateful_part
 from lakelet.graph.dataflow_graph import DataflowGraph, Input, ResolvedFlow
-from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Definitions, Flow, SqlQuery
+from lakelet.graph.elements import (
+    AnyFlow,
+    AutoCdcFlow,
+    Dataset,
+    DatasetKind,
+    Definitions,
+    Flow,
+    SnapshotCdcFlow,
+    SqlQuery,
+)
 from lakelet.names import NameContext, TableName, split_name
 from lakelet.pipelines.session import relation_of
 from lakelet.pipelines.user_errors import query_function_failed
@@ -97,6 +108,7 @@ class Resolver:
     _resolving: list[TableName] = field(default_factory=list)
     _files: FileSchemas | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    time_zone: str = "UTC"
 
     # -- reads ----------------------------------------------------------------------------------------------------
 
@@ -243,12 +255,13 @@ class Resolver:
         """Return the normalised tree of a flow; its query function is called once."""
         if flow.name not in self._relations:
             if isinstance(flow, AutoCdcFlow):
-                self._relations[flow.name] = plan.named(flow.source, streaming=True)
+                self._relations[flow.name] = plan.named(flow.source, streaming=self._streams_changes(flow))
+            elif isinstance(flow, SnapshotCdcFlow):
+                self._relations[flow.name] = planned_relation(self, flow, self.datasets[flow.target.key])
             elif isinstance(flow.query, SqlQuery):
                 self._relations[flow.name] = normalize(plan.sql(flow.query.text))
             else:
-                tree = self._normalized(_called(flow, self.catalog.root))
-                self._relations[flow.name] = relative_sites(tree, self.catalog.root)
+                self._relations[flow.name] = self.prepared(_called(flow, self.catalog.root))
         return self._relations[flow.name]
 
     def schema(self, name: TableName) -> StructType:
@@ -316,13 +329,28 @@ class Resolver:
         """Return the columns that a flow gives to its target."""
         with self._lock:
             if flow.name not in self._flow_schemas:
-                if isinstance(flow, AutoCdcFlow):
+                if isinstance(flow, SnapshotCdcFlow):
+                    self._flow_schemas[flow.name] = snapshot_target(self, flow, self.datasets[flow.target.key])
+                elif isinstance(flow, AutoCdcFlow):
                     source = self.source(plan_leaf(self.relation(flow)), flow.origin)
                     columns = self.leaf_schema(source.leaf, flow.origin)
-                    self._flow_schemas[flow.name] = target_schema(flow, columns, self.sequence_type(flow, columns))
+                    self._flow_schemas[flow.name] = self._cdc_target(flow, columns)
                 else:
                     self._flow_schemas[flow.name] = self.analyze(self.relation(flow), flow.origin)
             return self._flow_schemas[flow.name]
+
+    def _cdc_target(self, flow: AutoCdcFlow, columns: StructType) -> StructType:
+        """Return the columns of the target of an AUTO CDC flow; everything that does not fit is raised at once."""
+        kind, problems = None, []
+        try:
+            kind = self.sequence_type(flow, columns)
+        except LakeletError as error:
+            problems.append(error)
+        problems += definition_problems(flow, columns, kind)
+        if problems:
+            raise_all([*problems, *condition_problems(self.engine, flow, columns)])
+        assert kind is not None
+        return target_schema(flow, columns, kind)
 
     def sequence_type(self, flow: AutoCdcFlow, columns: StructType) -> DataType:
         """Return the type of a flow's `sequence_by`."""
@@ -369,6 +397,10 @@ class Resolver:
                 error, relation, origin, columns_of=lambda part: self.analyze(part, origin)
             ) from error.__cause__
 
+    def prepared(self, relation: Relation) -> Relation:
+        """Return a tree of user code normalised, its call sites relative to the project."""
+        return relative_sites(self._normalized(relation), self.catalog.root)
+
     def _normalized(self, relation: Relation) -> Relation:
         return normalize(relation, columns_of=lambda part: list(self.schema_of(part).names))
 
@@ -405,6 +437,13 @@ class Resolver:
 
     def command(self, command: proto.Command) -> None:
         self.engine.command(command)
+
+    def _streams_changes(self, flow: AutoCdcFlow) -> bool:
+        """Return whether an AUTO CDC flow reads its source as a stream: always, but for a `once` flow of a table."""
+        if not flow.once:
+            return True
+        view = self.datasets.get(self.names.resolve(flow.source, origin=flow.origin).key)
+        return view is not None and view.kind is DatasetKind.TEMPORARY_VIEW and self._streams(view)
 
     def _streams(self, view: Dataset) -> bool:
         return any(is_streaming(self.relation(flow)) for flow in self.flows.get(view.name.key, []))
@@ -497,7 +536,8 @@ class Resolver:
             self._check_declared_schema(dataset, self._declared_schema(dataset), columns)
         if isinstance(flow, AutoCdcFlow):
             source = self.leaf_schema(plan_leaf(self.relation(flow)), flow.origin)
-            self._check_change_conditions(flow, source)
+            raise_all(list(condition_problems(self.engine, flow, source)))
+            self._check_shared_target(dataset, flow, source)
             columns = source
         check_expectations(self.engine, dataset, display, columns)
         stored = self.schema(dataset.name)
@@ -527,31 +567,16 @@ class Resolver:
                 hint="cast or select the columns in the query, or change `schema`",
             )
 
-    def _check_change_conditions(self, flow: AutoCdcFlow, source: StructType) -> None:
-        """Analyse the conditions of an AUTO CDC flow over the columns of its source."""
-        conditions = {"apply_as_deletes": flow.apply_as_deletes, "apply_as_truncates": flow.apply_as_truncates}
-        for parameter, condition in conditions.items():
-            if condition is None:
-                continue
-            rows = plan.with_columns(plan.empty(source), {"__lakelet_condition": plan.expression_of(condition)})
-            try:
-                kind = self.engine.schema(rows)["__lakelet_condition"].dataType.typeName()
-            except QueryError as error:
-                near = did_you_mean(error.column, source.names) if error.column else None
-                raise GraphError(
-                    "AUTOCDC_INVALID_CONDITION",
-                    f"`{parameter}` of flow `{flow.name}` cannot be evaluated: {condition}",
-                    origin=flow.origin,
-                    cause=f"there is no column `{error.column}`" if error.column else error.cause or error.message,
-                    hint=f"did you mean `{near}`?" if near else f"the source's columns are {', '.join(source.names)}",
-                ) from error
-            if kind not in ("boolean", "void"):
-                raise GraphError(
-                    "AUTOCDC_INVALID_CONDITION",
-                    f"`{parameter}` of flow `{flow.name}` is {kind}, not boolean: {condition}",
-                    origin=flow.origin,
-                    hint="write a condition, for example `operation = 'DELETE'`",
-                )
+    def _check_shared_target(self, dataset: Dataset, flow: AutoCdcFlow, source: StructType) -> None:
+        """Require that a flow's keys and sequence have the types that they have in the first flow of its target."""
+        first = next(item for item in self.flows[dataset.name.key] if isinstance(item, AutoCdcFlow))
+        if first is not flow:
+            columns = self.leaf_schema(plan_leaf(self.relation(first)), first.origin)
+            check_same_types(
+                self.names.display(dataset.name),
+                TypedFlow(flow=first, source=columns, sequence=self.sequence_type(first, columns)),
+                TypedFlow(flow=flow, source=source, sequence=self.sequence_type(flow, source)),
+            )
 
     def _at_flow(self, error: LakeletError, flow: AnyFlow) -> LakeletError:
         return error.at(replace(flow.origin, dataset=self.names.display(flow.target), flow=flow.name))

@@ -21,8 +21,9 @@ from lakelet.execution.context import UpdateContext
 from lakelet.execution.flows import has_committed, run_flow
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection
 from lakelet.execution.refresh import refresh_view
+from lakelet.execution.snapshot_cdc import run_snapshots
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
-from lakelet.graph.elements import Dataset, DatasetKind
+from lakelet.graph.elements import Dataset, DatasetKind, SnapshotCdcFlow
 from lakelet.storage.base import TableDefinition
 
 Key = tuple[str, str, str]
@@ -255,6 +256,8 @@ class Update:
             try:
                 if dataset.kind is DatasetKind.MATERIALIZED_VIEW:
                     return int(refresh_view(self._context, flow, dataset))
+                if isinstance(flow.flow, SnapshotCdcFlow):
+                    return run_snapshots(self._context, flow, dataset)
                 return run_flow(self._context, flow, dataset)
             except FlowError as error:
                 if not error.retryable or attempt == MAX_ATTEMPTS or self._context.stop.is_set():
@@ -359,6 +362,8 @@ def describe(context: UpdateContext, datasets: Sequence[Dataset]) -> None:
 
 
 def _flow_type(flow: ResolvedFlow, dataset: Dataset) -> kinds.FlowType:
+    if isinstance(flow.flow, SnapshotCdcFlow):
+        return kinds.FlowType.SNAPSHOT_CHANGE
     if flow.is_cdc:
         return kinds.FlowType.CHANGE
     match dataset.kind:
