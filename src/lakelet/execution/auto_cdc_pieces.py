@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from lakelet.storage.clustered import between, split_points
 
-PIECE_ROWS = 1_000_000
+PIECE_ROWS = 2_000_000
 PIECE_BYTES = 256 << 20
 FANOUT = 16
 """Files that a batch is cut into at a time."""

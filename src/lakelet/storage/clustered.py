@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -256,7 +257,13 @@ class Change:
         path = self._location / name
         written: list[pq.FileMetaData] = []
         pq.write_table(
-            rows, path, compression="snappy", use_dictionary=False, store_schema=False, metadata_collector=written
+            rows,
+            path,
+            compression="snappy",
+            use_dictionary=False,
+            store_schema=False,
+            write_statistics=_bounded(rows),
+            metadata_collector=written,
         )
         _remembered.put(str(path), rows)
         size = path.stat().st_size
@@ -428,8 +435,15 @@ def _leaves(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _is_indexed(kind: pa.DataType) -> bool:
     types = pa.types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_string(kind) or types.is_date32(kind)
-                or types.is_timestamp(kind))  # fmt: skip
+    checks = (
+        types.is_integer,
+        types.is_floating,
+        types.is_decimal,
+        types.is_string,
+        types.is_date32,
+        types.is_timestamp,
+    )
+    return any(check(kind) for check in checks)
 
 
 def _index_schema(schema: pa.Schema) -> pa.Schema:
@@ -439,6 +453,15 @@ def _index_schema(schema: pa.Schema) -> pa.Schema:
             fields += [pa.field(f"min.{field.name}", field.type), pa.field(f"max.{field.name}", field.type)]
             fields.append(pa.field(f"null_count.{field.name}", pa.int64()))
     return pa.schema(fields)
+
+
+def _bounded(rows: pa.Table) -> list[str]:
+    """Return the columns that get bounds, those without NaN: it is greater than any number, and no bound says so."""
+    return [
+        field.name
+        for field in rows.schema
+        if not (pa.types.is_floating(field.type) and pc.any(pc.is_nan(rows.column(field.name))).as_py())
+    ]
 
 
 def statistics(rows: pa.Table, written: pq.FileMetaData) -> dict[str, tuple[Any, Any, int]]:
@@ -451,8 +474,7 @@ def statistics(rows: pa.Table, written: pq.FileMetaData) -> dict[str, tuple[Any,
             continue
         low = high = None
         column = rows.column(field.name)
-        # NaN is outside of every bound, so a column with one has none.
-        if _is_indexed(field.type) and not (pa.types.is_floating(field.type) and pc.any(pc.is_nan(column)).as_py()):
+        if _is_indexed(field.type):
             found = group.column(places[field.name]).statistics
             if found is not None and found.has_min_max:
                 low, high = found.min, found.max
@@ -461,16 +483,21 @@ def statistics(rows: pa.Table, written: pq.FileMetaData) -> dict[str, tuple[Any,
 
 
 def _as_json(found: dict[str, tuple[Any, Any, int]], rows: int) -> dict[str, Any]:
-    bounded = {name: (low, high) for name, (low, high, _) in found.items() if low is not None}
+    bounds = {name: (_json_value(low), _json_value(high)) for name, (low, high, _) in found.items()}
+    bounded = {name: pair for name, pair in bounds.items() if None not in pair}
     return {
         "numRecords": rows,
-        "minValues": {name: _json_value(low) for name, (low, _) in bounded.items()},
-        "maxValues": {name: _json_value(high) for name, (_, high) in bounded.items()},
+        "minValues": {name: low for name, (low, _) in bounded.items()},
+        "maxValues": {name: high for name, (_, high) in bounded.items()},
         "nullCount": {name: nulls for name, (_, _, nulls) in found.items()},
     }
 
 
 def _json_value(value: Any) -> Any:
+    """Return a bound as the log has it; None for a decimal that no JSON number is exactly."""
+    if isinstance(value, Decimal):
+        number = int(value) if value == value.to_integral_value() else float(value)
+        return number if Decimal(str(number)) == value else None
     if isinstance(value, datetime.datetime):
         return value.replace(tzinfo=None).isoformat(timespec="microseconds") + ("Z" if value.tzinfo else "")
     return value.isoformat() if isinstance(value, datetime.date) else value
