@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench lock clean
+.PHONY: help setup demo test check format docs bench compare-spark-cdc lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -33,6 +33,9 @@ docs: setup  ## write the generated reference pages anew
 
 bench: setup  ## measure, and write docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.run
+
+compare-spark-cdc: setup  ## compare AUTO CDC with Apache Spark's own (needs Java, SPARK_PYTHON, ICEBERG_JAR)
+	@$(BIN)/python -m tests.spark.compare_auto_cdc
 
 lock: setup  ## write requirements.lock anew from pyproject.toml
 	@$(BIN)/python -m pip install -q uv && $(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \

@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import cdc
+
 from apparel.generator.landing import DeltaLanding
 from apparel.generator.settings import GeneratorSettings
 from apparel.generator.streams import Generator
@@ -132,7 +134,7 @@ def _run(pipeline: Pipeline) -> None:
         raise SystemExit("\n".join(error.render() for error in result.errors))
 
 
-def report(figures: list[Figure]) -> str:
+def report(figures: list[Figure], sections: list[str]) -> str:
     libraries = ("pysail", "pyspark-client", "deltalake", "pyarrow")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -150,6 +152,7 @@ def report(figures: list[Figure]) -> str:
         "",
         "Each update brings all datasets of the apparel pipeline up to date, every rule counted. Peers are not measured yet.",
         "",
+        *sections,
     ]
     return "\n".join(lines)
 
@@ -163,7 +166,7 @@ def main() -> None:
         warm_update(10 if quick else 100),
         *backlog(500_000 if quick else 5_000_000),
     ]
-    text = report(figures)
+    text = report(figures, cdc.report(cdc.figures(quick=quick)))
     print(text)
     if not quick:
         (ROOT / "docs" / "benchmarks.md").write_text(text, "utf-8")

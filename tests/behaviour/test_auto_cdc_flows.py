@@ -113,6 +113,30 @@ def test_a_changed_rule_for_nulls_is_explained(project: Any) -> None:
     assert warnings_of(project) == []
 
 
+# -- ties ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_tie_is_a_warning_with_its_keys(project: Any) -> None:
+    write(project)
+    land(project, "id name op seq\n1 ann U 1\n1 bob U 1\n2 eve U 1\n2 eve U 1")
+    project.ok()
+    (text,) = warnings_of(project)
+    assert "1 key(s) have different events with one sequence value: {'id': 1} at 1" in text
+    assert project.rows("t", "id", "name") == [(1, "bob"), (2, "eve")]
+
+
+def test_a_tie_fails_where_the_project_says_so(project: Any) -> None:
+    write(project)
+    land(project, "id name op seq\n1 ann U 1")
+    strict = {"lakelet.cdc.ties": "fail"}
+    project.ok(configuration=strict)
+    land(project, "id name op seq\n1 bob U 1\n2 eve U 2")
+    result = project.run(configuration=strict)
+    assert [error.condition for error in result.errors] == ["AUTOCDC_TIE"]
+    assert "{'id': 1}" in str(result.errors[0].render())
+    assert project.rows("t", "id", "name") == [(1, "ann")]
+
+
 # -- several flows ------------------------------------------------------------------------------------------------
 
 TWO = """

@@ -201,7 +201,9 @@ def test_a_table_with_a_change_feed_is_merged_and_its_feed_is_right(tmp_path: Pa
     )
     table.append(rows)
     change = table.change(keys=("id",), identity=("id",))
-    change.replace(keys.slice(2, 2), numbered([2], "b")[1])
+    new = numbered([2], "b")[1]
+    changes = pa.concat_tables([new, rows.slice(3, 1)]).append_column("__op", pa.array(["U", "D"]))
+    change.replace(keys.slice(2, 2), new, changes=changes)
     change.commit(RECEIPT)
     feed = pa.table(DeltaTable(location).load_cdf(starting_version=2)).to_pylist()
     assert sorted((row["id"], row["_change_type"]) for row in feed) == [

@@ -520,7 +520,7 @@ class _Step:
         rows = pa.Table.from_batches(conformed, schema=schema)
         found = difference(stored, rows, keys=self._keys, identity=self._identity)
         if found.keys.num_rows:
-            self._rows.replace(found.keys, found.rows)
+            self._rows.replace(found.keys, found.rows, changes=found.changes)
         self._num_upserted += found.num_upserted
         self._num_deleted += found.num_deleted
 

@@ -194,10 +194,12 @@ class Difference:
     Attributes:
         keys: of which a row differs.
         rows: all rows that these keys must have.
+        changes: the rows that differ, with `__op`: "U" is a row to insert or update, "D" one to delete.
     """
 
     keys: pa.Table
     rows: pa.Table
+    changes: pa.Table
     num_upserted: int
     num_deleted: int
 
@@ -213,8 +215,11 @@ def difference(stored: pa.Table, wanted: pa.Table, *, keys: tuple[str, ...], ide
     upserted = is_wanted & ~unchanged
     deleted = ~is_wanted & ~np.append(pair[1:], False)
     differs = by_key(upserted | deleted, all_same(both, keys))
+    changed = pa.array(upserted | deleted)
+    operations = pc.if_else(pa.array(upserted), "U", "D")
     return Difference(
-        keys=unique(both.select(keys).filter(pa.array(upserted | deleted))),
+        keys=unique(both.select(keys).filter(changed)),
+        changes=both.append_column("__op", operations).filter(changed),
         rows=both.filter(pa.array(differs & is_wanted)),
         num_upserted=int(upserted.sum()),
         num_deleted=int(deleted.sum()),

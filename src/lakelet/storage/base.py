@@ -39,8 +39,14 @@ class TableDefinition:
 class TableChange(Protocol):
     """Rows that are replaced key by key; nothing of it is visible before `commit`."""
 
-    def replace(self, keys: pa.Table, rows: pa.Table) -> None:
-        """Let `rows` be the rows that have `keys` from now on; `keys` has the values of the key columns."""
+    def replace(self, keys: pa.Table, rows: pa.Table, *, changes: pa.Table | None = None) -> None:
+        """Let `rows` be the rows that have `keys` from now on.
+
+        Args:
+            keys: values of the key columns.
+            changes: what of it differs from the rows that are stored, as `Table.merge` takes it. Tables of ours, whose
+                files may always be swapped, can do without.
+        """
         ...
 
     def add(self, rows: pa.Table) -> None:

@@ -222,7 +222,7 @@ class _SwappedFiles:
         self._table = table
         self._change = clustered.Change(table.delta, table.location, table.files, keys=keys)
 
-    def replace(self, keys: pa.Table, rows: pa.Table) -> None:
+    def replace(self, keys: pa.Table, rows: pa.Table, *, changes: pa.Table | None = None) -> None:
         with storage_errors(self._table.location):
             self._change.replace(keys, rows)
 
@@ -243,12 +243,9 @@ class _MergedRows:
         self._identity = identity
         self._changes = [table.schema.append(pa.field("__op", pa.string())).empty_table()]
 
-    def replace(self, keys: pa.Table, rows: pa.Table) -> None:
-        before = self._table.rows_of(keys)
-        stay = clustered.matching(before, rows.select(self._identity))
-        gone = before.filter(pa.array(~stay))
-        for operation, part in (("D", gone), ("U", rows)):
-            self._changes.append(part.append_column("__op", pa.repeat(operation, part.num_rows)))
+    def replace(self, keys: pa.Table, rows: pa.Table, *, changes: pa.Table | None = None) -> None:
+        assert changes is not None, "a table that is merged needs to know what differs"
+        self._changes.append(changes)
 
     def add(self, rows: pa.Table) -> None:
         self._changes.append(rows.append_column("__op", pa.repeat("U", rows.num_rows)))
