@@ -188,8 +188,9 @@ def report(found: list[CdcFigures]) -> list[str]:
         "## AUTO CDC on large dimensions",
         "",
         f"{CHANGES} changes of random keys per batch, p50 / p90; late: a third of them is older than what is stored. "
-        "The first load has four events per key in random order. The merge is delta-rs's own, of as many rows into a table of as many keys, "
-        f"with no history. Load during the run: {os.getloadavg()[1]:.1f}; ratios within the table are what counts.",
+        "The first load has four events per key in random order. The merge is delta-rs's own, of as many rows "
+        "into a table of as many keys with no history. "
+        f"Load during the run: {os.getloadavg()[1]:.1f}; ratios within the table are what counts.",
         "",
         "| keys | SCD | in order | with late ones | plain merge | first load | peak memory of it |",
         "|---|---|---|---|---|---|---|",

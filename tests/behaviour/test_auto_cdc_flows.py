@@ -185,6 +185,8 @@ def test_a_once_flow_of_a_stream_reads_all_that_there_is(project: Any) -> None:
     result = project.ok()
     assert result.flows[0].batches == 0
     assert project.rows("t", "id") == [1, 2, 3, 4, 5]
+    write(project).ok()  # no longer `once`: it goes on where it was
+    assert project.rows("t", "id") == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from lakelet.errors import DefinitionErrors, LakeletError
 from lakelet.execution import faults
 from lakelet.execution.outcome import RefreshSelection
+from lakelet.testing.pipeline import PipelineTest
 
 PERIODIC = """
     dp.create_streaming_table("customers")
@@ -164,20 +165,36 @@ def test_a_full_refresh_starts_with_the_first_snapshot(project: Any) -> None:
     assert {row[3:] for row in project.rows("history", *COLUMNS)} == {(5, None)}
 
 
-@pytest.mark.parametrize("point", [*(p for p in faults.POINTS if p.startswith(("flow", "cdc")))])
-def test_a_crash_at_any_point_is_repaired(project: Any, point: str) -> None:
-    historical(project, [[1, V1]]).ok()
-    historical(project, [[1, V1], [2, V2]])
+POINTS = pytest.mark.parametrize("point", [p for p in faults.POINTS if p.startswith(("flow", "cdc"))])
 
-    class Died(BaseException):
-        pass
 
+class Died(BaseException):
+    """The process is gone."""
+
+
+def die_at(project: Any, point: str, **options: Any) -> None:
     def die(reached: str) -> None:
         if reached == point:
             raise Died
 
     with faults.installed(die), pytest.raises(Died):
-        project.run()
+        project.run(**options)
+
+
+@POINTS
+def test_a_crash_in_a_full_refresh_is_repaired(project: Any, point: str) -> None:
+    historical(project, [[7, V2]]).ok()
+    historical(project, [[1, V1], [2, V2]])
+    die_at(project, point, selection=RefreshSelection(full_refresh_all=True))
+    project.ok()
+    assert project.rows("history", *COLUMNS) == DOCUMENTED
+
+
+@POINTS
+def test_a_crash_at_any_point_is_repaired(project: Any, point: str) -> None:
+    historical(project, [[1, V1]]).ok()
+    historical(project, [[1, V1], [2, V2]])
+    die_at(project, point)
     project.ok()
     assert project.rows("history", *COLUMNS) == DOCUMENTED
     version = project.version("history")
@@ -263,6 +280,17 @@ def test_a_snapshot_of_a_dataset_of_the_pipeline(project: Any) -> None:
     take(project, T0, (1, "a"), (1, "b"))
     take(project, T12, (1, "c"))
     assert project.rows("history", *HISTORY) == [(1, "b", T0, T12), (1, "c", T12, None)]
+
+
+def test_snapshots_in_a_test_of_the_pipeline(project: Any) -> None:
+    project.write(PERIODIC.format(scd_type=2))
+    with PipelineTest(project.root, now="2024-01-01") as test:
+        test.given("raw", [{"id": 1, "name": "a"}])
+        test.run("customers")
+        test.now = "2024-01-02"
+        test.given("raw", [{"id": 2, "name": "b"}])
+        rows = test.run("customers")["customers"].rows
+    assert [(row["id"], row["__START_AT"].day, row["__END_AT"]) for row in rows] == [(1, 1, None), (2, 2, None)]
 
 
 # -- what is wrong ------------------------------------------------------------------------------------------------
@@ -354,6 +382,17 @@ def test_a_wrong_declaration(project: Any, change: str, condition: str) -> None:
         """
     )
     assert failure(project).condition == condition
+
+
+def test_another_declaration_needs_a_full_refresh(project: Any) -> None:
+    historical(project, [[1, V1]]).ok()
+    changed = HISTORICAL.replace('keys=["k"]', 'keys=["k", "other"]')
+    historical(project, [[1, V1], [2, V2]], changed)
+    error = failure(project)
+    assert error.condition == "AUTOCDC_INVALID_STATE.KEY_SCHEMA_DRIFT"
+    assert "--full-refresh" in (error.hint or "")
+    project.ok(selection=RefreshSelection(full_refresh_all=True))
+    assert (4, "a4", "b4", 1, 2) in project.rows("history", *COLUMNS)
 
 
 def test_nothing_else_writes_the_target_and_it_has_no_rules(project: Any) -> None:

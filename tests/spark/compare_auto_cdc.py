@@ -211,7 +211,7 @@ def main() -> int:
             mine = differing(own, wanted) & set(keys)
             apart = differing(own, spark) & set(keys)
             print(f"{target}, {label}: {len(keys)} keys, {len(apart)} differ from Spark, {len(mine)} from the rules")  # noqa: T201
-            unexpected += len(mine) + (len(apart) if keys is not PAYLOADS else 0)
+            unexpected += len(mine) + (len(apart) if keys is PLAIN else 0)
             for key in sorted(apart)[:3]:
                 show(key, rows, own, spark)
     return 1 if unexpected else 0

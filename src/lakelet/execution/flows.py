@@ -64,7 +64,7 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
     if dataset.kind is not DatasetKind.SINK:
         refuse_lost_table(context, flow, dataset, checkpoint)
     takes_one_batch = flow.flow.once and not flow.streaming
-    if checkpoint.is_finished or (takes_one_batch and checkpoint.committed_id >= 0):
+    if (flow.flow.once and checkpoint.is_finished) or (takes_one_batch and checkpoint.committed_id >= 0):
         return 0
     while not context.stop.is_set():
         batch = checkpoint.unfinished()

@@ -21,7 +21,6 @@ from pyspark.sql.types import ArrayType, DataType, MapType, StructType, VariantT
 from lakelet.errors import CdcError
 from lakelet.execution.auto_cdc import AutoCdc
 from lakelet.execution.auto_cdc_schema import END_AT
-from lakelet.execution.binding import Inputs
 from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_generations
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import Quality, check_view
@@ -87,14 +86,14 @@ def run_snapshots(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) 
         taken = _take(run)
         if taken is None:
             break
-        batch, inputs, snapshot = taken
+        batch, snapshot = taken
         checkpoint.write_offsets(batch)
         reach("flow.intent_written")
-        _run_batch(run, batch, snapshot, inputs)
+        _run_batch(run, batch, snapshot)
         batches += 1
         if isinstance(flow.flow.source, str):
             break
-    if flow.flow.once:
+    if flow.flow.once and not context.stop.is_set():
         checkpoint.finish()
     if batches and generation:
         drop_old_generations(folder, generation)
@@ -114,7 +113,7 @@ def _finish(run: _Flow) -> bool:
     return True
 
 
-def _take(run: _Flow) -> tuple[Batch, Inputs, Snapshot] | None:
+def _take(run: _Flow) -> tuple[Batch, Snapshot] | None:
     """Return the next snapshot with the intent to apply it, None if there is nothing new."""
     context, declared, checkpoint = run.context, run.declared, run.checkpoint
     origin = context.origin(run.resolved)
@@ -148,7 +147,7 @@ def _take(run: _Flow) -> tuple[Batch, Inputs, Snapshot] | None:
         },
         versions=versions,
     )
-    return batch, inputs, snapshot
+    return batch, snapshot
 
 
 def _now(at: datetime, latest: SnapshotVersion | None) -> SnapshotVersion:
@@ -168,7 +167,7 @@ def _query_digest(context: UpdateContext, snapshot: Snapshot, flow: ResolvedFlow
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _run_batch(run: _Flow, batch: Batch, snapshot: Snapshot, inputs: Inputs) -> None:
+def _run_batch(run: _Flow, batch: Batch, snapshot: Snapshot) -> None:
     started = time.perf_counter()
     context = run.context.at(batch.at)
     versions = {context.catalog.absolute(text): version for text, version in batch.versions.items()}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -175,7 +175,7 @@ def _fits(value: Any) -> bool:
 
 
 def _is_exact(value: Decimal) -> bool:
-    try:
-        return value.is_finite() and abs(value) < 10**20 and value == value.quantize(Decimal(1).scaleb(-18))
-    except InvalidOperation:
-        return value.is_finite() and abs(value) < 10**20 and -int(value.as_tuple().exponent) <= 18
+    """Return whether a number fits DECIMAL(38, 18)."""
+    if not value.is_finite() or abs(value) >= 10**20:
+        return False
+    return int(value.normalize().as_tuple().exponent) >= -18
