@@ -5,7 +5,7 @@ SPARK_VENV ?= .venv-spark
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-spark-compare check format docs bench soak lock clean
+.PHONY: help setup demo test test-spark-compare check format docs bench soak compare-spark-cdc lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -41,6 +41,9 @@ bench: setup  ## measure, the peers too, and write docs/benchmarks.md (an hour; 
 
 soak: setup  ## kill generator and pipeline again and again (KILLS=100 MINUTES=10), compare with an oracle, write docs/reliability.md
 	@PYTHONPATH=. $(BIN)/python -m benchmarks.soak --kills $(or $(KILLS),100) --minutes $(or $(MINUTES),10) --report
+
+compare-spark-cdc: setup  ## compare AUTO CDC with Apache Spark's own (needs Java, SPARK_PYTHON, ICEBERG_JAR)
+	@$(BIN)/python -m tests.spark.compare_auto_cdc
 
 lock: setup  ## write requirements.lock anew from pyproject.toml
 	@$(BIN)/python -m pip install -q uv && $(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \

@@ -21,6 +21,7 @@ from pathlib import Path
 from apparel.generator.landing import DeltaLanding
 from apparel.generator.settings import GeneratorSettings
 from apparel.generator.streams import Generator
+from benchmarks import cdc
 from benchmarks.document import machine, table, write_part
 from lakelet import Pipeline
 
@@ -153,9 +154,11 @@ def main() -> None:
         *backlog(500_000 if quick else 5_000_000),
     ]
     text = report(figures)
-    print(text)
+    dimensions = "\n".join(cdc.report(cdc.figures(quick=quick)))
+    print(text, dimensions, sep="\n\n")
     if not quick:
         write_part("flagship", text)
+        write_part("dimensions", dimensions)
 
 
 if __name__ == "__main__":

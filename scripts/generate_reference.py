@@ -132,14 +132,11 @@ REFUSED_PARAMETERS: Mapping[tuple[str, str], str] = {
     ("table", "sequence_by"): REPLACE,
     ("materialized_view", "row_filter"): "filter the rows in the query",
     ("create_streaming_table", "row_filter"): "filter the rows in the query",
-    ("create_auto_cdc_flow", "where"): "filter the change rows in a view, and use the view as `source`",
-    ("create_auto_cdc_flow", "columns_to_update"): "use `ignore_null_updates` for partial rows",
     ("create_auto_cdc_flow", "system_sequence_by"): "use SCD type 2",
 }
 """Parameters that are accepted by name and refused when given, with what to do instead."""
 
 REFUSED_FUNCTIONS: Mapping[str, str] = {
-    "create_auto_cdc_from_snapshot_flow": "read the snapshots as change rows, and use `create_auto_cdc_flow`",
     "replace_flow": "use `create_auto_cdc_flow` to replace rows by key",
 }
 """Functions that exist and are refused when called, with what to do instead."""
@@ -161,6 +158,7 @@ NOTES: Mapping[tuple[str, str], str] = {
     ("append_flow", "once"): "a batch query that runs a single time",
     ("create_auto_cdc_flow", "stored_as_scd_type"): "1 or 2; `bitemporal` is refused",
     ("create_auto_cdc_flow", "flow_name"): "older name of `name`",
+    ("create_auto_cdc_from_snapshot_flow", "flow_name"): "older name of `name`",
 }
 
 _SHARED = ("schema", "cluster_by", "cluster_by_auto", "format", "spark_conf")

@@ -151,7 +151,14 @@ class Pipeline:
         external = {
             self.names.resolve(name).key: self.catalog.path(path) for name, path in self.spec.external_tables.items()
         }
-        return Resolver(names=self.names, catalog=self.catalog, engine=self.engine, store=self.store, external=external)
+        return Resolver(
+            names=self.names,
+            catalog=self.catalog,
+            engine=self.engine,
+            store=self.store,
+            external=external,
+            time_zone=self.spec.time_zone,
+        )
 
     # -- running --------------------------------------------------------------------------------------------------
 

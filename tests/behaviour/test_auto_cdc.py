@@ -13,17 +13,19 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from tests.reference import scd
 
 from lakelet.engine.sail import SailEngine
 from lakelet.errors import CdcError
-from lakelet.execution import auto_cdc
+from lakelet.execution import auto_cdc, auto_cdc_pieces
 from lakelet.execution.auto_cdc import AutoCdc, CdcResult, sequence_type_of
 from lakelet.graph.elements import AutoCdcFlow
 from lakelet.names import TableName
 from lakelet.plan import relation
+from lakelet.storage import clustered
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_rs import DeltaRsStore
 
@@ -536,8 +538,9 @@ def test_a_large_batch_gives_what_a_small_one_gives(
     large = Flow(engine, tmp_path / "large", scd_type=scd_type, **DOCUMENTED)
     given = table(CHANGES + "    124  Other  Oaxaca  UPDATE  1\n")
     results = []
-    for flow, limit in ((small, 100), (large, 3)):
-        monkeypatch.setattr(auto_cdc, "LOCAL_ROWS", limit)
+    for flow, limit in ((small, 100), (large, 2)):
+        monkeypatch.setattr(auto_cdc_pieces, "PIECE_ROWS", limit)
+        monkeypatch.setattr(auto_cdc, "PIECE_ROWS", limit)
         flow.apply(given.slice(0, 4))
         results.append(flow.apply(given.slice(4)))
     assert results[0] == results[1]
@@ -545,16 +548,51 @@ def test_a_large_batch_gives_what_a_small_one_gives(
     assert rows(small.rows) == rows(large.rows)
 
 
-def test_small_files_of_the_auxiliary_table_are_put_together(engine: SailEngine, tmp_path: Path) -> None:
-    flow = Flow(engine, tmp_path, **BY_SEQ)
-    for seq in range(1, auto_cdc.COMPACTION_INTERVAL + 5):
-        flow.apply(table(f"id name op seq\n1 n{seq} U {seq}"))
-    store = DeltaRsStore()
-    opened = store.open(flow.auxiliary)
+@pytest.mark.parametrize(("scd_type", "remembered"), [(1, [9]), (2, [1, 5, 9])])
+def test_events_that_no_late_one_can_need_are_forgotten(
+    engine: SailEngine, tmp_path: Path, scd_type: int, remembered: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_cdc, "RECENT_EVENTS", 4)
+    flow = Flow(engine, tmp_path, scd_type=scd_type, **BY_SEQ)
+    for seq in (1, 5, 5, 1, 9, 5):
+        flow.apply(table(f"id name op seq\n1 n{seq} U {seq}\n{seq + 10} other U 1"))
+    opened = DeltaRsStore().open(flow.auxiliary)
     assert opened is not None
-    assert len(opened.delta.file_uris()) < 10
-    assert flow.num_events() == auto_cdc.COMPACTION_INTERVAL + 4
-    assert rows(flow.rows) == [(1, f"n{auto_cdc.COMPACTION_INTERVAL + 4}")]
+    events = opened.rows_of(pa.table({"id": [1]}))
+    assert sorted(set(events.column("__lakelet_sequence").to_pylist())) == remembered
+    assert opened.recent_rows().num_rows < 4
+    assert ("n9" in flow.rows.column("name").to_pylist()) and flow.rows.num_rows == (4 if scd_type == 1 else 6)
+
+
+def test_a_batch_rewrites_only_the_files_of_its_keys(
+    engine: SailEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clustered, "LEAF_ROWS", 16)
+    flow = Flow(engine, tmp_path, scd_type=2, **BY_SEQ)
+    ids = list(range(1600))
+    flow.apply(table("id name op seq\n0 a U 1"))
+    flow.apply(pa.table({"id": ids, "name": ["a"] * 1600, "op": ["U"] * 1600, "seq": [1] * 1600}))
+    files = set(tmp_path.glob("target/*.parquet"))
+    assert len(files) >= 80
+    flow.apply(table("id name op seq\n3 b U 2\n801 b U 2\n2000 b U 2"))
+    assert len(set(tmp_path.glob("target/*.parquet")) - files) == 3
+    assert flow.rows.num_rows == 1603
+
+
+def test_a_target_that_others_have_laid_out_is_changed_as_well(engine: SailEngine, tmp_path: Path) -> None:
+    flow = Flow(engine, tmp_path, scd_type=2, **BY_SEQ)
+    flow.apply(table("id name op seq\n1 ann U 1\n2 bob U 1\n3 cat U 1"))
+    opened = DeltaRsStore().open(str(tmp_path / "target"))
+    assert opened is not None
+    write_deltalake(opened.delta, opened.rows(), mode="overwrite", partition_by=["name"], schema_mode="overwrite")
+    flow.apply(table("id name op seq\n2 - D 2\n3 dan U 3\n4 eve U 1"))
+    assert rows(flow.rows.select(["id", "name", "__START_AT", "__END_AT"])) == [
+        (1, "ann", 1, None),
+        (2, "bob", 1, 2),
+        (3, "cat", 1, 3),
+        (3, "dan", 3, None),
+        (4, "eve", 1, None),
+    ]
 
 
 def test_a_lost_target_is_derived_again(engine: SailEngine, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_query_function_with_an_argument(project: Project) -> None:
          "AUTOCDC_TRACK_HISTORY_REQUIRES_SCD2", "", "stored_as_scd_type=2"),
         ("keys=['order_id'], sequence_by='amount', stored_as_scd_type=2, apply_as_truncates='a'",
          "AUTOCDC_TRUNCATE_REQUIRES_SCD1", "", "remove `apply_as_truncates`"),
-        ("keys=['order_id'], sequence_by='amount', where='a > 1'", "UNSUPPORTED_FEATURE", "`where`", "filter"),
+        ("keys=['order_id'], sequence_by='amount', where=7", "NOT_EXPECTED_TYPE", "`where`", "`where`"),
         ("keys=['order_id'], sequence_by='amount', stored_as_scd_type='bitemporal'", "UNSUPPORTED_FEATURE", "",
          "type 2"),
     ],
@@ -291,12 +291,14 @@ def test_an_append_flow_into_an_auto_cdc_target(project: Project) -> None:
 def test_auto_cdc_flows_of_one_target_that_differ(project: Project) -> None:
     project.pipeline(
         """
-        dp.create_streaming_table("customers")  # here
+        dp.create_streaming_table("customers")
         dp.create_auto_cdc_flow(target="customers", source="orders", keys=["order_id"], sequence_by="amount", name="a")
-        dp.create_auto_cdc_flow(target="customers", source="orders", keys=["customer"], sequence_by="amount", name="b")
+        dp.create_auto_cdc_flow(  # here
+            target="customers", source="orders", keys=["customer"], sequence_by="amount", name="b"
+        )
         """
     )
-    project.refuses("AUTOCDC_FLOWS_DIFFER", "keys or SCD type", hint="the same keys")
+    project.refuses("AUTOCDC_FLOWS_DIFFER", "differ in `keys`", hint="the same keys")
 
 
 # -- several at once

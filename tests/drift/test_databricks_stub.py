@@ -5,6 +5,8 @@ The stub depends on a client that clashes with ours, so it lies in a folder of i
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
 import subprocess
@@ -12,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from lakelet.pipelines import dlt
 
 STUBS = Path(sys.prefix) / "stubs"
 LOADER = Path(__file__).with_name("load_with_stub.py")
@@ -37,6 +41,16 @@ def test_databricks_stub_accepts_a_file_of_the_flagship(file: Path) -> None:
     assert done.returncode == 0, done.stderr
     calls = json.loads(done.stdout.splitlines()[-1])
     assert calls, "the file declared nothing"
+
+
+@pytest.mark.parametrize("name", ["apply_changes", "apply_changes_from_snapshot"])
+def test_positional_arguments_are_in_the_order_of_the_stub(name: str) -> None:
+    if not (STUBS / "dlt" / "api.py").exists():
+        pytest.skip("the stub of databricks-dlt is not installed: run `make setup`")
+    tree = ast.parse((STUBS / "dlt" / "api.py").read_text("utf-8"))
+    theirs = next(node.args.args for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    ours = list(inspect.signature(getattr(dlt, name)).parameters)
+    assert ours[: len(theirs)] == [argument.arg for argument in theirs]
 
 
 @pytest.mark.parametrize("call", ["dp.table(colour='x')", "dp.create_streaming_table()", "dp.apply_changes(1)"])

@@ -1,8 +1,8 @@
 """AUTO CDC in plain Python: the specification of what a target shows, given every valid event in any order.
 
 An event is a dict: `key`, `seq`, `op` ("upsert", "delete" or "truncate") and `values`, a tuple in the order of the
-column names; `keep` holds the positions in which a NULL keeps the value before. No tables, no batches, no replays:
-they must not matter.
+column names; `keep` holds the positions in which a NULL keeps the value before, `sets` those that the event sets at
+all (None: every one). No tables, no batches, no replays: they must not matter.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ def one_per_sequence(events: list[Event], *, scd_type: int) -> list[Event]:
 
 
 def filled(events: list[Event]) -> list[Event]:
-    """Replace ignored NULLs by the value of the event before, until a delete ends the life of the row."""
+    """Replace what an event does not set by the value of the event before, until a delete ends the life of the row."""
     result: list[Event] = []
     before: tuple[Any, ...] | None = None
     for event in events:
         values = event["values"]
-        if before is not None and event["op"] == "upsert":
-            keep = event.get("keep", ())
-            values = tuple(before[at] if value is None and at in keep else value for at, value in enumerate(values))
+        if event["op"] == "upsert":
+            keep, sets = event.get("keep", ()), event.get("sets")
+            old = before or (None,) * len(values)
+            values = tuple(
+                old[at] if (sets is not None and at not in sets) or (value is None and at in keep) else value
+                for at, value in enumerate(values)
+            )
         before = values if event["op"] == "upsert" else None
         result.append({**event, "values": values})
     return result
@@ -83,3 +87,28 @@ def num_ties(events: list[Event]) -> int:
         if event["op"] != "truncate":
             different[event["key"], event["seq"]].add((event["op"], payload(event)))
     return sum(len(found) > 1 for found in different.values())
+
+
+def snapshot_events(snapshots: list[tuple[Any, dict[Any, tuple[Any, ...]]]]) -> list[Event]:
+    """Return the changes between snapshots (version, values by key): the version is the sequence of each."""
+    events: list[Event] = []
+    before: dict[Any, tuple[Any, ...]] = {}
+    for version, rows in snapshots:
+        for key in sorted({*before, *rows}):
+            if key not in rows:
+                events.append({"key": key, "seq": version, "op": "delete", "values": (None,) * len(before[key])})
+            elif key not in before or before[key] != rows[key]:
+                events.append({"key": key, "seq": version, "op": "upsert", "values": rows[key]})
+        before = rows
+    return events
+
+
+def remembered(events: list[Event], *, scd_type: int, before: float) -> list[Event]:
+    """Return the events, each with the time `at` at which it was stored, that a delete stored before `before` leaves."""
+    result = []
+    for mine in by_key(events).values():
+        counting = one_per_sequence(mine, scd_type=scd_type)
+        decisive = counting[-1:] if scd_type == 1 else mine
+        if not all(event["op"] == "delete" and event["at"] < before for event in decisive):
+            result += mine
+    return result

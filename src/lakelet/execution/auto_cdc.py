@@ -3,34 +3,40 @@
 The history of a key is a pure function of its valid events; neither their order of arrival, nor how they were cut into
 batches, nor replays change it. Two tables make that so:
 
-    auxiliary   every valid event, append-only. It commits first, and its receipt decides what is a replay.
+    auxiliary   the events that a late one may need. It commits first, and its receipt decides what is a replay.
     target      derived from the auxiliary table for the keys of a batch; rows that differ are written in one commit.
 
-A crash between the two commits leaves the target behind; the replay finds the batch's keys in the auxiliary table and
-derives them again. The rules are in docs/concepts/auto_cdc.md.
+Both lie in small files in the order of their keys, so the cost of a batch follows its keys and not the tables. A crash
+between the two commits leaves the target behind; the replay finds the batch's keys in the auxiliary table and derives them
+again. The rules are in docs/concepts/auto_cdc.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import DataType, StructType
 
 from lakelet.errors import CdcError, DefinitionError
+from lakelet.execution.arrow_values import before as before_limit
 from lakelet.execution.auto_cdc_events import EXAMPLES, Events, auxiliary_schema, event_relation
+from lakelet.execution.auto_cdc_history import History, Shape, difference, history_of, latest_truncate, unique
+from lakelet.execution.auto_cdc_pieces import PIECE_ROWS, Piece, Pieces
 from lakelet.execution.auto_cdc_schema import (
     APP_ID,
     BATCH_ID,
     END_AT,
-    KEPT,
     METADATA_PROPERTY,
+    NEW,
     PREFIX,
     SEQUENCE,
     START_AT,
@@ -41,22 +47,8 @@ from lakelet.execution.auto_cdc_schema import (
     target_schema,
     tracked_names,
 )
-from lakelet.execution.auto_cdc_sql import (
-    NEW,
-    OPERATION,
-    ROW,
-    TIED,
-    Batch,
-    LocalBatch,
-    RecordedBatch,
-    Shape,
-    difference_query,
-    target_query,
-    tie_query,
-)
+from lakelet.execution.auto_cdc_tombstones import forgettable
 from lakelet.execution.faults import reach
-from lakelet.names import quote
-from lakelet.plan import relation
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table, TableDefinition, TableStore
 from lakelet.storage.schema import compare, conform, nullable
@@ -67,12 +59,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AutoCdc", "CdcResult", "CdcTie", "sequence_type_of", "target_schema"]
 
-LOCAL_ROWS = 20_000
-"""A batch of at most so many events is sent along with the query; a larger one is stored first and read from there."""
-COMPACTION_INTERVAL = 10
-"""Commits after which the small files of the auxiliary table are put together: a query opens every file."""
-COMPACTED_BYTES = 8 << 20
-"""Files of this size are left alone, so that the cost of putting the others together does not grow with the table."""
+RECENT_EVENTS = 8192
+"""Events that are put among the others of their keys together: a file that is rewritten takes in several at once."""
 
 _turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """By target: flows that share one take turns, since each derives rows from what the others stored."""
@@ -117,6 +105,8 @@ class AutoCdc:
         definition: what a missing target is created with, and the schema that it has after a full refresh; None for
             the columns of `target_schema`.
         fail_on_ties: refuse a batch in which, or with which, a key has different events with one sequence value.
+        now: clock of the batch.
+        forget_deletes_after: age from which deletes are not remembered; None: they are for good.
 
     Raises:
         DefinitionError: the flow does not fit the source's columns.
@@ -134,9 +124,13 @@ class AutoCdc:
         auxiliary: str,
         definition: TableDefinition | None = None,
         fail_on_ties: bool = False,
+        now: datetime | None = None,
+        forget_deletes_after: timedelta | None = None,
     ) -> None:
         self._flow = flow
         self._fail_on_ties = fail_on_ties
+        self._now = now
+        self._forget_before = None if now is None or forget_deletes_after is None else now - forget_deletes_after
         self._source = source_schema
         self._engine = engine
         self._store = store
@@ -166,14 +160,10 @@ class AutoCdc:
             target = self._store.open(self._target_location)
             if auxiliary is not None and auxiliary.batch_id(receipt.app_id) >= receipt.batch_id:
                 return self._replay(auxiliary, target, receipt, restart=restart)
-            if self._fail_on_ties:
-                self._refuse_ties(None if restart else auxiliary, changes)
             if restart or auxiliary is None:
-                result = self._start(auxiliary, target, changes, receipt, restart=restart)
-            else:
-                result = self._continue(auxiliary, target, changes, receipt)
-            if auxiliary is not None and auxiliary.version % COMPACTION_INTERVAL == 0:
-                auxiliary.compact(file_size_bytes=COMPACTED_BYTES)
+                return self._start(auxiliary, target, changes, receipt, restart=restart)
+            result = self._continue(auxiliary, target, changes, receipt)
+            self._settle(auxiliary)
             return result
 
     def check(self, changes: Relation) -> None:
@@ -188,36 +178,42 @@ class AutoCdc:
         for _ in events.reader():
             pass
 
-    def maintain(self) -> None:
-        """Put the small files of both tables together; changes no row."""
-        with _turns[self._target_location]:
-            for location in (self._auxiliary_location, self._target_location):
-                table = self._store.open(location)
-                if table is not None:
-                    table.compact()
-
     # -- the ways of a batch ------------------------------------------------------------------------------------------
 
     def _start(
         self, auxiliary: Table | None, target: Table | None, changes: Relation, receipt: Receipt, *, restart: bool
     ) -> CdcResult:
-        """The first batch: store its events, then write the whole target as a stream."""
+        """The first batch: write both tables whole, as streams."""
         if not restart and target is not None:
             self._refuse_rows_without_history(target)
         spelling = {name.lower(): name for name in self._definition.schema.names}
         reader = self._engine.stream(event_relation(self._flow, self._source, changes, spelling))
         schema = auxiliary_schema(reader.schema)
-        if auxiliary is None:
-            properties = {METADATA_PROPERTY: self._metadata.to_json()}
-            auxiliary = self._store.create(
-                self._auxiliary_location, TableDefinition(schema=schema, properties=properties)
-            )
-        else:
-            auxiliary.set_properties({METADATA_PROPERTY: self._metadata.to_json()})
+        ties = _Ties()
         events = self._events(reader, schema, receipt)
-        auxiliary.replace(events.reader(), receipt=receipt)
+        with Pieces(events.reader(), column=self._keys(schema)[0]) as pieces:
+            if auxiliary is None:
+                properties = {METADATA_PROPERTY: self._metadata.to_json()}
+                definition = TableDefinition(schema=schema, properties=properties)
+                auxiliary = self._store.create(self._auxiliary_location, definition)
+            else:
+                auxiliary.set_properties({METADATA_PROPERTY: self._metadata.to_json()})
+            remembered = self._remembered(pieces, events.truncate, schema, ties)
+            rows = pa.RecordBatchReader.from_batches(schema, remembered)
+            auxiliary.replace(rows, receipt=receipt, clustered=True)
         reach("cdc.auxiliary_committed")
-        return self._rebuild(auxiliary, target, receipt, num_input_rows=events.rows, replace=restart)
+        return self._rebuild(auxiliary, target, receipt, num_input_rows=events.rows, replace=restart, ties=ties)
+
+    def _remembered(
+        self, pieces: Pieces, truncate: pa.Table, schema: pa.Schema, ties: _Ties
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield what the auxiliary table has after the first batch, in the order of its keys."""
+        yield from truncate.to_batches()
+        for piece in pieces:
+            found = history_of(_marked(piece.events, new=True), self._shape(schema), truncated_at=_sequence(truncate))
+            ties.add(found.ties)
+            yield from found.events.to_batches()
+        self._refuse_ties(ties)
 
     def _continue(self, auxiliary: Table, target: Table | None, changes: Relation, receipt: Receipt) -> CdcResult:
         """An ordinary batch: what it changes, for its keys."""
@@ -225,127 +221,123 @@ class AutoCdc:
         spelling = {name.lower(): name for name in auxiliary.schema.names}
         reader = self._engine.stream(event_relation(self._flow, self._source, changes, spelling))
         self._evolve(auxiliary, auxiliary_schema(reader.schema))
-        events = self._events(reader, auxiliary.schema, receipt)
-        local = events.buffer(LOCAL_ROWS)
-        if local is None:
-            auxiliary.append(events.reader(), receipt=receipt)
-            reach("cdc.auxiliary_committed")
-            return self._recorded(
-                auxiliary, target, receipt, num_input_rows=events.rows, is_truncating=events.has_truncates
-            )
-        everything = target is None or events.has_truncates
-        if not events.rows and not everything:
-            auxiliary.append(local, receipt=receipt)
-            reach("cdc.auxiliary_committed")
-            return CdcResult()
+        is_behind = target is None
         target = self._open_target(auxiliary, target)
-        numbered = local.append_column(ROW, pa.array(range(local.num_rows), pa.int64()))
-        found = self._difference(auxiliary, target, LocalBatch(), everything=everything, local=relation.local(numbered))
-        if not events.has_truncates:
-            new = found.filter(found.column(NEW)).column(ROW).sort()
-            local = local.take(new)
-        auxiliary.append(local, receipt=receipt)
-        reach("cdc.auxiliary_committed")
-        return self._write(target, found, receipt, num_input_rows=events.rows)
+        events = self._events(reader, auxiliary.schema, receipt)
+        keys = self._keys(auxiliary.schema)
+        with Pieces(events.reader(), column=keys[0]) as pieces:
+            before = self._truncate(auxiliary)
+            truncate = _latest(before, events.truncate)
+            is_truncating = not truncate.equals(before)
+            step = _Step(self, auxiliary, target, truncate, forget_before=self._forget_before)
+            if is_truncating:
+                step.remember(truncate)
+            everything = is_behind or is_truncating
+            points = auxiliary.split_points(keys[0], rows=PIECE_ROWS) if everything else []
+            for piece in pieces.cut(points):
+                step.apply(piece, everything=everything)
+            self._refuse_ties(step.ties)
+            step.commit_events(receipt)
+            reach("cdc.auxiliary_committed")
+            return step.commit_rows(receipt, num_input_rows=events.rows)
+
+    def _settle(self, auxiliary: Table) -> None:
+        """Once enough events have come, put them among the others of their keys and drop what is not needed any more."""
+        if auxiliary.recent_rows().num_rows < RECENT_EVENTS:
+            return
+        shape = self._shape(auxiliary.schema)
+        truncate = self._truncate(auxiliary)
+        change = auxiliary.change(keys=shape.keys, identity=(*shape.keys, SEQUENCE))
+        keys = unique(auxiliary.recent_rows().select(shape.keys))
+        for start in range(0, keys.num_rows, RECENT_EVENTS):
+            some = keys.slice(start, RECENT_EVENTS)
+            events = _remembered(_upserts_and_deletes(auxiliary.rows_of(some)), shape, self._forget_before)
+            found = history_of(_marked(events, new=False), shape, truncated_at=_sequence(truncate))
+            change.replace(some, found.events.drop_columns([NEW]))
+        if truncate.num_rows:
+            change.replace(truncate.select(shape.keys), truncate)
+        change.commit(None)
+        auxiliary.remove_old_files()
 
     def _replay(self, auxiliary: Table, target: Table | None, receipt: Receipt, *, restart: bool) -> CdcResult:
         """A batch whose events are stored: derive its keys again, from the events that it added."""
-        counts = relation.sql(
-            f"SELECT count(*) AS n, {_any_truncate(auxiliary)} AS truncates FROM history WHERE {_recorded_by(receipt)}",
-            {"history": _read(auxiliary)},
-        )
-        (row,) = self._engine.collect(counts).to_pylist()
+        recorded = pa.table({APP_ID: [receipt.app_id], BATCH_ID: pa.array([receipt.batch_id], pa.int64())})
+        keys = self._keys(auxiliary.schema)
+        optional = [name for name in (TRUNCATE,) if name in auxiliary.schema.names]
+        added = auxiliary.rows_of(recorded, columns=(*keys, *optional))
         if restart and (target is None or target.batch_id(receipt.app_id) < receipt.batch_id):
-            return self._rebuild(auxiliary, target, receipt, num_input_rows=row["n"], replace=True)
+            return self._rebuild(auxiliary, target, receipt, num_input_rows=added.num_rows, replace=True, ties=None)
         self._check_drift(auxiliary)
-        return self._recorded(auxiliary, target, receipt, num_input_rows=row["n"], is_truncating=bool(row["truncates"]))
+        everything = target is None or (bool(optional) and bool(pc.any(added.column(TRUNCATE)).as_py()))
+        target = self._open_target(auxiliary, target)
+        step = _Step(self, auxiliary, target, self._truncate(auxiliary))
+        empty = auxiliary.schema.empty_table()
+        if everything:
+            with Pieces(empty.to_reader(), column=keys[0]) as pieces:
+                for piece in pieces.cut(auxiliary.split_points(keys[0], rows=PIECE_ROWS)):
+                    step.apply(piece, everything=True)
+        else:
+            affected = unique(added.select(keys))
+            for start in range(0, affected.num_rows, PIECE_ROWS):
+                step.derive(affected.slice(start, PIECE_ROWS), receipt)
+        return step.commit_rows(receipt, num_input_rows=added.num_rows)
 
-    def _recorded(
+    def _rebuild(
         self,
         auxiliary: Table,
         target: Table | None,
         receipt: Receipt,
         *,
         num_input_rows: int,
-        is_truncating: bool,
+        replace: bool,
+        ties: _Ties | None,
     ) -> CdcResult:
-        """Bring the target up to date for the keys of the events that carry the receipt."""
-        everything = target is None or is_truncating
-        target = self._open_target(auxiliary, target)
-        found = self._difference(auxiliary, target, RecordedBatch(receipt=receipt), everything=everything)
-        return self._write(target, found, receipt, num_input_rows=num_input_rows)
+        """Write every row of the target, derived from all events, in one commit.
 
-    def _rebuild(
-        self, auxiliary: Table, target: Table | None, receipt: Receipt, *, num_input_rows: int, replace: bool
-    ) -> CdcResult:
-        """Write every row of the target, derived from all events, in one commit."""
+        Args:
+            ties: those of the batch; None to look for them among the events that are remembered.
+        """
         if target is None:
             target = self._store.create(self._target_location, self._definition)
-        shape = self._shape(auxiliary.schema)
-        rows = self._engine.stream(relation.sql(target_query(shape), {"history": _read(auxiliary)}))
+        found = _Ties()
+        rows = self._all_rows(auxiliary, found)
         if replace:
-            written = target.replace(_conformed(rows, self._definition.schema), receipt=receipt)
+            written = target.replace(_conformed(rows, self._definition.schema), receipt=receipt, clustered=True)
         else:
             self._evolve(target, nullable(rows.schema))
-            written = target.append(rows, receipt=receipt)
+            written = target.append(rows, receipt=receipt, clustered=True)
         reach("cdc.target_committed")
-        ties = self._engine.collect(relation.sql(tie_query(shape), {"history": _read(auxiliary)}))
-        return CdcResult(num_upserted_rows=written, num_input_rows=num_input_rows, **self._summary(self._tied(ties)))
+        return CdcResult(num_upserted_rows=written, num_input_rows=num_input_rows, **(ties or found).summary())
+
+    def _all_rows(self, auxiliary: Table, ties: _Ties) -> pa.RecordBatchReader:
+        """Return the rows of the target, in the order of their keys, as they follow from all events."""
+        shape = self._shape(auxiliary.schema)
+        truncated_at = _sequence(self._truncate(auxiliary))
+        column = shape.keys[0]
+        edges = [None, *auxiliary.split_points(column, rows=PIECE_ROWS), None]
+
+        def rows() -> Iterator[pa.RecordBatch]:
+            for low, high in itertools.pairwise(edges):
+                events = _upserts_and_deletes(auxiliary.rows_between(column, low, high))
+                found = history_of(_marked(events, new=True), shape, truncated_at=truncated_at)
+                ties.add(found.ties)
+                yield from found.rows.to_batches()
+
+        empty = history_of(_marked(auxiliary.schema.empty_table(), new=True), shape)
+        return pa.RecordBatchReader.from_batches(empty.rows.schema, rows())
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def _events(self, reader: pa.RecordBatchReader, schema: pa.Schema, receipt: Receipt) -> Events:
-        return Events(reader, flow=self._flow, schema=schema, keys=self._keys(schema), receipt=receipt)
+        return Events(reader, flow=self._flow, schema=schema, keys=self._keys(schema), receipt=receipt, now=self._now)
 
-    def _difference(
-        self, auxiliary: Table, target: Table, batch: Batch, *, everything: bool, local: Relation | None = None
-    ) -> pa.Table:
-        """Return what `difference_query` finds."""
-        query = difference_query(
-            self._shape(auxiliary.schema), batch, everything=everything, target=_types(target.schema)
-        )
-        tables = {"history": _read(auxiliary), "stored": _read(target)}
-        if local is not None:
-            tables["batch"] = local
-        return self._engine.collect(relation.sql(query, tables))
-
-    def _write(self, target: Table, found: pa.Table, receipt: Receipt, *, num_input_rows: int) -> CdcResult:
-        """Merge the rows with an operation into the target; none, no commit."""
-        changes = found.filter(pc.is_valid(found.column(OPERATION)))
-        if changes.num_rows:
-            spelling = {name.lower(): name for name in target.schema.names}
-            columns = {spelling[name.lower()]: name for name in changes.column_names if name.lower() in spelling}
-            rows = changes.select(list(columns.values())).rename_columns(list(columns))
-            schema = pa.schema([target.schema.field(name) for name in columns])
-            batches = [conform(batch, schema) for batch in rows.to_batches()]
-            table = pa.Table.from_batches(batches, schema=schema)
-            identity = self._keys(target.schema) + ((START_AT,) if self._flow.scd_type == 2 else ())
-            operations = changes.column(OPERATION).cast(pa.string())
-            target.merge(table.append_column(OPERATION, operations), keys=identity, receipt=receipt)
-            reach("cdc.target_committed")
-        deleted = pc.sum(pc.equal(changes.column(OPERATION), "D")).as_py() or 0
-        return CdcResult(
-            num_upserted_rows=changes.num_rows - deleted,
-            num_deleted_rows=deleted,
-            num_input_rows=num_input_rows,
-            **self._summary(self._tied(found.filter(found.column(TIED)), among=found.filter(found.column(NEW)))),
-        )
-
-    def _tied(self, events: pa.Table, *, among: pa.Table | None = None) -> dict[str, CdcTie]:
-        """Return the keys and sequences of `events`, those of `among` only; however many events each of them has."""
-        keys = self._keys(events.schema)
-        ties: dict[str, CdcTie] = {}
-        for row in events.select([*keys, SEQUENCE]).to_pylist():
-            tie = CdcTie(key={key: row[key] for key in keys}, sequence=row[SEQUENCE])
-            ties.setdefault(repr(tie), tie)
-        if not ties or among is None:
-            return ties
-        new = self._tied(among)
-        return {text: tie for text, tie in ties.items() if text in new}
-
-    @staticmethod
-    def _summary(ties: Mapping[str, CdcTie]) -> dict[str, Any]:
-        return {"num_ties": len(ties), "ties": tuple(ties[text] for text in sorted(ties)[:EXAMPLES])}
+    def _truncate(self, auxiliary: Table) -> pa.Table:
+        """Return the truncate that the auxiliary table remembers; no rows if there is none. It has no keys."""
+        if TRUNCATE not in auxiliary.schema.names:
+            return auxiliary.schema.empty_table()
+        keys = self._keys(auxiliary.schema)
+        found = auxiliary.rows_of(pa.table({key: pa.nulls(1, auxiliary.schema.field(key).type) for key in keys}))
+        return latest_truncate(found)
 
     def _open_target(self, auxiliary: Table, target: Table | None) -> Table:
         """Return the target with every column of the events, created if it is missing."""
@@ -368,15 +360,12 @@ class AutoCdc:
 
     def _shape(self, schema: pa.Schema) -> Shape:
         """Return what an auxiliary table of this schema has: the columns of all its flows, also those that this source lacks."""
-        columns = _types(pa.schema([field for field in schema if not field.name.startswith(PREFIX)]))
+        columns = tuple(name for name in schema.names if not name.startswith(PREFIX))
         return Shape(
             keys=self._keys(schema),
             columns=columns,
-            sequence_type=_types(schema)[SEQUENCE].dataType,
             scd_type=self._flow.scd_type,
-            tracked=tracked_names(self._flow, columns.names),
-            has_truncates=TRUNCATE in schema.names,
-            has_kept=KEPT in schema.names,
+            tracked=tracked_names(self._flow, columns),
         )
 
     def _keys(self, schema: pa.Schema) -> tuple[str, ...]:
@@ -417,29 +406,21 @@ class AutoCdc:
             if before != after:
                 raise self._invalid_state(condition, f"{what} changed from {_shown(before)} to {_shown(after)}")
 
-    def _refuse_ties(self, auxiliary: Table | None, changes: Relation) -> None:
-        """Raise if the events of a batch, together with those that are stored, have ties; evaluates `changes` once more."""
-        spelling = {name.lower(): name for name in (auxiliary or self._definition).schema.names}
-        events = event_relation(self._flow, self._source, changes, spelling)
-        columns = self._engine.schema(events)
-        stored = auxiliary_schema(to_arrow_schema(columns, timezone="UTC"))
-        everything = [relation.local(stored.empty_table()), events, *([_read(auxiliary)] if auxiliary else [])]
-        history = relation.union(everything, by_name=True)
-        found = self._engine.collect(relation.sql(tie_query(self._shape(stored)), {"history": history}))
-        ties = self._summary(self._tied(found))
-        if ties["num_ties"]:
-            examples = "; ".join(f"{dict(tie.key)} at {tie.sequence}" for tie in ties["ties"])
+    def _refuse_ties(self, ties: _Ties) -> None:
+        """Raise if the events of a batch, together with those that are remembered, have ties; nothing is committed yet."""
+        found = ties.summary()
+        if self._fail_on_ties and found["num_ties"]:
+            examples = "; ".join(f"{dict(tie.key)} at {tie.sequence}" for tie in found["ties"])
             raise CdcError(
                 "AUTOCDC_TIE",
-                f"{ties['num_ties']} keys of flow `{self._flow.name}` have different events with one sequence value",
+                f"{found['num_ties']} keys of flow `{self._flow.name}` have different events with one sequence value",
                 origin=self._flow.origin,
                 cause=f"`lakelet.cdc.ties` is `fail`; for example {examples}",
                 hint="add a tie-break to the sequence, as in `struct(changed_at, id)`, or set `lakelet.cdc.ties: warn`",
             )
 
     def _refuse_rows_without_history(self, target: Table) -> None:
-        some = relation.limited(_read(target), 1)
-        if self._engine.collect(some).num_rows:
+        if target.size().rows:
             raise self._invalid_state(
                 "AUXILIARY_TABLE_MISSING",
                 f"the target has rows, but there is no auxiliary table at `{self._auxiliary_location}`",
@@ -455,12 +436,142 @@ class AutoCdc:
         )
 
 
-def _read(table: Table) -> Relation:
-    return relation.delta(table.location, table.version)
+class _Step:
+    """One batch on its way into both tables; piece by piece, then two commits."""
+
+    def __init__(
+        self,
+        cdc: AutoCdc,
+        auxiliary: Table,
+        target: Table,
+        truncate: pa.Table,
+        *,
+        forget_before: datetime | None = None,
+    ) -> None:
+        self._forget_before = forget_before
+        self._auxiliary, self._target = auxiliary, target
+        self._shape = cdc._shape(auxiliary.schema)
+        self._truncated_at = _sequence(truncate)
+        self._keys = cdc._keys(target.schema)
+        self._identity = self._keys + ((START_AT,) if self._shape.scd_type == 2 else ())
+        self._events = auxiliary.change(keys=self._shape.keys, identity=(*self._shape.keys, SEQUENCE))
+        self._rows = target.change(keys=self._keys, identity=self._identity)
+        self._num_upserted = self._num_deleted = 0
+        self.ties = _Ties()
+
+    def remember(self, events: pa.Table) -> None:
+        self._events.add(events)
+
+    def apply(self, piece: Piece, *, everything: bool) -> None:
+        """Add the events of a piece to those that are remembered, and bring the rows of their keys up to date.
+
+        Args:
+            everything: look at every key of the piece's range, not only at those with events.
+        """
+        names, new = list(self._shape.keys), piece.events
+        if everything:
+            stored = _upserts_and_deletes(self._auxiliary.rows_between(names[0], piece.low, piece.high))
+            rows = self._target.rows_between(self._keys[0], piece.low, piece.high)
+        else:
+            keys = unique(new.select(names))
+            if not keys.num_rows:
+                return
+            stored = self._auxiliary.rows_of(keys)
+            rows = self._target.rows_of(keys.rename_columns(list(self._keys)))
+        remembered = _remembered(stored, self._shape, self._forget_before)
+        found = self._history(pa.concat_tables([_marked(remembered, new=False), _marked(new, new=True)]))
+        if remembered.num_rows < stored.num_rows:
+            keys = unique(pa.concat_tables([stored.select(names), new.select(names)]))
+            self._events.replace(keys, found.events.drop_columns([NEW]))
+        else:
+            self.remember(found.events.filter(found.events.column(NEW)).drop_columns([NEW]))
+        self._compare(rows, found.rows)
+
+    def derive(self, keys: pa.Table, receipt: Receipt) -> None:
+        """Bring the rows of some keys up to date with the events that are remembered; those of the receipt are new."""
+        stored = self._auxiliary.rows_of(keys)
+        mine = [pc.equal(stored.column(APP_ID), receipt.app_id), pc.equal(stored.column(BATCH_ID), receipt.batch_id)]
+        found = self._history(stored.append_column(NEW, pc.and_(*mine)))
+        self._compare(self._target.rows_of(keys.rename_columns(list(self._keys))), found.rows)
+
+    def commit_events(self, receipt: Receipt) -> None:
+        self._events.commit(receipt)
+
+    def commit_rows(self, receipt: Receipt, *, num_input_rows: int) -> CdcResult:
+        """Write the rows that differ; none, no commit."""
+        if self._num_upserted or self._num_deleted:
+            self._rows.commit(receipt)
+            reach("cdc.target_committed")
+        return CdcResult(
+            num_upserted_rows=self._num_upserted,
+            num_deleted_rows=self._num_deleted,
+            num_input_rows=num_input_rows,
+            **self.ties.summary(),
+        )
+
+    def _history(self, events: pa.Table) -> History:
+        found = history_of(events, self._shape, truncated_at=self._truncated_at)
+        self.ties.add(found.ties)
+        return found
+
+    def _compare(self, stored: pa.Table, wanted: pa.Table) -> None:
+        schema = self._target.schema
+        conformed = [conform(batch, schema) for batch in wanted.to_batches()]
+        rows = pa.Table.from_batches(conformed, schema=schema)
+        found = difference(stored, rows, keys=self._keys, identity=self._identity)
+        if found.keys.num_rows:
+            self._rows.replace(found.keys, found.rows, changes=found.changes)
+        self._num_upserted += found.num_upserted
+        self._num_deleted += found.num_deleted
 
 
-def _types(schema: pa.Schema) -> StructType:
-    return from_arrow_schema(schema, prefer_timestamp_ntz=True)
+class _Ties:
+    """How many ties there are, and the first few of them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._examples: dict[str, CdcTie] = {}
+
+    def add(self, found: pa.Table) -> None:
+        """Count ties: keys and sequence, one row each."""
+        self._count += found.num_rows
+        for row in found.slice(0, EXAMPLES).to_pylist() if len(self._examples) < EXAMPLES else ():
+            tie = CdcTie(sequence=row.pop(SEQUENCE), key=row)
+            self._examples[repr(tie)] = tie
+
+    def summary(self) -> dict[str, Any]:
+        first = sorted(self._examples)[:EXAMPLES]
+        return {"num_ties": self._count, "ties": tuple(self._examples[text] for text in first)}
+
+
+def _marked(events: pa.Table, *, new: bool) -> pa.Table:
+    return events.append_column(NEW, pa.repeat(new, events.num_rows))
+
+
+def _remembered(events: pa.Table, shape: Shape, before: datetime | None) -> pa.Table:
+    """Return the events of some keys without those that are old enough to be forgotten."""
+    if before is None:
+        return events
+    forgotten = forgettable(events, keys=shape.keys, scd_type=shape.scd_type, before=before)
+    return events.filter(pa.array(~forgotten)) if forgotten.any() else events
+
+
+def _upserts_and_deletes(events: pa.Table) -> pa.Table:
+    if TRUNCATE not in events.column_names:
+        return events
+    return events.filter(pc.invert(pc.fill_null(events.column(TRUNCATE), False)))
+
+
+def _sequence(truncate: pa.Table) -> pa.Scalar | None:
+    return truncate.column(SEQUENCE)[0] if truncate.num_rows else None
+
+
+def _latest(before: pa.Table, new: pa.Table) -> pa.Table:
+    """Return the later of two truncates; the one that is remembered stays if they are equal."""
+    if not before.num_rows or not new.num_rows:
+        return before if before.num_rows else new
+    is_later = before_limit(before.column(SEQUENCE), new.column(SEQUENCE)[0])[0]
+    return new if is_later else before
 
 
 def _conformed(rows: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:
@@ -469,15 +580,6 @@ def _conformed(rows: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchR
     more = [field for field in nullable(rows.schema) if field.name.lower() not in declared]
     wanted = pa.schema([*nullable(schema), *more])
     return pa.RecordBatchReader.from_batches(wanted, (conform(batch, wanted) for batch in rows))
-
-
-def _recorded_by(receipt: Receipt) -> str:
-    app_id = receipt.app_id.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{quote(APP_ID)} = '{app_id}' AND {quote(BATCH_ID)} = {receipt.batch_id}"
-
-
-def _any_truncate(auxiliary: Table) -> str:
-    return f"max({quote(TRUNCATE)})" if TRUNCATE in auxiliary.schema.names else "false"
 
 
 def _shown(value: Any) -> str:

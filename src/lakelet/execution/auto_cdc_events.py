@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.connect import proto
-from pyspark.sql.types import StructType
+from pyspark.sql.types import DataType, StructType
 
 from lakelet.errors import CdcError
+from lakelet.execution.auto_cdc_history import latest_truncate
 from lakelet.execution.auto_cdc_schema import (
     APP_ID,
     BATCH_ID,
     DELETE,
     KEPT,
     SEQUENCE,
+    STORED_AT,
     TRUNCATE,
     null_keeping_names,
     selected_fields,
 )
-from lakelet.execution.auto_cdc_sql import kept_paths
 from lakelet.names import quote
 from lakelet.plan import relation
 from lakelet.plan.relation import Relation
@@ -56,20 +57,70 @@ def event_relation(flow: AutoCdcFlow, source: StructType, changes: Relation, spe
         outputs.append(is_truncate)
     keeping = null_keeping_names(flow, [field.name for field in fields])
     if keeping:
-        paths = [path for field in fields if field.name in keeping for path in kept_paths(field.name, field.dataType)]
-        texts = ", ".join(f"CASE WHEN {value} IS NULL THEN {_text(path)} END" for path, value in paths)
-        outputs.append(f"CASE WHEN {is_upsert} THEN array_compact(array({texts})) END AS {quote(KEPT)}")
+        kept = [
+            f"CASE WHEN {_left_out(flow, field.name) or f'{value} IS NULL'} THEN {_text(path)} END"
+            for field in fields
+            if field.name in keeping
+            for path, value in kept_paths(field.name, field.dataType)
+        ]
+        outputs.append(f"CASE WHEN {is_upsert} THEN array_compact(array({', '.join(kept)})) END AS {quote(KEPT)}")
     for field in fields:
         name, alias = quote(field.name), quote(spelling.get(field.name.lower(), field.name))
         condition = f"NOT {is_truncate}" if field.name.lower() in keys else is_upsert
+        left_out = _left_out(flow, field.name) if field.name in keeping else None
+        if left_out:
+            condition += f" AND NOT {left_out}"
         outputs.append(f"CASE WHEN {condition} THEN {name} END AS {alias}")
     return relation.sql(
         f"SELECT {', '.join(outputs)} FROM changes", {"changes": relation.with_columns(changes, conditions)}
     )
 
 
+def kept_paths(name: str, kind: DataType) -> Iterator[tuple[str, str]]:
+    """Yield (path, expression) of everything in a column whose NULL keeps the value before."""
+    yield from _kept_paths(quote(name), quote(name), kind)
+
+
+def _kept_paths(path: str, value: str, kind: DataType) -> Iterator[tuple[str, str]]:
+    yield path, value
+    for field in kind if isinstance(kind, StructType) else ():
+        # Under a NULL struct Sail 0.7.2 shows arbitrary values.
+        inner = f"(CASE WHEN {value} IS NOT NULL THEN {value}.{quote(field.name)} END)"
+        yield from _kept_paths(f"{path}.{quote(field.name)}", inner, field.dataType)
+
+
+def _left_out(flow: AutoCdcFlow, column: str) -> str | None:
+    """Return the condition under which an event does not set `column`, never NULL; None without `columns_to_update`."""
+    if flow.columns_to_update is None:
+        return None
+    listed = quote(flow.columns_to_update)
+    return (
+        f"({listed} IS NOT NULL AND NOT "
+        f"coalesce(array_contains(transform({listed}, c -> lower(c)), {_text(column.lower())}), false))"
+    )
+
+
+def outside(flow: AutoCdcFlow, changes: Relation) -> Relation:
+    """Return the change rows that do not satisfy the flow's `where`."""
+    return relation.filtered(changes, relation.call("not", relation.is_true(relation.expression_of(flow.where))))
+
+
+def where_violated(flow: AutoCdcFlow, count: int, examples: pa.Table) -> CdcError:
+    """Return the error for change rows that do not satisfy the flow's `where`."""
+    rows = "\n".join(str(row)[:300] for row in examples.to_pylist())
+    return CdcError(
+        "AUTOCDC_WHERE_VIOLATED",
+        f"{count} change rows of flow `{flow.name}` do not satisfy `where`; nothing of the batch was written",
+        origin=flow.origin,
+        cause=f"`where` is a promise about every change row, it filters none: {flow.where}\nfor example:\n{rows}",
+        hint=f"filter the rows in a view, and use the view instead of `{flow.source}`, or remove `where`",
+    )
+
+
 def applicable(flow: AutoCdcFlow, changes: Relation) -> Relation:
-    """Return the change rows that have keys and a sequence; a truncate needs no keys."""
+    """Return the change rows that have keys and a sequence and satisfy `where`; a truncate needs no keys."""
+    if flow.where is not None:
+        changes = relation.filtered(changes, relation.is_true(relation.expression_of(flow.where)))
     names = {f"__lakelet_cdc_has_{number}": key for number, key in enumerate(flow.keys)}
     columns = {name: relation.call("isnotnull", _column(key)) for name, key in names.items()}
     columns["__lakelet_cdc_has_sequence"] = relation.call("isnotnull", relation.expression_of(flow.sequence_by))
@@ -100,9 +151,14 @@ def _text(value: str) -> str:
 class Events:
     """The events of one micro-batch on their way to the auxiliary table; iterating reads, checks and conforms them.
 
+    Attributes:
+        rows: how many there are.
+        truncate: the truncate with the highest sequence, as an event; no rows if there is none.
+
     Args:
         schema: of the auxiliary table.
         keys: as that schema spells them.
+        now: clock of the batch.
     """
 
     def __init__(
@@ -113,28 +169,23 @@ class Events:
         schema: pa.Schema,
         keys: tuple[str, ...],
         receipt: Receipt,
+        now: datetime | None = None,
     ) -> None:
         self._reader = reader
         self._flow = flow
         self._schema = schema
         self._keys = keys
-        self._receipt = receipt
-        self._head: list[pa.RecordBatch] = []
-        self._batches = self._checked()
+        self._stamps = {
+            APP_ID: pa.scalar(receipt.app_id),
+            BATCH_ID: pa.scalar(receipt.batch_id),
+            STORED_AT: pa.scalar(now, pa.timestamp("us", "UTC")),
+        }
         self.rows = 0
-        self.has_truncates = False
-
-    def buffer(self, limit: int) -> pa.Table | None:
-        """Return all events if there are at most `limit`, else None; `reader` gives them all in both cases."""
-        for batch in self._batches:
-            self._head.append(batch)
-            if self.rows > limit:
-                return None
-        return pa.Table.from_batches(self._head, schema=self._schema)
+        self.truncate = schema.empty_table()
 
     def reader(self) -> pa.RecordBatchReader:
-        """Return every event, as a stream."""
-        return pa.RecordBatchReader.from_batches(self._schema, itertools.chain(self._head, self._batches))
+        """Return the upserts and deletes, as a stream; after it `rows` and `truncate` are known."""
+        return pa.RecordBatchReader.from_batches(self._schema, self._checked())
 
     def _checked(self) -> Iterator[pa.RecordBatch]:
         """Yield the events; after the first invalid one nothing more, and at the end the error.
@@ -150,22 +201,27 @@ class Events:
             null_sequences.find(batch, _is_null(batch.column(SEQUENCE)))
             key_is_null = _any_null(batch, self._keys)
             if TRUNCATE in batch.schema.names:
-                is_truncate = batch.column(TRUNCATE)
-                self.has_truncates = self.has_truncates or bool(pc.any(is_truncate).as_py())
-                key_is_null = pc.and_(key_is_null, pc.invert(is_truncate))
+                key_is_null = pc.and_(key_is_null, pc.invert(batch.column(TRUNCATE)))
             null_keys.find(batch, key_is_null)
             if not null_keys.count and not null_sequences.count:
-                yield self._stamped(batch)
+                yield self._without_truncates(self._stamped(batch))
         if null_keys.count:
             names = ", ".join(f"`{key}`" for key in self._keys)
             raise self._error("NULL_KEY", f"a NULL in the key {names}", null_keys)
         if null_sequences.count:
             raise self._error("NULL_SEQUENCE", "a NULL as `sequence_by`", null_sequences)
 
+    def _without_truncates(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if TRUNCATE not in batch.schema.names:
+            return batch
+        is_truncate = pc.fill_null(batch.column(TRUNCATE), False)
+        truncates = pa.Table.from_batches([batch.filter(is_truncate)])
+        self.truncate = latest_truncate(pa.concat_tables([self.truncate, truncates]))
+        return batch.filter(pc.invert(is_truncate))
+
     def _stamped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        receipt = (pa.scalar(self._receipt.app_id), pa.scalar(self._receipt.batch_id))
-        stamped = [*batch.columns, *(pa.repeat(value, batch.num_rows) for value in receipt)]
-        names = [*batch.schema.names, APP_ID, BATCH_ID]
+        stamped = [*batch.columns, *(pa.repeat(value, batch.num_rows) for value in self._stamps.values())]
+        names = [*batch.schema.names, *self._stamps]
         return conform(pa.RecordBatch.from_arrays(stamped, names=names), self._schema)
 
     def _error(self, kind: str, what: str, invalid: _Invalid) -> CdcError:
@@ -217,6 +273,10 @@ def _is_null(sequence: pa.Array) -> pa.Array:
 
 
 def auxiliary_schema(events: pa.Schema) -> pa.Schema:
-    """Return the columns of the auxiliary table: those of the events, and the receipt of the batch that added them."""
-    stamps = [pa.field(APP_ID, pa.string()), pa.field(BATCH_ID, pa.int64())]
+    """Return the columns of the auxiliary table: those of the events, and the receipt and clock of the batch that added them."""
+    stamps = [
+        pa.field(APP_ID, pa.string()),
+        pa.field(BATCH_ID, pa.int64()),
+        pa.field(STORED_AT, pa.timestamp("us", "UTC")),
+    ]
     return nullable(pa.schema([*events, *stamps]))

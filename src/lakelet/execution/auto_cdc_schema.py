@@ -12,6 +12,7 @@ from pyspark.sql.types import (
     CalendarIntervalType,
     DataType,
     MapType,
+    StringType,
     StructField,
     StructType,
     VariantType,
@@ -34,8 +35,12 @@ TRUNCATE = PREFIX + "truncate"
 """Only in auxiliary tables that a flow with `apply_as_truncates` has written."""
 KEPT = PREFIX + "kept"
 """Only in auxiliary tables that a flow with ignored NULLs has written: the paths whose NULL keeps the value before."""
+NEW = PREFIX + "new"
+"""Only in memory: whether the batch at hand has brought the event."""
 APP_ID = PREFIX + "app_id"
 BATCH_ID = PREFIX + "batch_id"
+STORED_AT = PREFIX + "stored_at"
+"""Clock of the batch that added the event."""
 
 METADATA_PROPERTY = "lakelet.cdc"
 
@@ -142,11 +147,13 @@ def tracked_names(flow: AutoCdcFlow, columns: Iterable[str]) -> tuple[str, ...]:
 
 
 def null_keeping_names(flow: AutoCdcFlow, columns: Iterable[str]) -> tuple[str, ...]:
-    """Return the columns in which a NULL of an upsert keeps the value before."""
+    """Return the columns in which an upsert may keep the value before: by a NULL, or by `columns_to_update`."""
+    keys = {key.lower() for key in flow.keys}
+    if flow.columns_to_update is not None:
+        return tuple(name for name in columns if name.lower() not in {*keys, flow.columns_to_update.lower()})
     lists = (flow.ignore_null_updates_column_list, flow.ignore_null_updates_except_column_list)
     if not flow.ignore_null_updates and lists == (None, None):
         return ()
-    keys = {key.lower() for key in flow.keys}
     return tuple(name for name in columns if name.lower() not in keys and _in_lists(name, *lists))
 
 
@@ -159,12 +166,19 @@ def _in_lists(name: str, only: tuple[str, ...] | None, without: tuple[str, ...] 
 # -- checks -------------------------------------------------------------------------------------------------------
 
 
-def definition_problems(flow: AutoCdcFlow, source: StructType, sequence_type: DataType) -> Iterator[DefinitionError]:
-    """Yield everything in which the declaration does not fit its source's columns."""
+def definition_problems(
+    flow: AutoCdcFlow, source: StructType, sequence_type: DataType | None
+) -> Iterator[DefinitionError]:
+    """Yield everything in which the declaration does not fit its source's columns.
+
+    Args:
+        sequence_type: None where it cannot be told, which is a problem of its own.
+    """
     selected = selected_fields(flow, source)
-    for check in (_missing_columns, _unselected_keys, _reserved_names, _wrong_scd_type, _key_types):
+    checks = (_missing_columns, _unselected_keys, _reserved_names, _wrong_scd_type, _key_types, _wrong_array)
+    for check in checks:
         yield from check(flow, source, selected)
-    if not is_orderable(sequence_type):
+    if sequence_type is not None and not is_orderable(sequence_type):
         yield DefinitionError(
             "AUTOCDC_MICROBATCH_VALIDATION.NON_ORDERABLE_SEQUENCE",
             f"`sequence_by` of flow `{flow.name}` is {sequence_type.simpleString()}, which has no order",
@@ -178,6 +192,7 @@ def _missing_columns(flow: AutoCdcFlow, source: StructType, selected: list[Struc
     of_source, of_target = source.names, [field.name for field in selected]
     named = [
         ("keys", flow.keys, of_source),
+        ("columns_to_update", None if flow.columns_to_update is None else (flow.columns_to_update,), of_source),
         ("column_list", flow.column_list, of_source),
         ("except_column_list", flow.except_column_list, of_source),
         ("track_history_column_list", flow.track_history_column_list, of_target),
@@ -270,6 +285,21 @@ def _key_types(flow: AutoCdcFlow, source: StructType, selected: list[StructField
                 origin=flow.origin,
                 cause="a key is a single value: rows are found and files are skipped by it",
                 hint="use the fields of the struct as keys, each as a column of its own",
+            )
+
+
+def _wrong_array(flow: AutoCdcFlow, source: StructType, selected: list[StructField]) -> Iterator[DefinitionError]:
+    for field in source:
+        kind = field.dataType
+        if field.name.lower() != (flow.columns_to_update or "").lower():
+            continue
+        if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, StringType)):
+            yield DefinitionError(
+                "AUTOCDC_COLUMNS_TO_UPDATE_TYPE",
+                f"`columns_to_update` of flow `{flow.name}` is `{field.name}`, which is {kind.simpleString()}",
+                origin=flow.origin,
+                cause="it lists the names of the columns that an event sets",
+                hint="name a column of type ARRAY<STRING>",
             )
 
 

@@ -6,6 +6,8 @@
     <dataset>/<flow>/<g>/commits/<n>   batch n is in the table
     <dataset>/definition.json          where the table is; comment, properties and partitions that it was given last
     <dataset>/<flow>/<g>/query.json    a digest of the query, to notice that it has changed
+    <dataset>/<flow>/<g>/finished.json   a `once` flow has read what there was
+    <dataset>/<flow>/<g>/auto_cdc.json   of an AUTO CDC flow: how it treats NULLs, for a warning when that changes
     <dataset>/<flow>/<g>/state.json    what an operator with state is: another one cannot go on with its rows
     <dataset>/<flow>/<g>/state/<name>  the rows that it remembers, Delta tables
     <dataset>/<flow>/<g>/sources/<s>   of a stream of files: which it has found
@@ -99,6 +101,15 @@ class Checkpoint:
     @property
     def next_id(self) -> int:
         return self._last_commit + 1
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a `once` flow has read what there was."""
+        return (self.folder / "finished.json").exists()
+
+    def finish(self) -> None:
+        """Record that a `once` flow has read what there was."""
+        write_json(self.folder / "finished.json", {"format": FORMAT})
 
     def committed(self) -> Batch | None:
         """Return the last finished batch; the next plan starts at its ends."""

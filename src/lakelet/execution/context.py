@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -28,7 +28,7 @@ from lakelet.execution.resolution import Resolver
 from lakelet.execution.sources import RateSource, StreamSource
 from lakelet.execution.stateful_part import StatefulPart, stateful_part
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
-from lakelet.graph.elements import Dataset
+from lakelet.graph.elements import TOMBSTONE_PROPERTY, Dataset
 from lakelet.names import TableName
 from lakelet.spec import KEPT_BATCHES, PipelineSpec
 from lakelet.storage.base import Table, TableDefinition, TableStore
@@ -123,6 +123,11 @@ class UpdateContext:
             partition_cols=dataset.partition_cols,
             properties=properties,
         )
+
+    def forget_deletes_after(self, dataset: Dataset) -> timedelta | None:
+        """Return the age from which AUTO CDC need not remember deletes; None: it does for good."""
+        seconds = dataset.table_properties.get(TOMBSTONE_PROPERTY)
+        return None if seconds is None else timedelta(seconds=int(seconds))
 
     def generation(self, name: TableName) -> int:
         return read_generation(self.catalog.checkpoint(name))

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -19,11 +20,11 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from lakelet.errors import StorageError
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
-from lakelet.execution.auto_cdc import AutoCdc
-from lakelet.execution.auto_cdc_events import applicable
+from lakelet.execution.auto_cdc import AutoCdc, CdcResult
+from lakelet.execution.auto_cdc_events import EXAMPLES, applicable, outside, where_violated
 from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
-from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_epochs, epochs
+from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, drop_old_epochs, epochs, read_json, write_json
 from lakelet.execution.code_changes import tell_of_changes
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.diagnosis import missing_table
@@ -63,13 +64,11 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
     folder = context.catalog.checkpoint(dataset.name)
     checkpoint = Checkpoint(folder, flow.name, generation, keep=context.kept_batches)
     batches = 0
-    is_sink = dataset.kind is DatasetKind.SINK
-    if not is_sink and checkpoint.committed_id >= 0 and not context.store.exists(context.location(dataset)):
-        raise _behind(context, flow, checkpoint, "the table is gone: it was deleted or moved by somebody else")
-    if not is_sink and checkpoint.committed_id >= 0:
-        check_commits(context, flow, dataset, checkpoint)
+    if dataset.kind is not DatasetKind.SINK:
+        refuse_lost_table(context, flow, dataset, checkpoint)
     tell_of_changes(context, flow, dataset, checkpoint)
-    if flow.flow.once and checkpoint.committed_id >= 0:
+    takes_one_batch = flow.flow.once and not flow.streaming
+    if (flow.flow.once and checkpoint.is_finished) or (takes_one_batch and checkpoint.committed_id >= 0):
         return 0
     while not context.stop.is_set():
         batch = checkpoint.unfinished()
@@ -82,8 +81,10 @@ def run_flow(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> in
         reach("flow.intent_written")
         run_batch(context, flow, dataset, checkpoint, batch, is_replay=is_replay)
         batches += 1
-        if flow.flow.once:
+        if takes_one_batch:
             break
+    if flow.flow.once and flow.streaming and not context.stop.is_set():
+        checkpoint.finish()
     if batches and generation:
         drop_old_epochs(folder, generation)
     return batches
@@ -107,7 +108,7 @@ def run_batch(
         bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
         written = Written(output_rows=write_sink(context, dataset, checkpoint, batch, bound.rows))
         quality.num_rows = written.output_rows or 0
-        _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started, is_replay)
+        publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started, is_replay)
         return
     table = context.table(dataset)
     _check_table(context, flow, table, app_id, checkpoint)
@@ -115,14 +116,15 @@ def run_batch(
     present = table.batch_id(app_id) >= batch.id
     bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
     if isinstance(flow.flow, AutoCdcFlow):
-        written = _apply_changes(context, flow, dataset, table, bound, receipt, quality)
+        written = _apply_changes(context, flow, dataset, table, batch, bound, receipt, quality)
+        _note_null_rule(context, flow.flow, checkpoint)
     else:
         written = _append(context, flow, dataset, table, bound.rows, receipt, quality, present=present)
     reach("flow.rows_committed")
-    _publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started, is_replay)
+    publish_and_note(context, flow, dataset, checkpoint, batch, written, quality, step, started, is_replay)
 
 
-def _publish_and_note(
+def publish_and_note(
     context: UpdateContext,
     flow: ResolvedFlow,
     dataset: Dataset,
@@ -179,7 +181,8 @@ def rehearse_batch(
     display = context.display(dataset.name)
     if isinstance(flow.flow, AutoCdcFlow):
         changes = _valid_changes(context, dataset, bound.rows, quality)
-        _applier(context, flow.flow, flow, dataset).check(changes)
+        _check_where(context, flow.flow, changes)
+        _applier(context, flow.flow, flow, dataset, batch.at).check(changes)
         return
     reader = enforce(context.engine.stream(marked(bound.rows, dataset.expectations)), dataset, display, quality)
     for _ in reader:
@@ -205,7 +208,8 @@ def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoin
     starts_generation = is_first and checkpoint.generation > 0
     part = context.stateful(flow)
     state, is_due = plan_state(part, checkpoint, context.display(flow.target)) if part else ({}, False)
-    if not flow.flow.once and nothing_new and not starts_generation and not is_due:
+    is_batch = flow.flow.once and not flow.streaming
+    if not is_batch and nothing_new and not starts_generation and not is_due:
         return None
     for name, piece in slices.items():
         if piece.skipped is not None:
@@ -334,15 +338,17 @@ def _apply_changes(
     flow: ResolvedFlow,
     dataset: Dataset,
     table: Table,
+    batch: Batch,
     bound: BoundQuery,
     receipt: Receipt,
     quality: Quality,
 ) -> Written:
     assert isinstance(flow.flow, AutoCdcFlow)
     changes = _valid_changes(context, dataset, bound.rows, quality)
-    applier = _applier(context, flow.flow, flow, dataset)
+    applier = _applier(context, flow.flow, flow, dataset, batch.at)
     if context.drop_invalid:
         changes = applicable(flow.flow, changes)
+    _check_where(context, flow.flow, changes)
     restart = starts_generation(context, flow, dataset, table, receipt)
     result = applier.apply(changes, receipt, restart=restart)
     quality.num_rows = result.num_input_rows
@@ -354,7 +360,40 @@ def _apply_changes(
             flow=flow.name,
             dataset=context.display(dataset.name),
         )
+    return written_by(result)
+
+
+def written_by(result: CdcResult) -> Written:
+    """Return what AUTO CDC did to the target."""
     return Written(upserted_rows=result.num_upserted_rows, deleted_rows=result.num_deleted_rows)
+
+
+def _note_null_rule(context: UpdateContext, declared: AutoCdcFlow, checkpoint: Checkpoint) -> None:
+    """Note how a flow treats NULLs, and say so if it treats those of earlier events differently."""
+    path = checkpoint.folder / "auto_cdc.json"
+    now = {
+        "ignore_null_updates": declared.ignore_null_updates,
+        "ignore_null_updates_column_list": declared.ignore_null_updates_column_list,
+        "ignore_null_updates_except_column_list": declared.ignore_null_updates_except_column_list,
+        "columns_to_update": declared.columns_to_update,
+    }
+    rule = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
+    before = read_json(path)["null_rule"] if path.exists() else None
+    if before == rule:
+        return
+    if before is not None:
+        changed = ", ".join(
+            f"`{name}` from {before[name]} to {rule[name]}" for name in rule if before[name] != rule[name]
+        )
+        display = context.display(declared.target)
+        kinds.warning(
+            context.events,
+            f"Flow '{declared.name}': {changed} changed; events that are stored keep the rule under which they came, so "
+            f"apply the new one to all with `lakelet run --full-refresh {display}`",
+            flow=declared.name,
+            dataset=display,
+        )
+    write_json(path, {"format": FORMAT, "null_rule": rule})
 
 
 def _valid_changes(context: UpdateContext, dataset: Dataset, changes: Relation, quality: Quality) -> Relation:
@@ -368,7 +407,24 @@ def _valid_changes(context: UpdateContext, dataset: Dataset, changes: Relation, 
     return changes
 
 
-def _applier(context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, dataset: Dataset) -> AutoCdc:
+def _check_where(context: UpdateContext, declared: AutoCdcFlow, changes: Relation) -> None:
+    """Require that every change row satisfies the flow's `where`.
+
+    Raises:
+        CdcError: `AUTOCDC_WHERE_VIOLATED`.
+    """
+    if declared.where is None:
+        return
+    violating = outside(declared, changes)
+    examples = context.engine.collect(plan.limited(violating, EXAMPLES))
+    if examples.num_rows:
+        counted = context.engine.collect(plan.sql("SELECT count(*) AS n FROM rows", {"rows": violating}))
+        raise where_violated(declared, counted.column("n")[0].as_py(), examples)
+
+
+def _applier(
+    context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, dataset: Dataset, at: datetime
+) -> AutoCdc:
     columns = context.resolver.leaf_schema(plan_leaf(flow.relation), context.origin(flow))
     return AutoCdc(
         declared,
@@ -379,8 +435,23 @@ def _applier(context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, 
         target=context.location(dataset),
         auxiliary=context.catalog.auxiliary(dataset.name),
         definition=context.definition(dataset),
+        now=at,
+        forget_deletes_after=context.forget_deletes_after(dataset),
         fail_on_ties=context.cdc_ties == "fail",
     )
+
+
+def refuse_lost_table(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, checkpoint: Checkpoint) -> None:
+    """Refuse to go on where a flow has committed to a table that is not there any more, or that others have written.
+
+    Raises:
+        StorageError: `TABLE_BEHIND_CHECKPOINT`, and those of `check_commits`.
+    """
+    if checkpoint.committed_id < 0:
+        return
+    if not context.store.exists(context.location(dataset)):
+        raise _behind(context, flow, checkpoint, "the table is gone: it was deleted or moved by somebody else")
+    check_commits(context, flow, dataset, checkpoint)
 
 
 def _check_table(context: UpdateContext, flow: ResolvedFlow, table: Table, app_id: str, checkpoint: Checkpoint) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
-from lakelet.errors import GraphError, LakeletError, Origin, QueryError, did_you_mean, raise_all
+from lakelet.errors import GraphError, LakeletError, Origin, did_you_mean, raise_all
+from lakelet.execution.auto_cdc_checks import TypedFlow, check_same_types, condition_problems
 from lakelet.execution.delta_options import DeltaOptions
 from lakelet.execution.reads import Key, plan_leaf
 from lakelet.execution.resolution import Resolver
@@ -16,7 +17,6 @@ from lakelet.execution.stateful_check import check_stateful
 from lakelet.execution.stateful_part import stateful_part
 from lakelet.graph.dataflow_graph import DataflowGraph, Input, ResolvedFlow
 from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Definitions
-from lakelet.plan import relation as plan
 from lakelet.plan.operators import refuse_stateful
 from lakelet.plan.sources import leaves
 from lakelet.storage.schema import compare, nullable
@@ -117,7 +117,8 @@ def _check_flow(resolver: Resolver, dataset: Dataset, flow: AnyFlow) -> None:
         _check_declared_schema(resolver, dataset, resolver.declared_schema(dataset), columns)
     if isinstance(flow, AutoCdcFlow):
         source = resolver.leaf_schema(plan_leaf(resolver.relation(flow)), flow.origin)
-        _check_change_conditions(resolver, flow, source)
+        raise_all(list(condition_problems(resolver.engine, flow, source)))
+        _check_shared_target(resolver, dataset, flow, source)
         columns = source
     check_expectations(resolver.engine, dataset, display, columns)
     stored = resolver.schema(dataset.name)
@@ -149,31 +150,16 @@ def _check_declared_schema(resolver: Resolver, dataset: Dataset, declared: Struc
         )
 
 
-def _check_change_conditions(resolver: Resolver, flow: AutoCdcFlow, source: StructType) -> None:
-    """Analyse the conditions of an AUTO CDC flow over the columns of its source."""
-    conditions = {"apply_as_deletes": flow.apply_as_deletes, "apply_as_truncates": flow.apply_as_truncates}
-    for parameter, condition in conditions.items():
-        if condition is None:
-            continue
-        rows = plan.with_columns(plan.empty(source), {"__lakelet_condition": plan.expression_of(condition)})
-        try:
-            kind = resolver.engine.schema(rows)["__lakelet_condition"].dataType.typeName()
-        except QueryError as error:
-            near = did_you_mean(error.column, source.names) if error.column else None
-            raise GraphError(
-                "AUTOCDC_INVALID_CONDITION",
-                f"`{parameter}` of flow `{flow.name}` cannot be evaluated: {condition}",
-                origin=flow.origin,
-                cause=f"there is no column `{error.column}`" if error.column else error.cause or error.message,
-                hint=f"did you mean `{near}`?" if near else f"the source's columns are {', '.join(source.names)}",
-            ) from error
-        if kind not in ("boolean", "void"):
-            raise GraphError(
-                "AUTOCDC_INVALID_CONDITION",
-                f"`{parameter}` of flow `{flow.name}` is {kind}, not boolean: {condition}",
-                origin=flow.origin,
-                hint="write a condition, for example `operation = 'DELETE'`",
-            )
+def _check_shared_target(resolver: Resolver, dataset: Dataset, flow: AutoCdcFlow, source: StructType) -> None:
+    """Require that a flow's keys and sequence have the types that they have in the first flow of its target."""
+    first = next(item for item in resolver.flows[dataset.name.key] if isinstance(item, AutoCdcFlow))
+    if first is not flow:
+        columns = resolver.leaf_schema(plan_leaf(resolver.relation(first)), first.origin)
+        check_same_types(
+            resolver.names.display(dataset.name),
+            TypedFlow(flow=first, source=columns, sequence=resolver.sequence_type(first, columns)),
+            TypedFlow(flow=flow, source=source, sequence=resolver.sequence_type(flow, source)),
+        )
 
 
 def _at_flow(resolver: Resolver, error: LakeletError, flow: AnyFlow) -> LakeletError:

@@ -12,7 +12,7 @@ from lakelet.execution.checkpoint import Batch, Checkpoint
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.flows import rehearse_batch, run_batch
 from lakelet.graph.dataflow_graph import ResolvedFlow
-from lakelet.graph.elements import Action, Dataset
+from lakelet.graph.elements import Action, Dataset, SnapshotCdcFlow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ def repair_dataset(context: UpdateContext, dataset: Dataset, *, drop_rows: bool)
     for flow in context.graph.flows_to(dataset.name):
         checkpoint = Checkpoint(context.catalog.checkpoint(dataset.name), flow.name, context.generation(dataset.name))
         batch = checkpoint.unfinished()
-        if batch is None:
+        if batch is None or isinstance(flow.flow, SnapshotCdcFlow):  # a snapshot is taken anew by the next update
             continue
         error = _reason(context, flow, dataset, checkpoint, batch)
         display = context.display(dataset.name)

@@ -16,16 +16,18 @@ from pyspark.sql.connect import proto
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import DataType, StructType
 
-from lakelet.errors import DefinitionError, GraphError, LakeletError, Origin, QueryError, did_you_mean
-from lakelet.execution.auto_cdc_schema import sequence_type_of, target_schema
+from lakelet.errors import DefinitionError, GraphError, LakeletError, Origin, QueryError, did_you_mean, raise_all
+from lakelet.execution.auto_cdc_checks import condition_problems
+from lakelet.execution.auto_cdc_schema import definition_problems, sequence_type_of, target_schema
 from lakelet.execution.change_feed import refuse_without_change_feed, with_change_columns
 from lakelet.execution.delta_options import DeltaOptions
 from lakelet.execution.delta_source import version_as_of
 from lakelet.execution.diagnosis import explained, missing_table, relative_sites
 from lakelet.execution.reads import Key, Reads, Source, file_read, named_leaf, place_of, plan_leaf
 from lakelet.execution.slices import METADATA_TYPE
+from lakelet.execution.snapshot_source import planned_relation, snapshot_target
 from lakelet.execution.sources import RATE_SCHEMA
-from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Flow, SqlQuery
+from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, Flow, SnapshotCdcFlow, SqlQuery
 from lakelet.names import NameContext, TableName
 from lakelet.pipelines.session import relation_of
 from lakelet.pipelines.user_errors import query_function_failed
@@ -51,6 +53,7 @@ class Resolver(Reads):
     _sequence_types: dict[str, DataType] = field(default_factory=dict)
     _resolving: list[TableName] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    time_zone: str = "UTC"
 
     # -- trees ----------------------------------------------------------------------------------------------------
 
@@ -58,12 +61,13 @@ class Resolver(Reads):
         """Return the normalised tree of a flow; its query function is called once."""
         if flow.name not in self._relations:
             if isinstance(flow, AutoCdcFlow):
-                self._relations[flow.name] = plan.named(flow.source, streaming=True)
+                self._relations[flow.name] = plan.named(flow.source, streaming=self._streams_changes(flow))
+            elif isinstance(flow, SnapshotCdcFlow):
+                self._relations[flow.name] = planned_relation(self, flow, self.datasets[flow.target.key])
             elif isinstance(flow.query, SqlQuery):
                 self._relations[flow.name] = normalize(plan.sql(flow.query.text))
             else:
-                tree = self._normalized(_called(flow, self.catalog.root))
-                self._relations[flow.name] = relative_sites(tree, self.catalog.root)
+                self._relations[flow.name] = self.prepared(_called(flow, self.catalog.root))
         return self._relations[flow.name]
 
     def schema(self, name: TableName) -> StructType:
@@ -158,13 +162,28 @@ class Resolver(Reads):
         """Return the columns that a flow gives to its target."""
         with self._lock:
             if flow.name not in self._flow_schemas:
-                if isinstance(flow, AutoCdcFlow):
+                if isinstance(flow, SnapshotCdcFlow):
+                    self._flow_schemas[flow.name] = snapshot_target(self, flow, self.datasets[flow.target.key])
+                elif isinstance(flow, AutoCdcFlow):
                     source = self.source(plan_leaf(self.relation(flow)), flow.origin)
                     columns = self.leaf_schema(source.leaf, flow.origin)
-                    self._flow_schemas[flow.name] = target_schema(flow, columns, self.sequence_type(flow, columns))
+                    self._flow_schemas[flow.name] = self._cdc_target(flow, columns)
                 else:
                     self._flow_schemas[flow.name] = self.analyze(self.relation(flow), flow.origin)
             return self._flow_schemas[flow.name]
+
+    def _cdc_target(self, flow: AutoCdcFlow, columns: StructType) -> StructType:
+        """Return the columns of the target of an AUTO CDC flow; everything that does not fit is raised at once."""
+        kind, problems = None, []
+        try:
+            kind = self.sequence_type(flow, columns)
+        except LakeletError as error:
+            problems.append(error)
+        problems += definition_problems(flow, columns, kind)
+        if problems:
+            raise_all([*problems, *condition_problems(self.engine, flow, columns)])
+        assert kind is not None
+        return target_schema(flow, columns, kind)
 
     def sequence_type(self, flow: AutoCdcFlow, columns: StructType) -> DataType:
         """Return the type of a flow's `sequence_by`."""
@@ -210,6 +229,10 @@ class Resolver(Reads):
             raise explained(
                 error, relation, origin, columns_of=lambda part: self.analyze(part, origin)
             ) from error.__cause__
+
+    def prepared(self, relation: Relation) -> Relation:
+        """Return a tree of user code normalised, its call sites relative to the project."""
+        return relative_sites(self._normalized(relation), self.catalog.root)
 
     def _normalized(self, relation: Relation) -> Relation:
         return normalize(relation, columns_of=lambda part: list(self.schema_of(part).names))
@@ -271,6 +294,13 @@ class Resolver(Reads):
 
     def command(self, command: proto.Command) -> None:
         self.engine.command(command)
+
+    def _streams_changes(self, flow: AutoCdcFlow) -> bool:
+        """Return whether an AUTO CDC flow reads its source as a stream: always, but for a `once` flow of a table."""
+        if not flow.once:
+            return True
+        view = self.datasets.get(self.names.resolve(flow.source, origin=flow.origin).key)
+        return view is not None and view.kind is DatasetKind.TEMPORARY_VIEW and self._streams(view)
 
     def _streams(self, view: Dataset) -> bool:
         return any(is_streaming(self.relation(flow)) for flow in self.flows.get(view.name.key, []))

@@ -22,8 +22,9 @@ from lakelet.execution.heads import ExternalSources
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection
 from lakelet.execution.refresh import refresh_view
 from lakelet.execution.reset import announce_checkpoint_reset, find_flow
+from lakelet.execution.snapshot_cdc import run_snapshots
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
-from lakelet.graph.elements import Dataset, DatasetKind, reset_allowed
+from lakelet.graph.elements import Dataset, DatasetKind, SnapshotCdcFlow, reset_allowed
 from lakelet.spec import TRIGGER_INTERVAL
 from lakelet.storage.base import TableDefinition
 
@@ -335,6 +336,8 @@ def execute(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> int
     """
     if dataset.kind is DatasetKind.MATERIALIZED_VIEW:
         return int(refresh_view(context, flow, dataset))
+    if isinstance(flow.flow, SnapshotCdcFlow):
+        return run_snapshots(context, flow, dataset)
     return run_flow(context, flow, dataset)
 
 
@@ -390,6 +393,8 @@ def describe(context: UpdateContext, datasets: Sequence[Dataset]) -> None:
 
 
 def _flow_type(flow: ResolvedFlow, dataset: Dataset) -> kinds.FlowType:
+    if isinstance(flow.flow, SnapshotCdcFlow):
+        return kinds.FlowType.SNAPSHOT_CHANGE
     if flow.is_cdc:
         return kinds.FlowType.CHANGE
     match dataset.kind:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lakelet.errors import GraphError, Origin, did_you_mean
-from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind
+from lakelet.graph.elements import AnyFlow, AutoCdcFlow, Dataset, DatasetKind, SnapshotCdcFlow
 from lakelet.names import NameContext, TableName
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class ResolvedFlow:
     """A flow whose query function has been called: its relation, inputs and columns.
 
     Attributes:
-        relation: the normalised Spark Connect relation; of an AUTO CDC flow, a streaming read of its source.
+        relation: the normalised Spark Connect relation; of an AUTO CDC flow, a read of its source.
         streaming: whether it reads at least one stream.
         schema: columns of the query's result, None until analysis.
         is_complete: each batch gives all rows of the target, which is rewritten: a streaming aggregation without a watermark.
@@ -62,7 +62,7 @@ class ResolvedFlow:
 
     @property
     def is_cdc(self) -> bool:
-        return isinstance(self.flow, AutoCdcFlow)
+        return isinstance(self.flow, AutoCdcFlow | SnapshotCdcFlow)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from typing import Any
 from lakelet.errors import NOWHERE, Origin
 from lakelet.names import TableName
 
+TOMBSTONE_PROPERTY = "pipelines.cdc.tombstoneGCThresholdInSeconds"
+"""Table property of an AUTO CDC target: for how long deletes are remembered at least."""
+
 
 class DatasetKind(enum.Enum):
     """What a dataset is; the values are Databricks' names in the event log."""
@@ -134,6 +137,9 @@ class AutoCdcFlow:
         column_list, except_column_list: which source columns the target has; at most one is set.
         track_history_column_list, track_history_except_column_list: SCD 2: which changes open a new version.
         ignore_null_updates: a NULL of an upsert keeps the value; restricted by the two lists that follow it.
+        columns_to_update: name of a source column of type ARRAY<STRING>: the columns that an event sets.
+        where: SQL text or a pyspark Column that every change row must satisfy.
+        once: applies what is there at its first run, and nothing more until a full refresh.
     """
 
     name: str
@@ -152,12 +158,39 @@ class AutoCdcFlow:
     ignore_null_updates: bool = False
     ignore_null_updates_column_list: tuple[str, ...] | None = None
     ignore_null_updates_except_column_list: tuple[str, ...] | None = None
+    columns_to_update: str | None = None
+    where: Any = None
     once: bool = False
     comment: str | None = None
     spark_conf: Mapping[str, str] = field(default_factory=dict)
 
 
-AnyFlow = Flow | AutoCdcFlow
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotCdcFlow:
+    """One AUTO CDC flow from snapshots: each snapshot of the source is compared with the rows that `target` has.
+
+    Attributes:
+        source: name of a table or view that is read at each update, or a function: it gets the version of the last
+            snapshot, None at first, and returns the next snapshot as (DataFrame, version), or None if there is none.
+        scd_type: 1 or 2.
+        track_history_column_list, track_history_except_column_list: SCD 2: which changes open a new version.
+        once: takes one snapshot, or with a function those there are, and nothing more until a full refresh.
+    """
+
+    name: str
+    target: TableName
+    source: str | Callable[[Any], Any]
+    keys: tuple[str, ...]
+    origin: Origin = NOWHERE
+    scd_type: int = 1
+    track_history_column_list: tuple[str, ...] | None = None
+    track_history_except_column_list: tuple[str, ...] | None = None
+    once: bool = False
+    comment: str | None = None
+    spark_conf: Mapping[str, str] = field(default_factory=dict)
+
+
+AnyFlow = Flow | AutoCdcFlow | SnapshotCdcFlow
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lakelet.errors import GraphError, LakeletError, Origin, did_you_mean
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
-from lakelet.graph.elements import AutoCdcFlow, DatasetKind, Definitions
+from lakelet.graph.elements import TOMBSTONE_PROPERTY, AnyFlow, AutoCdcFlow, DatasetKind, Definitions, SnapshotCdcFlow
 from lakelet.graph.trigger import intervals_are_times
 from lakelet.names import NameContext, TableName
 
@@ -139,7 +139,11 @@ def queries_fit_their_targets(graph: DataflowGraph) -> list[LakeletError]:
                     hint="read the source as a table: `spark.read` instead of `spark.readStream`",
                 )
             )
-        elif target.kind is DatasetKind.STREAMING_TABLE and not flow.streaming and not flow.flow.once:
+        elif (
+            target.kind is DatasetKind.STREAMING_TABLE
+            and not (flow.streaming or flow.flow.once)
+            and not isinstance(flow.flow, SnapshotCdcFlow)
+        ):
             errors.append(
                 GraphError(
                     "INVALID_FLOW_QUERY_TYPE.BATCH_RELATION_FOR_STREAMING_TABLE",
@@ -239,17 +243,82 @@ def cdc_targets_are_only_cdc(graph: DataflowGraph) -> list[LakeletError]:
             for flow in flows
             if not flow.is_cdc
         ]
-        shapes = {(f.flow.keys, f.flow.scd_type) for f in cdc if isinstance(f.flow, AutoCdcFlow)}
-        if len(shapes) > 1:
+        errors += _differing_cdc_flows(display, [flow.flow for flow in cdc])
+        seconds = str(dataset.table_properties.get(TOMBSTONE_PROPERTY, "0"))
+        if not seconds.isdigit():
             errors.append(
                 GraphError(
-                    "AUTOCDC_FLOWS_DIFFER",
-                    f"the AUTO CDC flows into `{display}` differ in keys or SCD type",
+                    "INVALID_TABLE_PROPERTY",
+                    f"`{TOMBSTONE_PROPERTY}` of `{display}` is `{seconds}`",
                     origin=dataset.origin,
-                    hint="give all flows of one target the same keys and the same SCD type",
+                    cause="it says for how many seconds deletes are remembered",
+                    hint="give a whole number such as 172800, or remove the property: deletes are remembered for good then",
+                )
+            )
+        snapshots = [flow for flow in cdc if isinstance(flow.flow, SnapshotCdcFlow)]
+        if snapshots and len(flows) > 1:
+            errors.append(
+                GraphError(
+                    "APPLY_CHANGES_FROM_SNAPSHOT_ERROR.MULTIPLE_QUERIES_FOR_TABLE",
+                    f"`{display}` is a target of AUTO CDC from snapshots and has {len(flows)} flows",
+                    origin=snapshots[-1].flow.origin,
+                    cause="a snapshot is compared with all rows of its target, so these must all come from snapshots "
+                    "of one source",
+                    hint="give the flow from snapshots a table of its own",
+                )
+            )
+        if snapshots and dataset.expectations:
+            errors.append(
+                GraphError(
+                    "APPLY_CHANGES_FROM_SNAPSHOT_ERROR.EXPECTATIONS_NOT_SUPPORTED",
+                    f"`{display}` is a target of AUTO CDC from snapshots and has expectations",
+                    origin=dataset.expectations[0].origin if dataset.expectations[0].origin.file else dataset.origin,
+                    cause="a row that a rule drops would look like one that is gone from the source",
+                    hint="put the rules on a view of the source, and take the snapshots of the view",
                 )
             )
     return errors
+
+
+def _differing_cdc_flows(display: str, flows: Sequence[AnyFlow]) -> list[LakeletError]:
+    """Return an error for each flow of a target whose keys or SCD type are not those of the first."""
+    declared = [flow for flow in flows if isinstance(flow, AutoCdcFlow)]
+    errors: list[LakeletError] = []
+    for flow in declared[1:]:
+        first = declared[0]
+        parameters = [
+            ("keys", sorted(key.lower() for key in first.keys), sorted(key.lower() for key in flow.keys)),
+            ("stored_as_scd_type", first.scd_type, flow.scd_type),
+            (
+                "track_history_column_list",
+                _folded(first.track_history_column_list),
+                _folded(flow.track_history_column_list),
+            ),
+            (
+                "track_history_except_column_list",
+                _folded(first.track_history_except_column_list),
+                _folded(flow.track_history_except_column_list),
+            ),
+        ]
+        differing = [(name, one, other) for name, one, other in parameters if one != other]
+        if differing:
+            errors.append(
+                GraphError(
+                    "AUTOCDC_FLOWS_DIFFER",
+                    f"the AUTO CDC flows into `{display}` differ in {' and '.join(f'`{name}`' for name, *_ in differing)}",
+                    origin=flow.origin,
+                    cause="\n".join(
+                        f"`{name}` is {one} in flow `{first.name}` ({first.origin}), {other} in `{flow.name}`"
+                        for name, one, other in differing
+                    ),
+                    hint="give all flows of one target the same keys, SCD type and tracked columns",
+                )
+            )
+    return errors
+
+
+def _folded(names: tuple[str, ...] | None) -> list[str] | None:
+    return None if names is None else sorted(name.lower() for name in names)
 
 
 def streams_read_append_only_tables(graph: DataflowGraph) -> list[LakeletError]:

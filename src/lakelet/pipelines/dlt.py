@@ -11,11 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from lakelet.pipelines import decorators
-from lakelet.pipelines.auto_cdc import (
-    create_auto_cdc_flow,
-    create_auto_cdc_from_snapshot_flow,
-    declare_auto_cdc,
-)
+from lakelet.pipelines.auto_cdc import create_auto_cdc_from_snapshot_flow, declare_auto_cdc
 from lakelet.pipelines.decorators import (
     create_streaming_table,
     expect,
@@ -76,6 +72,9 @@ def apply_changes(
     ignore_null_updates_except_column_list: Sequence[Any] | None = None,
     columns_to_update: Any = None,
     name: str | None = None,
+    system_sequence_by: Any = None,
+    spark_conf: Mapping[str, str] | None = None,
+    comment: str | None = None,
 ) -> None:
     """`dp.create_auto_cdc_flow` with the legacy order of arguments."""
     declare_auto_cdc(
@@ -98,7 +97,14 @@ def apply_changes(
         ignore_null_updates_column_list=ignore_null_updates_column_list,
         ignore_null_updates_except_column_list=ignore_null_updates_except_column_list,
         columns_to_update=columns_to_update,
+        system_sequence_by=system_sequence_by,
+        spark_conf=spark_conf,
+        comment=comment,
     )
+
+
+create_auto_cdc_flow = apply_changes
+"""Its new name; Databricks documents that the two have the same signature."""
 
 
 def _given(**arguments: Any) -> dict[str, Any]:

@@ -19,6 +19,8 @@ CLAUSES = (
     "COLUMNS …",
     "STORED AS SCD TYPE 1|2",
     "TRACK HISTORY ON …",
+    "COLUMNS TO UPDATE …",
+    "WHERE …",
 )
 _STARTS = (
     ("KEYS", "("),
@@ -27,6 +29,7 @@ _STARTS = (
     ("SEQUENCE", "BY"),
     ("COLUMNS", "("),
     ("COLUMNS", "*"),
+    ("COLUMNS", "TO", "UPDATE"),
     ("STORED", "AS"),
     ("TRACK", "HISTORY"),
     ("WHERE",),
@@ -58,6 +61,12 @@ def read_clauses(cursor: Cursor) -> dict[str, Any]:
     if "sequence_by" not in given:
         raise cursor.error("AUTO CDC needs SEQUENCE BY", hint="add `SEQUENCE BY column`")
     _check_scd_type(cursor, given)
+    if "columns_to_update" in given and "ignore_null_updates" in given:
+        raise cursor.error(
+            "IGNORE NULL UPDATES and COLUMNS TO UPDATE cannot be set together",
+            condition="CANNOT_SET_TOGETHER",
+            hint="remove one of the two clauses",
+        )
     return given
 
 
@@ -75,6 +84,8 @@ def _read_clause(cursor: Cursor) -> dict[str, Any]:
         return {"apply_as_truncates": _read_expression(cursor, "APPLY AS TRUNCATE WHEN")}
     if cursor.accept("SEQUENCE", "BY"):
         return {"sequence_by": _read_expression(cursor, "SEQUENCE BY")}
+    if cursor.accept("COLUMNS", "TO", "UPDATE"):
+        return {"columns_to_update": cursor.column("COLUMNS TO UPDATE")}
     if cursor.accept("COLUMNS"):
         lists = _read_columns(cursor, "COLUMNS", "")
         return {"except_column_list" if "except" in key else "column_list": value for key, value in lists.items()}
@@ -82,11 +93,8 @@ def _read_clause(cursor: Cursor) -> dict[str, Any]:
         return {"scd_type": _read_scd_type(cursor)}
     if cursor.accept("TRACK", "HISTORY", "ON"):
         return _read_columns(cursor, "TRACK HISTORY ON", "track_history")
-    if cursor.sees("WHERE"):
-        raise cursor.unsupported(
-            "WHERE of AUTO CDC is not supported",
-            hint="filter the change rows in a temporary view, and read that",
-        )
+    if cursor.accept("WHERE"):
+        return {"where": _read_expression(cursor, "WHERE")}
     raise cursor.unknown_clause(CLAUSES)
 
 

@@ -246,8 +246,8 @@ class StatementReader:
         if cursor.accept("AUTO", "CDC") or cursor.accept("APPLY", "CHANGES"):
             if cursor.sees("FROM", "SNAPSHOT"):
                 raise cursor.unsupported(
-                    "AUTO CDC FROM SNAPSHOT is not supported in this release",
-                    hint="read the snapshots as change rows, and use AUTO CDC with a sequence",
+                    "AUTO CDC FROM SNAPSHOT is declared in Python",
+                    hint="call `dp.create_auto_cdc_from_snapshot_flow(...)` in a .py file of the pipeline",
                 )
             once = cursor.accept("ONCE")
             cursor.expect("INTO")

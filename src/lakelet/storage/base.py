@@ -41,6 +41,28 @@ class TableDefinition:
     keeps_log: bool = True
 
 
+class TableChange(Protocol):
+    """Rows that are replaced key by key; nothing of it is visible before `commit`."""
+
+    def replace(self, keys: pa.Table, rows: pa.Table, *, changes: pa.Table | None = None) -> None:
+        """Let `rows` be the rows that have `keys` from now on.
+
+        Args:
+            keys: values of the key columns.
+            changes: what of it differs from the rows that are stored, as `Table.merge` takes it. Tables of ours, whose
+                files may always be swapped, can do without.
+        """
+        ...
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows next to those that are there, in one file however many keys they have; see `Table.recent_rows`."""
+        ...
+
+    def commit(self, receipt: Receipt | None) -> None:
+        """Commit all of it, and the receipt, as one version; a writer in between makes it fail."""
+        ...
+
+
 class Table(Protocol):
     """One open handle; reading the version and committing through the same handle makes two writers conflict loudly."""
 
@@ -82,10 +104,47 @@ class Table(Protocol):
         """Return all rows; for small tables."""
         ...
 
+    def rows_of(self, keys: pa.Table, *, columns: tuple[str, ...] | None = None) -> pa.Table:
+        """Return the rows that have the values of one row of `keys` in its columns; NULL equals NULL.
+
+        Reads only the files whose statistics do not rule the keys out.
+        """
+        ...
+
+    def rows_between(self, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
+        """Return the rows with `low <= column < high`; None is no bound, and only without any NULLs are in."""
+        ...
+
+    def split_points(self, column: str, *, rows: int) -> list[pa.Scalar]:
+        """Return values of `column`, in order, that cut the table into pieces of about so many rows each."""
+        ...
+
+    def recent_rows(self) -> pa.Table:
+        """Return the rows that changes have added and that are not in the order of the keys yet."""
+        ...
+
+    def change(self, *, keys: tuple[str, ...], identity: tuple[str, ...]) -> TableChange:
+        """Start to replace the rows of some keys, in one commit whose cost follows the keys and not the table.
+
+        Args:
+            keys: the columns that the table is kept in the order of.
+            identity: the columns that identify a row; begins with `keys`.
+        """
+        ...
+
     def append(
-        self, rows: pa.Table | pa.RecordBatchReader, *, receipt: Receipt | None = None, evolve: bool = False
+        self,
+        rows: pa.Table | pa.RecordBatchReader,
+        *,
+        receipt: Receipt | None = None,
+        evolve: bool = False,
+        clustered: bool = False,
     ) -> int:
-        """Commit `rows` and the receipt as one version; returns the number of rows. No rows: an empty commit."""
+        """Commit `rows` and the receipt as one version; returns the number of rows. No rows: an empty commit.
+
+        Args:
+            clustered: the rows come in the order of their keys; write small files, of which `change` rewrites few.
+        """
         ...
 
     def replace(
@@ -94,11 +153,13 @@ class Table(Protocol):
         *,
         receipt: Receipt | None = None,
         partition_cols: tuple[str, ...] | None = None,
+        clustered: bool = False,
     ) -> int:
         """Swap all rows, and the schema, in one commit; readers see the old rows until it is there.
 
         Args:
             partition_cols: how the rows are laid out from now on; None: as before.
+            clustered: as in `append`.
         """
         ...
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from lakelet.errors import LakeletError, StorageError
-from lakelet.storage.base import Receipt, TableDefinition, TableSize
+from lakelet.storage import clustered
+from lakelet.storage.base import Receipt, TableChange, TableDefinition, TableSize
 from lakelet.storage.catalog import remove_folder
 from lakelet.storage.schema import conform, evolved, nullable
 
@@ -39,6 +40,7 @@ class DeltaRsTable:
         self._table = table
         self.location = location
         self._schema: pa.Schema | None = None
+        self._seen: tuple[int, clustered.Files] | None = None
 
     @property
     def delta(self) -> DeltaTable:
@@ -119,11 +121,58 @@ class DeltaRsTable:
         with storage_errors(self.location):
             return self._table.to_pyarrow_table()
 
+    def rows_of(self, keys: pa.Table, *, columns: tuple[str, ...] | None = None) -> pa.Table:
+        with storage_errors(self.location):
+            if self._is_plain:
+                return self.files.rows_of(keys, columns)
+            rows = self._stored()
+            return rows.filter(pa.array(clustered.matching(rows, keys))).select(columns or rows.column_names)
+
+    def rows_between(self, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
+        with storage_errors(self.location):
+            if self._is_plain:
+                return self.files.rows_between(column, low, high)
+            return clustered.between(self._stored(), column, low, high)
+
+    def split_points(self, column: str, *, rows: int) -> list[pa.Scalar]:
+        with storage_errors(self.location):
+            if self._is_plain:
+                return self.files.split_points(column, rows)
+            stored = self._stored()
+            return clustered.split_points(stored.column(column), -(-stored.num_rows // rows))
+
+    def recent_rows(self) -> pa.Table:
+        with storage_errors(self.location):
+            return pa.concat_tables([self.schema.empty_table(), *(self.files.read(at) for at in self.files.recent)])
+
+    def change(self, *, keys: tuple[str, ...], identity: tuple[str, ...]) -> TableChange:
+        return _SwappedFiles(self, keys) if self._is_plain else _MergedRows(self, identity)
+
+    @property
+    def _is_plain(self) -> bool:
+        return clustered.is_clusterable(self._table)
+
+    @property
+    def files(self) -> clustered.Files:
+        if self._seen is None or self._seen[0] != self.version:
+            self._seen = (self.version, clustered.Files(self._table, self.location, self.schema))
+        return self._seen[1]
+
+    def _stored(self) -> pa.Table:
+        """Return all rows with the table's types, by way of delta-rs."""
+        batches = self._table.to_pyarrow_table().to_batches()
+        return pa.Table.from_batches([conform(batch, self.schema) for batch in batches], schema=self.schema)
+
     def append(
-        self, rows: pa.Table | pa.RecordBatchReader, *, receipt: Receipt | None = None, evolve: bool = False
+        self,
+        rows: pa.Table | pa.RecordBatchReader,
+        *,
+        receipt: Receipt | None = None,
+        evolve: bool = False,
+        clustered: bool = False,
     ) -> int:
         schema = evolved(self.schema, rows.schema) if evolve else self.schema
-        return self._write(rows, "append", schema, receipt, "merge" if evolve else None)
+        return self._write(rows, "append", schema, receipt, "merge" if evolve else None, small_files=clustered)
 
     def replace(
         self,
@@ -131,8 +180,9 @@ class DeltaRsTable:
         *,
         receipt: Receipt | None = None,
         partition_cols: tuple[str, ...] | None = None,
+        clustered: bool = False,
     ) -> int:
-        return self._write(rows, "overwrite", None, receipt, "overwrite", partition_cols)
+        return self._write(rows, "overwrite", None, receipt, "overwrite", partition_cols, small_files=clustered)
 
     def merge(self, changes: pa.Table, *, keys: tuple[str, ...], receipt: Receipt | None = None) -> None:
         columns = [name for name in changes.column_names if name != "__op"]
@@ -168,19 +218,67 @@ class DeltaRsTable:
         receipt: Receipt | None,
         schema_mode: Literal["merge", "overwrite"] | None,
         partition_cols: tuple[str, ...] | None = None,
+        *,
+        small_files: bool = False,
     ) -> int:
         counted = _Counted(rows, schema or nullable(rows.schema))
+        options: dict[str, Any] = {}
+        if small_files:
+            reader, options["target_file_size"] = clustered.leaf_sized(counted.reader())
+            options["writer_properties"] = WriterProperties(max_row_group_size=clustered.LEAF_ROWS)
+        else:
+            reader = counted.reader()
         with storage_errors(self.location, counted):
             write_deltalake(
                 self._table,
-                counted.reader(),
+                reader,
                 mode=mode,
                 schema_mode=schema_mode,
                 commit_properties=_properties(receipt),
                 partition_by=list(self.partition_cols if partition_cols is None else partition_cols) or None,
+                **options,
             )
         self._schema = None
         return counted.rows
+
+
+class _SwappedFiles:
+    """A change that writes the files it hits anew."""
+
+    def __init__(self, table: DeltaRsTable, keys: tuple[str, ...]) -> None:
+        self._table = table
+        self._change = clustered.Change(table.delta, table.location, table.files, keys=keys)
+
+    def replace(self, keys: pa.Table, rows: pa.Table, *, changes: pa.Table | None = None) -> None:
+        with storage_errors(self._table.location):
+            self._change.replace(keys, rows)
+
+    def add(self, rows: pa.Table) -> None:
+        with storage_errors(self._table.location):
+            self._change.add(rows)
+
+    def commit(self, receipt: Receipt | None) -> None:
+        with storage_errors(self._table.location):
+            self._change.commit(_properties(receipt) or CommitProperties())
+
+
+class _MergedRows:
+    """A change of a table whose files are not ours to swap, by delta-rs's merge: partitions, a change feed, constraints."""
+
+    def __init__(self, table: DeltaRsTable, identity: tuple[str, ...]) -> None:
+        self._table = table
+        self._identity = identity
+        self._changes = [table.schema.append(pa.field("__op", pa.string())).empty_table()]
+
+    def replace(self, keys: pa.Table, rows: pa.Table, *, changes: pa.Table | None = None) -> None:
+        assert changes is not None, "a table that is merged needs to know what differs"
+        self._changes.append(changes)
+
+    def add(self, rows: pa.Table) -> None:
+        self._changes.append(rows.append_column("__op", pa.repeat("U", rows.num_rows)))
+
+    def commit(self, receipt: Receipt | None) -> None:
+        self._table.merge(pa.concat_tables(self._changes), keys=self._identity, receipt=receipt)
 
 
 class _Counted:

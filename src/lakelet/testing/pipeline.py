@@ -246,6 +246,7 @@ class PipelineTest:
                     engine=self._engine,
                     store=self._store,
                     external=self._external,
+                    time_zone=self._spec.time_zone,
                     probes=False,
                 )
             )
@@ -282,6 +283,7 @@ class PipelineTest:
             engine=self._engine,
             store=self._store,
             external={**self._external, **given},
+            time_zone=self._spec.time_zone,
             datasets={d.name.key: d for d in loaded.datasets if d.name.key not in given},
             flows=flows,
             is_open=frozenset(self._open),

@@ -1,10 +1,12 @@
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import pyspark.pipelines as apache
 import pytest
 
 from lakelet.errors import DefinitionError
-from lakelet.graph.elements import AutoCdcFlow
+from lakelet.graph.elements import AutoCdcFlow, SnapshotCdcFlow
 from lakelet.names import NameContext
 from lakelet.pipelines import dlt, dp
 from lakelet.pipelines.registry import Registry
@@ -102,8 +104,12 @@ def test_a_list_of_ignored_nulls_implies_that_nulls_are_ignored(registry: Regist
         ({"stored_as_scd_type": "bitemporal"}, "UNSUPPORTED_FEATURE"),
         ({"track_history_column_list": ["a"]}, "AUTOCDC_TRACK_HISTORY_REQUIRES_SCD2"),
         ({"apply_as_truncates": "op = 'T'", "stored_as_scd_type": 2}, "AUTOCDC_TRUNCATE_REQUIRES_SCD1"),
-        ({"columns_to_update": "cols"}, "UNSUPPORTED_FEATURE"),
-        ({"where": "day > '2024-01-01'"}, "UNSUPPORTED_FEATURE"),
+        ({"columns_to_update": ["cols"]}, "NOT_EXPECTED_TYPE"),
+        ({"columns_to_update": "a.cols"}, "AUTOCDC_MULTIPART_COLUMN_IDENTIFIER"),
+        ({"columns_to_update": "cols", "ignore_null_updates": True}, "CANNOT_SET_TOGETHER"),
+        ({"columns_to_update": "cols", "ignore_null_updates_column_list": ["a"]}, "CANNOT_SET_TOGETHER"),
+        ({"where": 7}, "NOT_EXPECTED_TYPE"),
+        ({"system_sequence_by": "at"}, "UNSUPPORTED_FEATURE"),
         ({"sequnce_by": "seq"}, "UNKNOWN_PARAMETER"),
     ],
 )
@@ -116,6 +122,46 @@ def test_the_legacy_function_takes_its_legacy_order_and_flow_name(registry: Regi
     (flow,) = registry.definitions().flows
     assert isinstance(flow, AutoCdcFlow)
     assert (flow.name, flow.ignore_null_updates, flow.apply_as_deletes) == ("from_crm", True, "op = 'D'")
+
+
+def test_positional_arguments_are_in_the_order_of_apache_spark(registry: Registry) -> None:
+    dp.create_auto_cdc_flow("customers", "changes", ["id"], "seq", "op = 'D'", None, ["op"], 2, "from_crm")
+    (flow,) = registry.definitions().flows
+    assert isinstance(flow, AutoCdcFlow)
+    assert (flow.apply_as_deletes, flow.except_column_list, flow.scd_type, flow.name) == (
+        "op = 'D'",
+        ("op",),
+        2,
+        "from_crm",
+    )
+    theirs = [name for name, p in inspect.signature(apache.create_auto_cdc_flow).parameters.items()]
+    positional = [
+        n for n, p in inspect.signature(dp.create_auto_cdc_flow).parameters.items() if p.kind is not p.KEYWORD_ONLY
+    ]
+    assert theirs[: len(positional)] == positional
+
+
+def test_the_new_name_of_the_legacy_module_has_the_legacy_order(registry: Registry) -> None:
+    assert inspect.signature(dlt.create_auto_cdc_flow) == inspect.signature(dlt.apply_changes)
+
+
+def test_columns_to_update_and_where_are_kept(registry: Registry) -> None:
+    from pyspark.sql.functions import col
+
+    flow = declared(registry, columns_to_update=col("cols"), where="day > '2024-01-01'")
+    assert (flow.columns_to_update, flow.where) == ("cols", "day > '2024-01-01'")
+
+
+@pytest.mark.parametrize("module", [dp, dlt])
+def test_a_flow_from_snapshots(registry: Registry, module: Any) -> None:
+    module.create_auto_cdc_from_snapshot_flow("customers", "raw", ["id"], "2", None, ["name"])
+    module.apply_changes_from_snapshot(target="b", snapshot_and_version=print, keys=["id"], once=True, flow_name="f")
+    first, second = registry.definitions().flows
+    assert isinstance(first, SnapshotCdcFlow)
+    assert isinstance(second, SnapshotCdcFlow)
+    assert (first.name, first.source, first.keys, first.scd_type) == ("customers", "raw", ("id",), 2)
+    assert first.track_history_column_list == ("name",)
+    assert (second.name, second.source, second.scd_type, second.once) == ("f", print, 1, True)
 
 
 def test_all_implemented_parameters_are_kept(registry: Registry) -> None:

@@ -277,8 +277,6 @@ def test_an_append_flow_without_a_target_is_refused(registry: Registry) -> None:
     [
         lambda: dp.create_sink("s", "kafka", {}),
         lambda: dp.replace_flow(target="t"),
-        lambda: dp.create_auto_cdc_from_snapshot_flow("t", "s", ["id"]),
-        lambda: dlt.apply_changes_from_snapshot(target="t", snapshot_and_version=print, keys=["id"]),
     ],
 )
 def test_what_is_not_implemented_is_refused_with_line_and_hint(registry: Registry, call) -> None:  # type: ignore[no-untyped-def]

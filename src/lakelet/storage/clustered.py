@@ -1,0 +1,519 @@
+"""Delta tables whose rows lie in small files in the order of their keys, so that a change rewrites only the files it hits.
+
+The files are the leaves of a search tree whose inner nodes are the statistics in the table's log: a key is looked for in the
+files whose minimum and maximum enclose it, a new key goes to the file with the greatest minimum below it, and a file that
+has grown too large is split. A table that was laid out differently is right at once and becomes clustered where it is changed.
+Every file is plain Parquet and every commit plain Delta; docs/adr/0015 has the measurements behind `LEAF_ROWS`.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import itertools
+import json
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable
+from deltalake.transaction import AddAction, RemoveAction
+
+from lakelet.storage.schema import conform
+
+LEAF_ROWS = 4096
+"""Rows of a file after a split; a file is split when it has twice as many."""
+REMEMBERED_BYTES = 128 << 20
+"""Memory for rows of files that were read or written last. A file never changes, and what is changed is looked up first."""
+RECENT = "recent-"
+"""How the name of the file begins that has rows which came last, of any keys."""
+SAMPLED = 64
+"""One row in so many is looked at to find out how keys are distributed."""
+WORKERS = 4
+"""Threads that read and write files at the same time: both leave the interpreter for most of their time."""
+
+_PLAIN_FEATURES = {"appendOnly", "invariants", "timestampNtz"}
+
+
+def is_clusterable(delta: DeltaTable) -> bool:
+    """Return whether files of the table may be swapped without more: no partitions, no change feed, no further features."""
+    metadata, protocol = delta.metadata(), delta.protocol()
+    features = {*(protocol.reader_features or ()), *(protocol.writer_features or ())}
+    if metadata.partition_columns or metadata.configuration.get("delta.enableChangeDataFeed") == "true":
+        return False
+    return protocol.min_writer_version <= 2 or (protocol.min_writer_version == 7 and features <= _PLAIN_FEATURES)
+
+
+class _Remembered:
+    """Rows of data files, those that were used last."""
+
+    def __init__(self) -> None:
+        self._tables: OrderedDict[str, pa.Table] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def get(self, path: str, schema: pa.Schema) -> pa.Table | None:
+        """Return a file's rows, if they are known with these columns."""
+        with self._lock:
+            found = self._tables.get(path)
+            if found is None or not found.schema.equals(schema):
+                return None
+            self._tables.move_to_end(path)
+            return found
+
+    def put(self, path: str, rows: pa.Table) -> None:
+        if rows.num_rows > 4 * LEAF_ROWS:
+            return
+        with self._lock:
+            before = self._tables.pop(path, None)
+            self._size += rows.nbytes - (0 if before is None else before.nbytes)
+            self._tables[path] = rows
+            while self._size > REMEMBERED_BYTES:
+                self._size -= self._tables.popitem(last=False)[1].nbytes
+
+
+_remembered = _Remembered()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leaf:
+    """The rows of one file that a change has read, and which of them go."""
+
+    rows: pa.Table
+    gone: np.ndarray
+
+
+class Files:
+    """The data files of one version of a table.
+
+    Attributes:
+        index: one row per file: path, size_bytes, num_records, and `min.c`, `max.c`, `null_count.c` for each column `c`
+            that files are chosen by. NULL where the log does not say.
+    """
+
+    def __init__(self, delta: DeltaTable, location: str, schema: pa.Schema) -> None:
+        self._location = Path(location)
+        self.schema = schema
+        actions = pa.table(delta.get_add_actions(flatten=True))
+        columns = {}
+        for field in _index_schema(schema):
+            known = field.name in actions.column_names and not pa.types.is_null(actions.schema.field(field.name).type)
+            columns[field.name] = (
+                actions.column(field.name).cast(field.type) if known else pa.nulls(actions.num_rows, field.type)
+            )
+        self.index = pa.table(columns, schema=_index_schema(schema))
+
+    def changed(self, index: pa.Table) -> Files:
+        """Return these files with another index."""
+        result = copy.copy(self)
+        result.index = index
+        return result
+
+    def rows_of(self, keys: pa.Table, columns: tuple[str, ...] | None = None) -> pa.Table:
+        """Return the rows that have the values of one row of `keys` in its columns; NULL equals NULL."""
+        names = self.schema.names if columns is None else list(columns)
+        read = self.load(enclosing(self.index, keys), None if columns is None else [*keys.column_names, *columns])
+        found = [rows.filter(pa.array(matching(rows, keys))).select(names) for rows in read]
+        return pa.concat_tables([self.schema.empty_table().select(names), *found])
+
+    def rows_between(self, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
+        """Return the rows with `low <= column < high`; None is no bound, and without any NULLs are in."""
+        read = self.load(_overlapping(self.index, column, low, high))
+        return pa.concat_tables([self.schema.empty_table(), *(between(rows, column, low, high) for rows in read)])
+
+    def split_points(self, column: str, rows: int) -> list[pa.Scalar]:
+        """Return values of `column` that cut the table into pieces of about so many rows each."""
+        total = pc.sum(self.index.column("num_records")).as_py() or 0
+        if total <= rows:
+            return []
+        parts = [rows.column(column)[::SAMPLED] for rows in self.load(range(self.index.num_rows), [column])]
+        sample = pa.chunked_array([chunk for part in parts for chunk in part.chunks], self.schema.field(column).type)
+        return split_points(sample, -(-total // rows))
+
+    def load(self, positions: Iterable[int], columns: list[str] | None = None) -> list[pa.Table]:
+        """Return the rows of several files."""
+        wanted = list(positions)
+        known = {position: self._known(position, columns) for position in wanted}
+        missing = [position for position in wanted if known[position] is None]
+        known.update(zip(missing, _in_parallel(lambda position: self.read(position, columns), missing), strict=True))
+        return [rows for position in wanted if (rows := known[position]) is not None]
+
+    def read(self, position: int, columns: list[str] | None = None) -> pa.Table:
+        """Return the rows of a file with the columns and types of the table."""
+        known = self._known(position, columns)
+        if known is not None:
+            return known
+        path = self._path(position)
+        wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        file = pq.ParquetFile(path)
+        present = set(file.schema_arrow.names)
+        table = file.read([name for name in wanted.names if name in present], use_threads=False)
+        if not table.schema.equals(wanted):
+            table = pa.Table.from_batches([conform(batch, wanted) for batch in table.to_batches()], schema=wanted)
+        if columns is None:
+            _remembered.put(path, table)
+        return table
+
+    def _known(self, position: int, columns: list[str] | None) -> pa.Table | None:
+        found = _remembered.get(self._path(position), self.schema)
+        return found if found is None or columns is None else found.select(columns)
+
+    def _path(self, position: int) -> str:
+        return str(self._location / unquote(self.index.column("path")[position].as_py()))
+
+    @property
+    def recent(self) -> list[int]:
+        """The file with the rows that came last, if there is one."""
+        return list(np.flatnonzero(pc.starts_with(self.index.column("path"), RECENT).to_numpy()).tolist())
+
+
+class Change:
+    """Rows of a table that are replaced key by key; nothing of it is visible before `commit`.
+
+    Args:
+        keys: the columns that the files are clustered by.
+    """
+
+    def __init__(self, delta: DeltaTable, location: str, files: Files, *, keys: tuple[str, ...]) -> None:
+        self._delta = delta
+        self._location = Path(location)
+        self._keys = keys
+        self._files = files
+        self._removed: list[RemoveAction] = []
+        self._added: dict[str, AddAction] = {}
+
+    def replace(self, keys: pa.Table, rows: pa.Table) -> None:
+        """Let `rows` be the rows that have `keys` from now on.
+
+        Args:
+            keys: values of the key columns.
+            rows: all of them have keys in `keys`.
+        """
+        files = self._files
+
+        def rewritten(position: int) -> list[tuple[AddAction, dict[str, Any]]]:
+            read = hit.get(position)
+            stay = files.read(position) if read is None else read.rows.filter(pa.array(~read.gone))
+            return self._write(pa.concat_tables([stay, rows.filter(pa.array(homes == position))]))
+
+        homes = floors(files.index, rows.select(self._keys))
+        positions = enclosing(files.index, keys)
+        hit = {}
+        for position, found in zip(positions, files.load(positions), strict=True):
+            hit[position] = _Leaf(rows=found, gone=matching(found, keys))
+        touched = sorted({at for at, leaf in hit.items() if leaf.gone.any()} | set(homes.tolist()) - {-1})
+        added = [part for parts in _in_parallel(rewritten, touched) for part in parts]
+        if homes.size and homes[0] == -1:
+            added += self._write(rows)
+        self._take_out(touched)
+        self._put_in(added)
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows to the file of those that came last; it grows until its rows are replaced elsewhere."""
+        if not rows.num_rows:
+            return
+        recent = self._files.recent
+        rows = pa.concat_tables([*(self._files.read(position) for position in recent), rows])
+        self._take_out(recent)
+        self._put_in([self._write_file(self._sorted(rows), prefix=RECENT)])
+
+    def commit(self, properties: CommitProperties) -> None:
+        """Swap the files in one commit; a writer that came in between makes it fail."""
+        properties.max_commit_retries = 0
+        self._delta.create_write_transaction(
+            [*self._removed, *self._added.values()],
+            mode="append",
+            schema=self._delta.schema(),
+            commit_properties=properties,
+        )
+        self._delta.update_incremental()  # the handle does not follow by itself
+
+    def _write(self, rows: pa.Table) -> list[tuple[AddAction, dict[str, Any]]]:
+        """Write rows in the order of their keys, as one file or several."""
+        if not rows.num_rows:
+            return []
+        rows = self._sorted(rows)
+        pieces = 1 if rows.num_rows <= 2 * LEAF_ROWS else -(-rows.num_rows // LEAF_ROWS)
+        size = -(-rows.num_rows // pieces)
+        return [self._write_file(rows.slice(start, size)) for start in range(0, rows.num_rows, size)]
+
+    def _sorted(self, rows: pa.Table) -> pa.Table:
+        return rows.take(pc.sort_indices(rows, [(key, "ascending") for key in self._keys])).combine_chunks()
+
+    def _write_file(self, rows: pa.Table, *, prefix: str = "part-") -> tuple[AddAction, dict[str, Any]]:
+        name = f"{prefix}{uuid.uuid4()}.snappy.parquet"
+        path = self._location / name
+        written: list[pq.FileMetaData] = []
+        pq.write_table(
+            rows,
+            path,
+            compression="snappy",
+            use_dictionary=False,
+            store_schema=False,
+            write_statistics=_bounded(rows),
+            metadata_collector=written,
+        )
+        _remembered.put(str(path), rows)
+        size = path.stat().st_size
+        found = statistics(rows, written[0])
+        row = {"path": name, "size_bytes": size, "num_records": rows.num_rows}
+        for column, (low, high, nulls) in found.items():
+            row.update({f"min.{column}": low, f"max.{column}": high, f"null_count.{column}": nulls})
+        action = AddAction(
+            path=name,
+            size=size,
+            partition_values={},
+            modification_time=int(time.time() * 1000),
+            data_change=True,
+            stats=json.dumps(_as_json(found, rows.num_rows)),
+        )
+        return action, {name: row.get(name) for name in self._files.index.column_names}
+
+    def _put_in(self, added: list[tuple[AddAction, dict[str, Any]]]) -> None:
+        self._added.update({action.path: action for action, _ in added})
+        new = pa.Table.from_pylist([row for _, row in added], schema=self._files.index.schema)
+        self._files = self._files.changed(pa.concat_tables([self._files.index, new]))
+
+    def _take_out(self, positions: list[int]) -> None:
+        """Remove files from the table; one that this change has written itself was never in it."""
+        gone = np.zeros(self._files.index.num_rows, bool)
+        gone[positions] = True
+        now = int(time.time() * 1000)
+        for row in self._files.index.select(["path", "size_bytes"]).filter(pa.array(gone)).to_pylist():
+            if self._added.pop(row["path"], None) is not None:
+                (self._location / row["path"]).unlink()
+            else:
+                self._removed.append(
+                    RemoveAction(path=row["path"], deletion_timestamp=now, data_change=True, size=row["size_bytes"])
+                )
+        self._files = self._files.changed(self._files.index.filter(pa.array(~gone)))
+
+
+# -- which files --------------------------------------------------------------------------------------------------
+
+
+def enclosing(index: pa.Table, keys: pa.Table) -> list[int]:
+    """Return the files that may have a row with one of `keys`, column by column."""
+    possible = np.ones(index.num_rows, bool)
+    for name in keys.column_names:
+        if f"min.{name}" not in index.column_names or not index.num_rows:
+            continue
+        low, high = index.column(f"min.{name}"), _upper(index.column(f"max.{name}"))
+        values = keys.column(name).cast(low.type)
+        found = _ranks(values.drop_null(), low, high)
+        sought, lows, highs = np.sort(found[0]), found[1], found[2]
+        inside = np.searchsorted(sought, lows, "left") < np.searchsorted(sought, highs, "right")
+        nulls = index.column(f"null_count.{name}").fill_null(1).to_numpy() > 0
+        # Without bounds a file may have anything; one whose column is all NULL has nothing but that.
+        unknown = pc.or_(low.is_null(), high.is_null()).to_numpy()
+        full = pc.equal(index.column(f"null_count.{name}"), index.column("num_records")).fill_null(False).to_numpy()
+        hit = (inside & ~unknown) | (unknown & ~full & bool(len(sought)))
+        possible &= hit | (nulls & bool(values.null_count))
+    return list(np.flatnonzero(possible).tolist())
+
+
+def _overlapping(index: pa.Table, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> list[int]:
+    possible = pa.repeat(True, index.num_rows)
+    if f"min.{column}" in index.column_names:
+        if low is not None:
+            least = pc.greater_equal(_upper(index.column(f"max.{column}")), low)
+            possible = pc.and_(possible, pc.fill_null(least, True))
+        if high is not None:
+            possible = pc.and_(possible, pc.fill_null(pc.less(index.column(f"min.{column}"), high), True))
+    return list(np.flatnonzero(possible.to_numpy(zero_copy_only=False)).tolist())
+
+
+def floors(index: pa.Table, keys: pa.Table) -> np.ndarray:
+    """Return for each key the file with the greatest minimum up to it, or else the first; -1 if there is no file."""
+    leaves = np.flatnonzero(~pc.starts_with(index.column("path"), RECENT).to_numpy())
+    index, files = index.take(pa.array(leaves, pa.int64())), len(leaves)
+    if not files or not keys.num_rows:
+        return np.full(keys.num_rows, -1, np.int64)
+    columns = {
+        name: _joined(index.column(f"min.{name}"), keys.column(name))
+        for name in keys.column_names
+        if f"min.{name}" in index.column_names
+    }  # fmt: skip
+    columns["__is_key"] = pa.chunked_array([np.repeat(np.array([0, 1], np.int8), [files, keys.num_rows])])
+    by = [(name, "ascending", "at_start") for name in columns]
+    order = pc.sort_indices(pa.table(columns), by).to_numpy()
+    before = np.maximum.accumulate(np.where(order < files, np.arange(len(order)), -1))
+    first = order[np.argmax(order < files)]
+    homes = leaves[np.where(before >= 0, order[before], first)]
+    result = np.empty(keys.num_rows, np.int64)
+    result[order[order >= files] - files] = homes[order >= files]
+    return result
+
+
+def matching(rows: pa.Table, keys: pa.Table) -> np.ndarray:
+    """Return which rows have the values of one row of `keys` in its columns; NULL equals NULL."""
+    found = np.ones(rows.num_rows, bool)
+    for name in keys.column_names:
+        values = keys.column(name).cast(rows.schema.field(name).type).combine_chunks()
+        found &= pc.is_in(rows.column(name), value_set=values).to_numpy()
+    if keys.num_columns == 1 or not found.any():
+        return found
+    # Every value occurs among the keys; now whether they occur together.
+    some = np.flatnonzero(found)
+    combined = np.zeros(len(some) + keys.num_rows, np.int64)
+    for name in keys.column_names:
+        kind = rows.schema.field(name).type
+        both = _joined(rows.column(name).take(some), keys.column(name).cast(kind)).combine_chunks()
+        codes = both.dictionary_encode(null_encoding="encode").indices
+        combined = np.unique(combined * len(combined) + codes.to_numpy(), return_inverse=True)[1]
+    found[some] = np.isin(combined[: len(some)], combined[len(some) :])
+    return found
+
+
+def between(rows: pa.Table, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
+    """Return the rows with `low <= column < high`; None is no bound, and without any NULLs are in."""
+    if low is not None:
+        rows = rows.filter(pc.greater_equal(rows.column(column), low))
+    return rows if high is None else rows.filter(pc.less(rows.column(column), high))
+
+
+def split_points(sample: pa.ChunkedArray, pieces: int) -> list[pa.Scalar]:
+    """Return at most `pieces - 1` different values that cut the sample into parts of like size."""
+    ordered = sample.drop_null().sort()
+    points = ordered.take(np.unique(np.arange(1, pieces) * len(ordered) // pieces)) if len(ordered) else ordered
+    return [point for point in points.unique() if point != ordered[0]]
+
+
+def _joined(*columns: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
+
+
+def _ranks(*columns: pa.ChunkedArray) -> list[np.ndarray]:
+    """Return numbers that order and equal as the values of all columns together do."""
+    ranks = pc.rank(_joined(*columns), tiebreaker="dense").to_numpy()
+    return np.split(ranks, np.cumsum([len(column) for column in columns])[:-1])
+
+
+def leaf_sized(rows: pa.RecordBatchReader) -> tuple[pa.RecordBatchReader, int]:
+    """Return the same rows, a leaf's at a time, and the size in bytes at which delta-rs shall end a file.
+
+    delta-rs looks at the size every 1,024 rows and gives batches to several writers by turns, so a file must end with its
+    batch: one that takes rows of the next one as well would enclose the keys of other files.
+    """
+    table = (pa.Table.from_batches([batch]) for batch in rows)
+    batches = (piece.combine_chunks().to_batches()[0] for piece in _leaves(table) if piece.num_rows)
+    first = next(batches, None)
+    if first is None:
+        return rows.schema.empty_table().to_reader(), LEAF_ROWS
+    sample = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_batches([first]), sample, compression="none")
+    size = sample.getvalue().size * LEAF_ROWS // first.num_rows
+    return pa.RecordBatchReader.from_batches(rows.schema, itertools.chain([first], batches)), max(1, int(size * 0.8))
+
+
+def _leaves(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the rows of all tables, `LEAF_ROWS` at a time but for the last."""
+    rest: pa.Table | None = None
+    for table in tables:
+        rest = table if rest is None else pa.concat_tables([rest, table])
+        full = rest.num_rows // LEAF_ROWS * LEAF_ROWS
+        yield from (rest.slice(start, LEAF_ROWS) for start in range(0, full, LEAF_ROWS))
+        rest = rest.slice(full)
+    if rest is not None:
+        yield rest
+
+
+# -- statistics ---------------------------------------------------------------------------------------------------
+
+
+def _is_indexed(kind: pa.DataType) -> bool:
+    types = pa.types
+    checks = (
+        types.is_integer,
+        types.is_floating,
+        types.is_decimal,
+        types.is_string,
+        types.is_date32,
+        types.is_timestamp,
+    )
+    return any(check(kind) for check in checks)
+
+
+def _index_schema(schema: pa.Schema) -> pa.Schema:
+    fields = [pa.field("path", pa.string()), pa.field("size_bytes", pa.int64()), pa.field("num_records", pa.int64())]
+    for field in schema:
+        if _is_indexed(field.type):
+            fields += [pa.field(f"min.{field.name}", field.type), pa.field(f"max.{field.name}", field.type)]
+            fields.append(pa.field(f"null_count.{field.name}", pa.int64()))
+    return pa.schema(fields)
+
+
+def _bounded(rows: pa.Table) -> list[str]:
+    """Return the columns that get bounds, those without NaN: it is greater than any number, and no bound says so."""
+    return [
+        field.name
+        for field in rows.schema
+        if not (pa.types.is_floating(field.type) and pc.any(pc.is_nan(rows.column(field.name))).as_py())
+    ]
+
+
+def statistics(rows: pa.Table, written: pq.FileMetaData) -> dict[str, tuple[Any, Any, int]]:
+    """Return minimum, maximum and the number of NULLs of the plain columns of a file; a column may have no bounds."""
+    result: dict[str, tuple[Any, Any, int]] = {}
+    group = written.row_group(0)
+    places = {group.column(at).path_in_schema: at for at in range(group.num_columns)}
+    for field in rows.schema:
+        if pa.types.is_nested(field.type):
+            continue
+        low = high = None
+        column = rows.column(field.name)
+        if _is_indexed(field.type):
+            found = group.column(places[field.name]).statistics
+            if found is not None and found.has_min_max:
+                low, high = found.min, found.max
+        result[field.name] = (low, high, column.null_count)
+    return result
+
+
+def _as_json(found: dict[str, tuple[Any, Any, int]], rows: int) -> dict[str, Any]:
+    bounds = {name: (_json_value(low), _json_value(high)) for name, (low, high, _) in found.items()}
+    bounded = {name: pair for name, pair in bounds.items() if None not in pair}
+    return {
+        "numRecords": rows,
+        "minValues": {name: low for name, (low, _) in bounded.items()},
+        "maxValues": {name: high for name, (_, high) in bounded.items()},
+        "nullCount": {name: nulls for name, (_, _, nulls) in found.items()},
+    }
+
+
+def _json_value(value: Any) -> Any:
+    """Return a bound as the log has it; None for a decimal that no JSON number is exactly."""
+    if isinstance(value, Decimal):
+        number = int(value) if value == value.to_integral_value() else float(value)
+        return number if Decimal(str(number)) == value else None
+    if isinstance(value, datetime.datetime):
+        return value.replace(tzinfo=None).isoformat(timespec="microseconds") + ("Z" if value.tzinfo else "")
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
+def _upper(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return maxima that hold although other writers cut timestamps to milliseconds."""
+    if not pa.types.is_timestamp(column.type):
+        return column
+    return pc.add(column, pa.scalar(1000, pa.duration("us")))
+
+
+def _in_parallel(function: Callable[[int], Any], items: Iterable[int]) -> list[Any]:
+    """Return the results of a function over items, with threads where there are several."""
+    several = list(items)
+    if len(several) < 2:
+        return [function(item) for item in several]
+    with ThreadPoolExecutor(min(WORKERS, len(several))) as pool:
+        return list(pool.map(function, several))
