@@ -95,6 +95,8 @@ class Resolver:
     _table_schemas: dict[str, StructType] = field(default_factory=dict)
     _sequence_types: dict[str, DataType] = field(default_factory=dict)
     _resolving: list[TableName] = field(default_factory=list)
+    derived: dict[str, Any] = field(default_factory=dict)
+    """What others have made of the trees of flows; forgotten with the columns."""
     _files: FileSchemas | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -199,7 +201,7 @@ class Resolver:
     def forget_columns(self) -> None:
         """Ask again for columns that depend on files, now that these have others."""
         with self._lock:
-            self._schemas, self._flow_schemas, self._sequence_types = {}, {}, {}
+            self._schemas, self._flow_schemas, self._sequence_types, self.derived = {}, {}, {}, {}
 
     def _path(self, text: str, place: Origin) -> str:
         try:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from lakelet.errors import LakeletError, StorageError
 from lakelet.storage.base import Receipt, TableDefinition, TableSize
+from lakelet.storage.data_files import DataFile, data_files
 from lakelet.storage.schema import conform, evolved, nullable
 
 CHECKPOINT_INTERVAL = "10"
@@ -92,11 +93,21 @@ class DeltaRsTable:
         with storage_errors(self.location):
             return self._table.to_pyarrow_table()
 
+    def files(self) -> tuple[DataFile, ...]:
+        with storage_errors(self.location):
+            return data_files(self._table, self.location)
+
     def append(
-        self, rows: pa.Table | pa.RecordBatchReader, *, receipt: Receipt | None = None, evolve: bool = False
+        self,
+        rows: pa.Table | pa.RecordBatchReader,
+        *,
+        receipt: Receipt | None = None,
+        evolve: bool = False,
+        row_group_rows: int | None = None,
     ) -> int:
         schema = evolved(self.schema, rows.schema) if evolve else self.schema
-        return self._write(rows, "append", schema, receipt, "merge" if evolve else None)
+        schema_mode: Literal["merge"] | None = "merge" if evolve else None
+        return self._write(rows, "append", schema, receipt, schema_mode, row_group_rows=row_group_rows)
 
     def replace(
         self,
@@ -104,19 +115,54 @@ class DeltaRsTable:
         *,
         receipt: Receipt | None = None,
         partition_cols: tuple[str, ...] | None = None,
+        where: str | None = None,
+        row_group_rows: int | None = None,
     ) -> int:
-        return self._write(rows, "overwrite", None, receipt, "overwrite", partition_cols)
+        schema, schema_mode = (None, "overwrite") if where is None else (self.schema, None)
+        return self._write(
+            rows,
+            "overwrite",
+            schema,
+            receipt,
+            schema_mode,  # type: ignore[arg-type]
+            partition_cols,
+            where=where,
+            row_group_rows=row_group_rows,
+        )
+
+    def replace_units(self, rows: pa.Table, *, gone: pa.Table, receipt: Receipt | None = None) -> None:
+        new = pa.Table.from_batches([conform(batch, self.schema) for batch in rows.to_batches()], self.schema)
+        empty = [
+            gone.column(field.name).cast(field.type)
+            if field.name in gone.column_names
+            else pa.nulls(gone.num_rows, field.type)
+            for field in self.schema
+        ]
+        old = pa.table(empty, schema=self.schema)
+        marked = [
+            table.append_column("__op", pa.array([mark] * table.num_rows, pa.string()))
+            for table, mark in ((new, "I"), (old, "D"))
+        ]
+        changes = pa.concat_tables(marked)
+        predicate = _null_safe_equal(gone.column_names, {n for n in gone.column_names if gone.column(n).null_count})
+        assignments = {f"`{name}`": f"s.`{name}`" for name in self.schema.names}
+        with storage_errors(self.location):
+            (
+                self._table.merge(
+                    changes,
+                    predicate=f"s.__op = 'D' AND {predicate}",
+                    source_alias="s",
+                    target_alias="t",
+                    commit_properties=_properties(receipt),
+                )
+                .when_matched_delete()
+                .when_not_matched_insert(assignments, predicate="s.__op = 'I'")
+                .execute()
+            )
 
     def merge(self, changes: pa.Table, *, keys: tuple[str, ...], receipt: Receipt | None = None) -> None:
         columns = [name for name in changes.column_names if name != "__op"]
-        # `<=>` is not in delta-rs's expression language, hence the spelled-out null-safe comparison for nullable keys.
-        has_null = {key for key in keys if changes.column(key).null_count}
-        predicate = " AND ".join(
-            f"(t.`{key}` = s.`{key}` OR (t.`{key}` IS NULL AND s.`{key}` IS NULL))"
-            if key in has_null
-            else f"t.`{key}` = s.`{key}`"
-            for key in keys
-        )
+        predicate = _null_safe_equal(keys, {key for key in keys if changes.column(key).null_count})
         assignments = {f"`{name}`": f"s.`{name}`" for name in columns}
         with storage_errors(self.location):
             (
@@ -141,8 +187,14 @@ class DeltaRsTable:
         receipt: Receipt | None,
         schema_mode: Literal["merge", "overwrite"] | None,
         partition_cols: tuple[str, ...] | None = None,
+        *,
+        where: str | None = None,
+        row_group_rows: int | None = None,
     ) -> int:
         counted = _Counted(rows, schema or nullable(rows.schema))
+        options: dict[str, Any] = {}
+        if row_group_rows is not None:
+            options["writer_properties"] = WriterProperties(max_row_group_size=row_group_rows)
         with storage_errors(self.location, counted):
             write_deltalake(
                 self._table,
@@ -151,9 +203,21 @@ class DeltaRsTable:
                 schema_mode=schema_mode,
                 commit_properties=_properties(receipt),
                 partition_by=list(self.partition_cols if partition_cols is None else partition_cols) or None,
+                predicate=where,
+                **options,
             )
         self._schema = None
         return counted.rows
+
+
+def _null_safe_equal(columns: Iterable[str], nullable_columns: Collection[str]) -> str:
+    """Return the condition that source and target have the same values; `<=>` is not in delta-rs's expression language."""
+    return " AND ".join(
+        f"(t.`{name}` = s.`{name}` OR (t.`{name}` IS NULL AND s.`{name}` IS NULL))"
+        if name in nullable_columns
+        else f"t.`{name}` = s.`{name}`"
+        for name in columns
+    )
 
 
 class _Counted:
