@@ -233,3 +233,111 @@ def test_a_violated_fail_rule_leaves_the_view_and_what_it_remembers(project: Any
     project.ok()
     assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
     assert project.rows("v", "shop", "x") == [("N", 15), ("S", 2), (None, 3)]
+
+
+def test_explain_says_what_the_next_update_does(project: Any) -> None:
+    project.write(view(GROUPED["having"])).land("sales", FIRST)
+    first = project.pipeline().explain("v")
+    assert (first.technique, first.possible, first.unit) == ("COMPLETE_RECOMPUTE", "GROUP_AGGREGATE", ("shop",))
+    project.ok()
+    assert project.pipeline().explain("v").technique == "NO_OP"
+    project.land("sales", MORE)
+    explained = project.pipeline().explain("v")
+    assert (explained.technique, [issue.type for issue in explained.issues]) == ("GROUP_AGGREGATE", ["DATA_HAS_CHANGED"])
+    project.ok()
+    [planned] = [event for event in project.events if event.event_type == "planning_information"]
+    assert planned.details["technique_information"] == explained.to_dict()["technique_information"]
+    assert "rewrites rows by shop" in explained.render()
+
+
+def test_only_views_are_explained(project: Any) -> None:
+    from lakelet.errors import GraphError
+
+    source = f'@dp.table\ndef t():\n    return spark.readStream.format("delta").load("{LANDING}")\n'
+    project.write(source).land("sales", FIRST)
+    with pytest.raises(GraphError) as error:
+        project.pipeline().explain("t")
+    assert error.value.condition == "NOT_A_MATERIALIZED_VIEW"
+
+
+@pytest.mark.parametrize("policy", ["incremental", "incremental_strict"])
+def test_a_policy_refuses_a_query_that_cannot_follow(project: Any, policy: str) -> None:
+    query = 'sales.groupBy("shop").agg(F.collect_list("amount").alias("x"))'
+    project.write(view(query, decorator=f'@dp.materialized_view(refresh_policy="{policy}")')).land("sales", FIRST)
+    [error] = project.run().errors
+    assert error.condition == "MATERIALIZED_VIEW_NOT_INCREMENTALIZABLE"
+    assert "collect_list" in (error.cause or "")
+    assert project.pipeline().explain("v").problem is not None
+
+
+def test_policies_differ_in_what_a_deleted_row_means(project: Any) -> None:
+    both = "".join(
+        view(GROUPED["sum"], decorator=f'@dp.materialized_view(name="{policy}", refresh_policy="{policy}")')
+        for policy in ("incremental", "incremental_strict", "full")
+    )
+    project.write(both).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert {name: technique for name, (technique, _) in project.techniques().items()} == {
+        "incremental": "GROUP_AGGREGATE",
+        "incremental_strict": "GROUP_AGGREGATE",
+        "full": "COMPLETE_RECOMPUTE",
+    }
+    DeltaTable(str(project.root / "data" / LANDING.lstrip("/"))).delete("amount = 1")
+    result = project.run()
+    assert project.status(result) == {"incremental": "COMPLETED", "incremental_strict": "FAILED", "full": "COMPLETED"}
+    assert result.errors[0].condition == "MATERIALIZED_VIEW_NOT_INCREMENTALIZABLE"
+
+
+SQL = {
+    "sum": "SELECT shop, sum(amount) AS x FROM sales GROUP BY shop",
+    "unnamed": "SELECT shop, sum(amount), count(*) FROM sales GROUP BY shop",
+    "around": "SELECT upper(shop) s, round(avg(amount) * 2, 1) AS x FROM sales WHERE amount > 1 GROUP BY shop",
+    "key expression": "SELECT amount % 2 AS odd, count(DISTINCT customer) AS c FROM sales s GROUP BY amount % 2",
+    "ordinal": "SELECT length(shop) AS l, max(amount) AS hi FROM sales GROUP BY 1",
+    "having": "SELECT shop, min(amount) lo FROM sales GROUP BY shop HAVING sum(amount) < 50 AND count(*) > 0",
+    "with": "WITH big AS (SELECT shop, amount FROM sales WHERE amount > 1) SELECT shop, sum(amount) AS x FROM big GROUP BY shop",
+    "query": "SELECT t.shop, sum(t.y) AS y FROM (SELECT shop, amount * 2 AS y FROM sales) t GROUP BY t.shop",
+    "union": "SELECT k, sum(n) AS n FROM (SELECT shop AS k, 1 AS n FROM sales UNION ALL SELECT customer, 2 FROM sales) GROUP BY k",
+    "join": "SELECT l.shop, count(*) AS n FROM sales l JOIN sales r ON l.shop = r.shop AND l.amount <= r.amount GROUP BY l.shop",
+    "global": "SELECT sum(amount) AS x, CASE WHEN count(*) > 5 THEN 'many' ELSE NULL END AS y FROM sales",
+}
+
+
+@pytest.mark.parametrize("sql", SQL.values(), ids=SQL.keys())
+@pytest.mark.parametrize("form", ["python", "file"])
+def test_sql_is_followed_too(project: Any, sql: str, form: str) -> None:
+    over = sql.replace("FROM sales", f"FROM delta.`{LANDING}`").replace("JOIN sales", f"JOIN delta.`{LANDING}`")
+    if form == "file":
+        project.write(f"CREATE MATERIALIZED VIEW v AS {over};", file="v.sql")
+    else:
+        project.write(view(f'spark.sql("""{over}""")'))
+    project.land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("GROUP_AGGREGATE", []), project.pipeline().explain("v").render()
+    assert project.rows("v") == expected(project, f'spark.sql("""{over}""")')
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT shop, sum(amount) AS x FROM sales GROUP BY shop ORDER BY x LIMIT 2",
+        "SELECT DISTINCT shop FROM sales",
+        "SELECT shop, sum(amount) AS x FROM sales GROUP BY ALL",
+        "SELECT shop, sum(amount) OVER (PARTITION BY shop) AS x FROM sales",
+        "SELECT shop FROM sales WHERE amount > (SELECT avg(amount) FROM sales)",
+        "SELECT shop, sum(amount) AS x FROM sales GROUP BY shop WITH ROLLUP",
+        "SELECT upper(shop) AS shop, sum(amount) AS x FROM sales GROUP BY shop",
+    ],
+)
+def test_sql_of_another_shape_is_computed_anew(project: Any, sql: str) -> None:
+    over = sql.replace("FROM sales", f"FROM delta.`{LANDING}`")
+    project.write(view(f'spark.sql("""{over}""")')).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "PLAN_NOT_INCREMENTALIZABLE"])
+    assert project.rows("v") == expected(project, f'spark.sql("""{over}""")')

@@ -24,7 +24,7 @@ from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
 from lakelet.execution.flows import check_columns, with_columns_of
 from lakelet.execution.group_refresh import Leaves, changed_groups, finished_rows, unit_values
-from lakelet.execution.refresh_plan import NO_OP, RefreshPlan, plan_refresh
+from lakelet.execution.refresh_plan import NO_OP, RefreshPlan, check_policy, plan_refresh
 from lakelet.execution.slices import file_rows
 from lakelet.execution.view_query import bound
 from lakelet.execution.view_record import ViewRecord, ViewRecords
@@ -42,6 +42,7 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
 
     Raises:
         FlowError: the table still has its old rows.
+        GraphError: `MATERIALIZED_VIEW_NOT_INCREMENTALIZABLE`.
     """
     records = ViewRecords(context.catalog.checkpoint(dataset.name))
     refresh = _Refresh(context, flow, dataset, records)
@@ -57,6 +58,7 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     )
     if plan.technique == NO_OP:
         return was_finished
+    check_policy(context, flow, dataset, plan)
     reach("view.planned")
     quality = context.quality(flow)
     match plan.technique:

@@ -88,7 +88,6 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     """Return what a refresh now would do; reads no row.
 
     Raises:
-        GraphError: `MATERIALIZED_VIEW_NOT_INCREMENTALIZABLE` where the refresh policy asks for more than can be done.
         SourceError: a table is not there.
     """
     inputs = context.inputs(flow)
@@ -119,7 +118,6 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         plan = _incremental(context, dataset, records, plan, note, changes)
     keeps = query.groups is not None and dataset.refresh_policy != "full" and not changes.issues
     plan = replace(plan, keeps_state=plan.technique == COMPLETE and keeps)
-    _check_policy(context, flow, dataset, plan)
     return plan
 
 
@@ -246,7 +244,15 @@ def _incremental(
     )
 
 
-def _check_policy(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, plan: RefreshPlan) -> None:
+def check_policy(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, plan: RefreshPlan) -> None:
+    """Refuse a plan that the refresh policy of the view forbids.
+
+    `incremental` demands a query that can be refreshed incrementally, `incremental_strict` that it is, but for the first
+    refresh, a full one, and one after a change of the definition.
+
+    Raises:
+        GraphError: `MATERIALIZED_VIEW_NOT_INCREMENTALIZABLE`.
+    """
     policy = dataset.refresh_policy
     if policy not in ("incremental", "incremental_strict") or plan.technique != COMPLETE:
         return

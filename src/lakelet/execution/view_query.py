@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from lakelet.plan.group_query import GroupQuery, group_query, with_unit
 from lakelet.plan.incremental import IncrementalForm, Issue, Role, incremental_form, number_of, with_role
 from lakelet.plan.normalize import is_volatile, reads_metadata, runnable, without_watermarks
 from lakelet.plan.partial_aggregates import Measure, Merge
-from lakelet.plan.relation import Relation
+from lakelet.plan.relation import Relation, relations
+from lakelet.plan.sql_select import as_relations
 
 if TYPE_CHECKING:
     from lakelet.execution.context import UpdateContext
@@ -64,14 +65,35 @@ def view_query(context: UpdateContext, flow: ResolvedFlow) -> ViewQuery:
         return ViewQuery(issue=Issue(type="INPUT_NOT_IN_DELTA", text=f"`{outside[0]}` is no Delta table"))
     if reads_metadata(inlined.tree):
         return ViewQuery(issue=Issue(type="PLAN_NOT_INCREMENTALIZABLE", text="it reads file metadata"))
-    form = incremental_form(without_watermarks(inlined.tree))
+    view = context.resolver.output_schema(flow.flow)
+    tree = with_relations_for_sql(without_watermarks(inlined.tree), view.names)
+    form = incremental_form(tree)
     if isinstance(form, Issue):
         return ViewQuery(issue=form)
     query = ViewQuery(leaves=inlined.leaves, form=form)
     if form.aggregate is None:
-        return query
+        issue = _same_columns(context, nothing(context, flow, query, form.below), view)
+        return query if issue is None else ViewQuery(issue=issue)
     groups = _groups(context, flow, query)
     return ViewQuery(issue=groups) if isinstance(groups, Issue) else replace(query, groups=groups)
+
+
+def with_relations_for_sql(tree: Relation, names: Sequence[str]) -> Relation:
+    """Return a tree with its SQL of the common shape as relations.
+
+    Args:
+        names: of the columns of the whole.
+    """
+    result = Relation()
+    result.CopyFrom(as_relations(tree, names) or tree)
+    while True:
+        made = next(
+            ((node, found) for node in relations(result) if (found := as_relations(node, None)) is not None), None
+        )
+        if made is None:
+            return result
+        node, found = made
+        node.CopyFrom(found)
 
 
 def bound(context: UpdateContext, query: ViewQuery, tree: Relation, rows: Callable[[int, Role], Relation]) -> Relation:
@@ -110,7 +132,10 @@ def _groups(context: UpdateContext, flow: ResolvedFlow, query: ViewQuery) -> Gro
     form = query.form
     assert form is not None and form.aggregate is not None
     view = context.resolver.output_schema(flow.flow)
-    columns = context.engine.schema(nothing(context, flow, query, form.aggregate))
+    try:
+        columns = context.engine.schema(nothing(context, flow, query, form.aggregate))
+    except QueryError:
+        return _refused("the engine cannot compute its aggregation by itself")
     groups = group_query(form, columns)
     if isinstance(groups, Issue):
         return groups
@@ -128,14 +153,19 @@ def _groups(context: UpdateContext, flow: ResolvedFlow, query: ViewQuery) -> Gro
     issue = next((issue for measure in groups.measures if (issue := _type_issue(measure, partial))), None)
     if issue is not None:
         return issue
+    kept = with_units.finished(plan.empty(_kept(groups, partial)))
+    return _same_columns(context, runnable(kept, context.engine.capabilities), view) or with_units
+
+
+def _same_columns(context: UpdateContext, tree: Relation, view: StructType) -> Issue | None:
+    """Check that a tree that a refresh runs has the columns of the view's query."""
     try:
-        kept = with_units.finished(plan.empty(_kept(groups, partial)))
-        again = context.engine.schema(runnable(kept, context.engine.capabilities))
+        columns = context.engine.schema(tree)
     except QueryError as error:
-        return _refused(f"what stands above its aggregation needs more than the groups ({error.message})")
-    if [(c.name, c.dataType) for c in again.fields] != [(c.name, c.dataType) for c in view.fields]:
-        return _refused("its columns have other types when they are computed in two steps")
-    return with_units
+        return _refused(f"a part of its query needs more than its own input ({error.message})")
+    if [(c.name, c.dataType) for c in columns.fields] != [(c.name, c.dataType) for c in view.fields]:
+        return _refused("its columns have other names or types when they are computed in parts")
+    return None
 
 
 def _kept(groups: GroupQuery, partial: StructType) -> StructType:
