@@ -24,6 +24,7 @@ from pathlib import Path
 from apparel.generator.landing import DeltaLanding
 from apparel.generator.settings import GeneratorSettings
 from apparel.generator.streams import Generator
+from benchmarks import incremental_views
 from lakelet import Pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,6 +163,10 @@ def main() -> None:
         cold_start(2 if quick else 7),
         warm_update(10 if quick else 100),
         *backlog(500_000 if quick else 5_000_000),
+        *(
+            Figure(what=what, measured=measured, held_to=held)
+            for what, measured, held in incremental_views.rows(3 if quick else 9)
+        ),
     ]
     text = report(figures)
     print(text)

@@ -243,7 +243,10 @@ def test_explain_says_what_the_next_update_does(project: Any) -> None:
     assert project.pipeline().explain("v").technique == "NO_OP"
     project.land("sales", MORE)
     explained = project.pipeline().explain("v")
-    assert (explained.technique, [issue.type for issue in explained.issues]) == ("GROUP_AGGREGATE", ["DATA_HAS_CHANGED"])
+    assert (explained.technique, [issue.type for issue in explained.issues]) == (
+        "GROUP_AGGREGATE",
+        ["DATA_HAS_CHANGED"],
+    )
     project.ok()
     [planned] = [event for event in project.events if event.event_type == "planning_information"]
     assert planned.details["technique_information"] == explained.to_dict()["technique_information"]
@@ -299,7 +302,7 @@ SQL = {
     "having": "SELECT shop, min(amount) lo FROM sales GROUP BY shop HAVING sum(amount) < 50 AND count(*) > 0",
     "with": "WITH big AS (SELECT shop, amount FROM sales WHERE amount > 1) SELECT shop, sum(amount) AS x FROM big GROUP BY shop",
     "query": "SELECT t.shop, sum(t.y) AS y FROM (SELECT shop, amount * 2 AS y FROM sales) t GROUP BY t.shop",
-    "union": "SELECT k, sum(n) AS n FROM (SELECT shop AS k, 1 AS n FROM sales UNION ALL SELECT customer, 2 FROM sales) GROUP BY k",
+    "union": "SELECT k, sum(n) AS n FROM (SELECT shop k, 1 AS n FROM sales UNION ALL SELECT customer, 2 FROM sales) GROUP BY k",
     "join": "SELECT l.shop, count(*) AS n FROM sales l JOIN sales r ON l.shop = r.shop AND l.amount <= r.amount GROUP BY l.shop",
     "global": "SELECT sum(amount) AS x, CASE WHEN count(*) > 5 THEN 'many' ELSE NULL END AS y FROM sales",
 }
