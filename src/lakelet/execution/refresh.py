@@ -31,6 +31,7 @@ from lakelet.execution.view_record import ViewRecord, ViewRecords
 from lakelet.execution.view_state import GROUPS, ViewState
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset
+from lakelet.plan import relation as plan_relation
 from lakelet.plan.incremental import Role, with_role
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
@@ -212,7 +213,9 @@ class _Refresh:
                     return file_rows(plan.added[leaf.location], table.schema, partition_cols=table.partition_cols)
                 case Role.OLD:
                     return context.binder.table_rows(leaf, plan.old_versions[leaf.location])
-                case Role.NEW | Role.NONE:
+                case Role.NONE:
+                    return plan_relation.empty(context.resolver.leaf_schema(leaf.leaf, context.origin(self._flow)))
+                case Role.NEW:
                     return context.binder.table_rows(leaf, plan.versions[leaf.location])
 
         return rows

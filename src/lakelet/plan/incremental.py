@@ -185,19 +185,21 @@ def added_rows(below: Relation, changed: Collection[int]) -> tuple[Relation, ...
 
 
 def _added_by_union(node: Relation, changed: Collection[int]) -> tuple[Relation, ...] | Issue:
-    """Each side's new rows beside none of the other's, which keeps the columns and types of the union."""
+    """Each side's new rows beside none of the other's, which keeps the columns and types of the union.
+
+    The condition is one that no optimizer sees through: the embedded engine loses column names where it removes a side.
+    """
     result: list[Relation] = []
     for side, other in (("left_input", "right_input"), ("right_input", "left_input")):
         found = added_rows(getattr(node.set_op, side), changed)
         if isinstance(found, Issue):
             return found
         nothing = with_role(getattr(node.set_op, other), Role.NONE)
-        no = proto.Expression()
-        no.literal.boolean = False
         for item in found:
             part = _with_input(node, "set_op", side, item)
-            filtered = plan.filtered(nothing, no)
-            getattr(part.set_op, other).CopyFrom(filtered)
+            getattr(part.set_op, other).CopyFrom(
+                _in_place_of(plan.filtered(nothing, plan.expression("rand() < -1")), nothing)
+            )
             result.append(part)
     return tuple(result)
 
