@@ -131,9 +131,8 @@ class _Refresh:
 
     def groups(self, plan: RefreshPlan, quality: Quality) -> int:
         """Rewrite the groups that new rows belong to."""
-        context, groups = self._at(), plan.query.groups
-        assert groups is not None
-        state = ViewState.open(context.store, self._records.state_location)
+        context, groups, state = self._at(), plan.query.groups, plan.state
+        assert groups is not None and state is not None
         changed = changed_groups(context, plan.query, plan.terms, self._leaves(plan), state)
         record = self._numbered(plan, has_state=True)
         table = context.table(self._dataset)

@@ -20,7 +20,7 @@ from lakelet.plan.normalize import fingerprint
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf
 from lakelet.storage.data_files import DataFile
-from lakelet.storage.delta_log import appended_files, changes_rows, commit_file
+from lakelet.storage.delta_log import appended_files, changes_rows, commit_file, latest_version
 
 if TYPE_CHECKING:
     from lakelet.execution.context import UpdateContext
@@ -41,6 +41,7 @@ class RefreshPlan:
         added: per location, the data files that its table gained.
         terms: trees whose rows together are what the view's query, or its aggregation, reads anew.
         keeps_state: a complete recompute that keeps partial values for the next refresh.
+        state: what is kept, open; of GROUP_AGGREGATE only.
     """
 
     technique: str
@@ -52,6 +53,7 @@ class RefreshPlan:
     added: Mapping[str, tuple[DataFile, ...]] = field(default_factory=dict)
     terms: tuple[Relation, ...] = ()
     keeps_state: bool = False
+    state: ViewState | None = None
 
     @property
     def reasons(self) -> list[str]:
@@ -139,8 +141,8 @@ def _own_issues(
         issues.append(Issue(type="TIME_ZONE_CHANGED", text=text))
     if note.files != record.files:
         issues.append(Issue(type="DATA_HAS_CHANGED", text="the files that it reads have changed"))
-    table = context.table(dataset)
-    if changes_rows(table.location, after=note.table_version, until=table.version):
+    location = context.location(dataset)
+    if changes_rows(location, after=note.table_version, until=latest_version(location) or 0):
         issues.append(Issue(type="TABLE_CHANGED_BY_OTHERS", text="its table has rows that no refresh wrote"))
     if query.issue is not None and query.issue.type == "PLAN_NOT_DETERMINISTIC":
         issues.append(query.issue)
@@ -228,6 +230,7 @@ def _incremental(
     terms = added_rows(query.form.below, leaves)
     if isinstance(terms, Issue):
         return replace(plan, issues=(grown, terms))
+    state = None
     if query.groups is not None:
         state = ViewState.open(context.store, records.state_location)
         flow = context.graph.flows_to(dataset.name)[0]
@@ -241,6 +244,7 @@ def _incremental(
         added=changes.added,
         old_versions=changes.old,
         terms=terms,
+        state=state,
     )
 
 
