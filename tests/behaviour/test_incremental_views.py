@@ -344,3 +344,27 @@ def test_sql_of_another_shape_is_computed_anew(project: Any, sql: str) -> None:
     project.ok()
     assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "PLAN_NOT_INCREMENTALIZABLE"])
     assert project.rows("v") == expected(project, f'spark.sql("""{over}""")')
+
+
+def test_new_rows_that_a_filter_leaves_out_commit_nothing(project: Any) -> None:
+    project.write(view('sales.filter("amount > 5").groupBy("shop").agg(F.sum("amount").alias("x"))')).land("sales", FIRST)
+    project.ok()
+    version = project.version("v")
+    project.land("sales", sales(("S", 2, "a")))
+    project.ok()
+    assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
+    assert (project.version("v"), project.rows("v")) == (version, [])
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
+    assert project.rows("v", "shop", "x") == [("N", 50), ("W", 20), (None, 30)]
+
+
+def test_a_named_version_does_not_follow_its_table(project: Any) -> None:
+    query = f'spark.read.format("delta").option("versionAsOf", 0).load("{LANDING}").groupBy("shop").count()'
+    project.write(view(query)).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("NO_OP", [])
+    assert project.rows("v", "count") == [1, 1, 2]

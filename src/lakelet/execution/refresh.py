@@ -137,7 +137,9 @@ class _Refresh:
         record = self._numbered(plan, has_state=True)
         table = context.table(self._dataset)
         if not changed.groups.num_rows:
-            self._records.write_note(replace(record, batch=self._last_batch()), table_version=table.version)
+            note = self._records.note()
+            assert note is not None
+            self._records.write_note(replace(record, batch=note.batch), table_version=table.version)
             return 0
         rows = finished_rows(context, self._dataset, groups, changed.groups, quality)
         receipt = self._begin(record)

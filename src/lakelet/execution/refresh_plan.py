@@ -223,10 +223,9 @@ def _incremental(
     query = plan.query
     if query.form is None:
         return replace(plan, issues=(grown, *([query.issue] if query.issue else [])))
-    if any(leaf.is_fixed and leaf.location in changes.added for leaf in query.leaves):
-        leaves = [n for n, leaf in enumerate(query.leaves) if leaf.location in changes.added and not leaf.is_fixed]
-    else:
-        leaves = [n for n, leaf in enumerate(query.leaves) if leaf.location in changes.added]
+    leaves = [n for n, leaf in enumerate(query.leaves) if leaf.location in changes.added and not leaf.is_fixed]
+    if not leaves:
+        return replace(plan, technique=NO_OP)
     terms = added_rows(query.form.below, leaves)
     if isinstance(terms, Issue):
         return replace(plan, issues=(grown, terms))
