@@ -21,7 +21,7 @@ from pathlib import Path
 from apparel.generator.landing import DeltaLanding
 from apparel.generator.settings import GeneratorSettings
 from apparel.generator.streams import Generator
-from benchmarks import cdc
+from benchmarks import cdc, incremental_views
 from benchmarks.document import machine, table, write_part
 from lakelet import Pipeline
 
@@ -152,6 +152,10 @@ def main() -> None:
         cold_start(2 if quick else 7),
         warm_update(10 if quick else 100),
         *backlog(500_000 if quick else 5_000_000),
+        *(
+            Figure(what=what, measured=measured, held_to=held)
+            for what, measured, held in incremental_views.rows(3 if quick else 9)
+        ),
     ]
     text = report(figures)
     dimensions = "\n".join(cdc.report(cdc.figures(quick=quick)))

@@ -1,4 +1,4 @@
-"""The command line: `lakelet run | dry-run | graph | query | events | state | repair | reset | maintain | init`.
+"""The command line: `lakelet run | dry-run | graph | query | events | explain | state | repair | reset | maintain | init`.
 
 Data goes to stdout, errors and logs to stderr; what the user's own files print goes to stderr, too. Commands import
 what they need when they run, so that `lakelet --help` answers at once.
@@ -275,6 +275,23 @@ def events(
         )[-limit:]
         for event in selected:
             out.write((event_lines.as_json(event) if as_json else event_lines.as_text(event)) + "\n")
+
+
+# -- explain
+
+
+@cli.command()
+@project_options
+@click.argument("dataset")
+@json_option
+def explain(spec: str | None, storage: str | None, configuration: dict[str, str], dataset: str, as_json: bool) -> None:
+    """Show how the next update refreshes a materialized view, and why."""
+    with opened(spec, storage, configuration) as (pipeline, out):
+        explanation = pipeline.explain(dataset)
+        if as_json:
+            write_json(explanation.to_dict(), out)
+        else:
+            out.write(explanation.render() + "\n")
 
 
 for _command in (state, repair, reset, maintain):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lakelet.engine.base import Engine
     from lakelet.events.hooks import EventHook, EventHooks
     from lakelet.execution.context import UpdateContext
+    from lakelet.execution.explanation import Explanation
     from lakelet.execution.maintenance import Maintained
     from lakelet.execution.recording import Recording
     from lakelet.execution.repair import UnfinishedBatch
@@ -452,6 +453,19 @@ class Pipeline:
         graph = self.graph()
         flows = [flow for flow in graph.flows if flow.name == name] or graph.flows_to(graph.find(name).name)
         return state_reports(graph, self.catalog, self.store, flows)
+
+    def explain(self, name: str) -> Explanation:
+        """Return how the next update would bring a materialized view up to date, and why; reads no row.
+
+        Raises:
+            GraphError: `UNKNOWN_DATASET`, `NOT_A_MATERIALIZED_VIEW`.
+        """
+        from lakelet.events.log import EventBus
+        from lakelet.execution.explanation import explain
+
+        graph = self.graph()
+        bus = EventBus(self._pipeline_id(), self.spec.name, "explain", clock=self._clock)
+        return explain(self._context(graph, bus, threading.Event()), graph.find(name))
 
     def events(self) -> pa.Table:
         """Return the event log, oldest first."""

@@ -82,9 +82,12 @@ class Project:
         found = {}
         for event in self.events:
             if event.event_type == "planning_information":
-                [chosen] = event.details["technique_information"]
+                [chosen] = [item for item in event.details["technique_information"] if item["is_chosen"]]
                 issues = [issue["issue_type"] for issue in chosen["incrementalization_issues"]]
-                found[event.origin["flow_name"]] = (chosen["maintenance_type"], issues)
+                found[event.origin["flow_name"]] = (
+                    chosen["maintenance_type"].removeprefix("MAINTENANCE_TYPE_"),
+                    issues,
+                )
         return found
 
 

@@ -159,10 +159,10 @@ def versions(storage: Path) -> dict[str, int]:
     return {str(log.parent.relative_to(storage)): DeltaTable(str(log.parent)).version() for log in sorted(logs)}
 
 
-def checkpoints(storage: Path) -> dict[str, str]:
-    """Return every checkpoint file with its text."""
+def checkpoints(storage: Path) -> dict[str, bytes]:
+    """Return every checkpoint file with what is in it."""
     root = storage / "_checkpoints"
-    return {str(file.relative_to(root)): file.read_text() for file in sorted(root.glob("**/*")) if file.is_file()}
+    return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.glob("**/*")) if file.is_file()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

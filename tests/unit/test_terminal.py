@@ -85,7 +85,13 @@ def a_whole_update(bus: EventBus) -> None:
     progress(bus, "bronze.sales", FlowStatus.COMPLETED)
     batch(bus, "silver.customers", num_input_rows=5, num_upserted_rows=4, num_deleted_rows=1, duration_ms=90)
     progress(bus, "silver.customers", FlowStatus.COMPLETED)
-    kinds.planning_information(bus, flow="gold.daily", dataset="gold.daily", technique="NO_OP")
+    kinds.planning_information(
+        bus,
+        flow="gold.daily",
+        dataset="gold.daily",
+        technique="NO_OP",
+        candidates=[{"maintenance_type": "MAINTENANCE_TYPE_NO_OP", "is_chosen": True}],
+    )
     progress(bus, "gold.daily", FlowStatus.COMPLETED)
     kinds.update_progress(bus, UpdateState.COMPLETED)
 

@@ -285,24 +285,19 @@ def planning_information(
     flow: str,
     dataset: str,
     technique: str,
-    reasons: Sequence[str] = (),
+    candidates: Sequence[Mapping[str, Any]],
 ) -> PipelineEvent:
     """How a materialized view will be brought up to date, and why not in a cheaper way.
 
     Args:
-        technique: NO_OP, APPEND_ONLY, GROUP_AGGREGATE, COMPLETE_RECOMPUTE, …
-        reasons: issue types that ruled out something cheaper, such as QUERY_FINGERPRINT_CHANGED.
+        technique: NO_OP, APPEND_ONLY, GROUP_AGGREGATE or COMPLETE_RECOMPUTE.
+        candidates: every technique that was considered: maintenance_type, is_chosen, is_applicable, and the
+            incrementalization_issues that ruled out something cheaper.
     """
-    chosen = {
-        "maintenance_type": technique,
-        "is_chosen": True,
-        "is_applicable": True,
-        "incrementalization_issues": [{"issue_type": reason} for reason in reasons],
-    }
     return bus.publish(
         "planning_information",
         f"Flow '{flow}' has been planned to be executed as {technique}.",
-        details={"technique_information": [chosen]},
+        details={"technique_information": [dict(item) for item in candidates]},
         dataset=dataset,
         flow=flow,
     )

@@ -218,5 +218,5 @@ class UpdateProgress:
 def _chosen(details: Mapping[str, Any]) -> str | None:
     for technique in details.get("technique_information", ()):
         if technique.get("is_chosen"):
-            return str(technique["maintenance_type"])
+            return str(technique["maintenance_type"]).removeprefix("MAINTENANCE_TYPE_")
     return None

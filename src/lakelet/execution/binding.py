@@ -15,6 +15,7 @@ from lakelet.execution.slices import file_rows
 from lakelet.execution.stateful_part import placed_operators
 from lakelet.graph.elements import Action, Dataset, DatasetKind, Expectation
 from lakelet.plan import relation as plan
+from lakelet.plan.incremental import numbered
 from lakelet.plan.metadata import reads_metadata
 from lakelet.plan.normalize import runnable
 from lakelet.plan.relation import Relation
@@ -98,6 +99,34 @@ class Inputs:
     files: tuple[Leaf, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InlinedLeaf:
+    """One leaf of a tree whose views are part of it.
+
+    Attributes:
+        location: of a Delta table; None for anything else.
+        is_fixed: the read names a version.
+    """
+
+    leaf: Leaf
+    source: Source
+    location: str | None
+    is_fixed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InlinedTree:
+    """A tree whose views are part of it, and whose leaves are numbered (`plan/incremental.py`).
+
+    Attributes:
+        has_rules: a view that it reads has expectations.
+    """
+
+    tree: Relation
+    leaves: tuple[InlinedLeaf, ...]
+    has_rules: bool
+
+
 class Binder:
     """Turns trees into engine queries."""
 
@@ -148,6 +177,42 @@ class Binder:
                 tree = self._view_tree(view)
                 result += [(tree, view.expectations), *self.view_trees(tree, view.origin)]
         return result
+
+    def inlined(self, relation: Relation, origin: Origin) -> InlinedTree:
+        """Return a tree with the views that it reads put in their places; no rule of a view is applied."""
+        found: list[InlinedLeaf] = []
+        rules: list[Expectation] = []
+
+        def inline(tree: Relation, origin: Origin) -> Relation:
+            def replacement(node: Relation) -> Relation | None:
+                leaf = leaf_of(node)
+                if leaf is None:
+                    return None
+                source = self._resolver.source(leaf, origin)
+                if source.dataset is not None and source.dataset.kind is DatasetKind.TEMPORARY_VIEW:
+                    rules.extend(source.dataset.expectations)
+                    below = inline(self._view_tree(source.dataset), source.dataset.origin)
+                    return named_leaf(leaf, plan.with_fresh_plan_ids(below))
+                is_computed = source.files is not None or DeltaOptions(leaf.options).change_feed
+                found.append(
+                    InlinedLeaf(
+                        leaf=leaf,
+                        source=source,
+                        location=None if is_computed else self._resolver.location(source),
+                        is_fixed=bool({"versionasof", "timestampasof"} & set(leaf.options)),
+                    )
+                )
+                return named_leaf(leaf, numbered(len(found) - 1))
+
+            return plan.substitute(tree, replacement)
+
+        tree = inline(relation, origin)
+        return InlinedTree(tree=tree, leaves=tuple(found), has_rules=bool(rules))
+
+    def table_rows(self, leaf: InlinedLeaf, version: int) -> Relation:
+        """Return the rows of a table at a version, or at the one that the read names."""
+        assert leaf.location is not None
+        return self._table(leaf.location, leaf.leaf, {leaf.location: version}, metadata=False)
 
     def stream_id(self, leaf: Leaf, source: Source) -> str:
         """Return the name under which a checkpoint keeps the offsets of this leaf."""

@@ -20,9 +20,9 @@ from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.sources import Slice
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import TableStore
+from lakelet.storage.data_files import DataFile
 from lakelet.storage.delta_log import (
     Commit,
-    DataFile,
     commit_timestamp_ms,
     latest_version,
     properties_at,

@@ -12,6 +12,8 @@
     <dataset>/<flow>/<g>/state/<name>  the rows that it remembers, Delta tables
     <dataset>/<flow>/<g>/sources/<s>   of a stream of files: which it has found
     <dataset>/view.json                of a materialized view: what its rows were computed from
+    <dataset>/view_intent.json         of a materialized view: what the refresh under way, or the last one, reads
+    <dataset>/view_state               of a materialized view: partial values of its groups, a Delta table
 
 An intent without a commit is an unfinished batch: it is replayed as recorded, never planned anew.
 """

@@ -27,6 +27,7 @@ from lakelet.execution.file_source import FileSource
 from lakelet.execution.resolution import Resolver
 from lakelet.execution.sources import RateSource, StreamSource
 from lakelet.execution.stateful_part import StatefulPart, stateful_part
+from lakelet.execution.view_query import ViewQuery, view_query
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import TOMBSTONE_PROPERTY, Dataset
 from lakelet.names import TableName
@@ -150,6 +151,14 @@ class UpdateContext:
         if flow.name not in self._stateful:
             self._stateful[flow.name] = stateful_part(self.resolver, flow.relation, self.origin(flow))
         return self._stateful[flow.name]
+
+    def view_query(self, flow: ResolvedFlow) -> ViewQuery:
+        """Return what the query of a materialized view allows its refreshes to do."""
+        known = self.resolver.derived.get(flow.name)
+        if known is None:
+            known = self.resolver.derived[flow.name] = view_query(self, flow)
+        result: ViewQuery = known
+        return result
 
     def source(self, flow: ResolvedFlow, item: StreamInput) -> StreamSource:
         """Return the reader of one streaming input; it is kept for the whole update."""

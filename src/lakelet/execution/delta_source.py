@@ -16,9 +16,9 @@ from lakelet.execution.slices import INLINE_BYTES, MAX_FILES_BY_ENGINE, file_row
 from lakelet.execution.sources import Offset, Skipped, Slice
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import TableStore
+from lakelet.storage.data_files import DataFile
 from lakelet.storage.delta_log import (
     Commit,
-    DataFile,
     commit_file,
     latest_version,
     read_commit,

@@ -15,6 +15,8 @@ POINTS = (
     "cdc.auxiliary_committed",
     "cdc.target_committed",
     "view.planned",
+    "view.intent_written",
+    "view.state_committed",
     "view.swapped",
     "view.noted",
 )

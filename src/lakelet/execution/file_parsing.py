@@ -36,7 +36,7 @@ from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_records import Field, Record, csv_records, json_records, open_text
 from lakelet.execution.file_types import Convert, PartialValue, Real, converter, json_text, merged
 from lakelet.execution.slices import with_metadata
-from lakelet.storage.delta_log import DataFile
+from lakelet.storage.data_files import DataFile
 
 CHUNK_ROWS = 20_000
 _TEXT = StringType()

@@ -1,32 +1,41 @@
 """Materialized views: the stored rows equal the batch query over the tables that it reads, at every update.
 
-A view is left alone (NO_OP) when neither the query nor a version that it reads has changed; otherwise it is computed anew and
-swapped in one commit, so a refresh that fails leaves the old rows readable.
+NO_OP where neither the query nor a row that it reads has changed; APPEND_ONLY and GROUP_AGGREGATE where those tables have
+only grown, and the query can follow; otherwise it is computed anew and swapped in one commit. A refresh that fails leaves the
+old rows.
+
+    intent   what the refresh reads, with its number
+    state    partial values of the groups, if it keeps any; carries the number
+    view     the rows; carries the number
+    note     done
 """
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import time
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+
+import pyarrow as pa
 
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
-from lakelet.execution.checkpoint import FORMAT, read_derived, write_json
 from lakelet.execution.context import UpdateContext
-from lakelet.execution.expectations import check_view, enforce, marked
+from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
-from lakelet.execution.flows import check_columns, pinned_versions, with_columns_of
+from lakelet.execution.flows import check_columns, with_columns_of
+from lakelet.execution.group_refresh import Leaves, changed_groups, finished_rows, unit_values
+from lakelet.execution.refresh_plan import NO_OP, RefreshPlan, check_policy, plan_refresh
+from lakelet.execution.slices import file_rows
+from lakelet.execution.view_query import bound
+from lakelet.execution.view_record import ViewRecord, ViewRecords
+from lakelet.execution.view_state import GROUPS, ViewState
 from lakelet.graph.dataflow_graph import ResolvedFlow
-from lakelet.graph.elements import Dataset, Expectation
-from lakelet.plan.clock import is_volatile
-from lakelet.plan.fingerprint import fingerprint
+from lakelet.graph.elements import Dataset
+from lakelet.plan import relation as plan_relation
+from lakelet.plan.incremental import Role, with_role
 from lakelet.plan.relation import Relation
-from lakelet.plan.sources import Leaf
-from lakelet.storage.base import Receipt
-from lakelet.storage.delta_log import changes_rows
+from lakelet.storage.base import Receipt, Table
+from lakelet.storage.delta_log import row_changes
 
 
 def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> bool:
@@ -34,50 +43,38 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
 
     Raises:
         FlowError: the table still has its old rows.
+        GraphError: `MATERIALIZED_VIEW_NOT_INCREMENTALIZABLE`.
     """
+    records = ViewRecords(context.catalog.checkpoint(dataset.name))
+    refresh = _Refresh(context, flow, dataset, records)
+    was_finished = refresh.finish_interrupted()
     started = time.perf_counter()
-    display = context.display(dataset.name)
-    inputs = context.inputs(flow)
-    versions = pinned_versions(context, inputs.locations)
-    state: dict[str, Any] = {
-        "format": FORMAT,
-        "generation": context.generation(dataset.name),
-        "fingerprint": _fingerprint(context, flow, dataset),
-        "inputs": {context.catalog.relative(location): version for location, version in versions.items()},
-        "files": [_listing(leaf) for leaf in inputs.files],
-    }
-    path = context.catalog.checkpoint(dataset.name) / "view.json"
-    recorded = read_derived(path)
-    table = context.table(dataset)
-    if recorded and not _inputs_changed(context, recorded, versions):
-        state["inputs"] = recorded["inputs"]
-    own = recorded.get("table_version", -1)
-    is_own = own >= 0 and not changes_rows(context.location(dataset), after=own, until=table.version)
-    reasons = _reasons(state, recorded, is_own=is_own, volatile=_is_volatile(context, flow))
-    technique = "COMPLETE_RECOMPUTE" if reasons else "NO_OP"
-    kinds.planning_information(context.events, flow=flow.name, dataset=display, technique=technique, reasons=reasons)
-    if not reasons:
-        return False
-    reach("view.planned")
-    at = context.clock()
-    context = context.at(at)
-    bound = context.binder.bind(flow.relation, context.origin(flow), slices={}, versions=versions)
-    quality = context.quality(flow)
-    for view in bound.views:
-        check_view(view, context.display(view.view.name), context.engine, quality)
-    reader = enforce(context.engine.stream(marked(bound.rows, dataset.expectations)), dataset, display, quality)
-    if dataset.schema is not None:
-        reader = with_columns_of(reader, check_columns(context, flow, dataset, reader.schema, stored=None))
-    written = table.replace(
-        reader,
-        receipt=Receipt(app_id=context.app_id(flow, str(state["generation"])), batch_id=table.version + 1),
-        partition_cols=dataset.partition_cols,
+    plan = plan_refresh(context, flow, dataset)
+    kinds.planning_information(
+        context.events,
+        flow=flow.name,
+        dataset=context.display(dataset.name),
+        technique=plan.technique,
+        candidates=plan.candidates(),
     )
-    reach("view.swapped")
+    if plan.technique == NO_OP:
+        return was_finished
+    check_policy(context, flow, dataset, plan)
+    reach("view.planned")
+    quality = context.quality(flow)
+    match plan.technique:
+        case "GROUP_AGGREGATE":
+            written = refresh.groups(plan, quality)
+        case "APPEND_ONLY":
+            written = refresh.append(plan, quality)
+        case _ if plan.keeps_state:
+            written = refresh.complete_from_groups(plan, quality)
+        case _:
+            written = refresh.complete(plan, quality)
     kinds.flow_progress(
         context.events,
         flow=flow.name,
-        dataset=display,
+        dataset=context.display(dataset.name),
         status=FlowStatus.RUNNING,
         metrics=FlowMetrics(
             num_input_rows=None,
@@ -86,65 +83,188 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         ),
         quality=quality.result,
     )
-    write_json(path, {**state, "table_version": table.version})
-    reach("view.noted")
     return True
 
 
-def _inputs_changed(context: UpdateContext, recorded: dict[str, Any], versions: dict[str, int]) -> bool:
-    known = recorded["inputs"]
-    return {context.catalog.relative(location) for location in versions} != set(known) or any(
-        changes_rows(location, after=known[context.catalog.relative(location)], until=version)
-        for location, version in versions.items()
-    )
+class _Refresh:
+    """One view on the way from its old rows to its new ones."""
 
+    def __init__(self, context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, records: ViewRecords) -> None:
+        self._context = context
+        self._flow = flow
+        self._dataset = dataset
+        self._records = records
 
-def _reasons(state: dict[str, Any], recorded: dict[str, Any], *, is_own: bool, volatile: bool) -> list[str]:
-    """Return why a view must be computed, in Databricks' words; nothing if its rows are current.
+    # -- after a crash --------------------------------------------------------------------------------------------
 
-    Args:
-        is_own: the table has the rows that the last refresh wrote.
-    """
-    if not recorded:
-        return ["FIRST_REFRESH"]
-    reasons = []
-    if recorded.get("generation") != state["generation"]:
-        reasons.append("FULL_REFRESH")
-    if recorded.get("fingerprint") != state["fingerprint"]:
-        reasons.append("QUERY_FINGERPRINT_CHANGED")
-    if recorded.get("inputs") != state["inputs"] or recorded.get("files") != state["files"]:
-        reasons.append("DATA_HAS_CHANGED")
-    if not is_own:
-        reasons.append("TABLE_CHANGED_BY_OTHERS")
-    if volatile:
-        reasons.append("PLAN_NOT_DETERMINISTIC")
-    return reasons
+    def finish_interrupted(self) -> bool:
+        """Finish the refresh that a crash cut off, if its receipts say that it can be; returns whether rows were written.
 
+        The state is one refresh ahead of the view only between their commits. Then the groups with the newer version are
+        written to the view. What else was cut off is planned anew.
+        """
+        intent, note = self._records.intent(), self._records.note()
+        if intent is None or intent.generation != self._context.generation(self._dataset.name):
+            return False
+        table = self._context.table(self._dataset)
+        receipt = self._receipt(intent)
+        before = -1 if note is None else note.table_version
+        changes = row_changes(table.location, after=before, until=table.version) if note is not None else 1
+        if table.batch_id(receipt.app_id) == intent.batch and changes in (0, 1):
+            self._note(intent, table)
+            return False
+        if intent.technique != "GROUP_AGGREGATE" or note is None or changes != 0:
+            return False
+        state = ViewState.open(self._context.store, self._records.state_location)
+        groups = self._context.view_query(self._flow).groups
+        now = replace(plan_refresh(self._context, self._flow, self._dataset).record, inputs={})
+        if state.batch_id(receipt.app_id) != intent.batch or groups is None or not now.is_like(intent):
+            return False
+        entries = state.entries(GROUPS, state.slots_since(intent.batch))
+        quality = self._context.quality(self._flow)
+        rows = finished_rows(self._at(), self._dataset, groups, entries, quality)
+        self._write_groups(table, rows, entries, receipt)
+        self._note(intent, table)
+        return True
 
-def _trees(context: UpdateContext, flow: ResolvedFlow) -> list[tuple[Relation, tuple[Expectation, ...]]]:
-    """Return the flow's tree and those of the views it reads, with the rules of each view."""
-    return [(flow.relation, ()), *context.binder.view_trees(flow.relation, context.origin(flow))]
+    # -- techniques -----------------------------------------------------------------------------------------------
 
+    def groups(self, plan: RefreshPlan, quality: Quality) -> int:
+        """Rewrite the groups that new rows belong to."""
+        context, groups, state = self._at(), plan.query.groups, plan.state
+        assert groups is not None and state is not None
+        changed = changed_groups(context, plan.query, plan.terms, self._leaves(plan), state)
+        record = self._numbered(plan, has_state=True)
+        table = context.table(self._dataset)
+        if not changed.groups.num_rows:
+            note = self._records.note()
+            assert note is not None
+            self._records.write_note(replace(record, batch=note.batch), table_version=table.version)
+            return 0
+        rows = finished_rows(context, self._dataset, groups, changed.groups, quality)
+        receipt = self._begin(record)
+        state.add(changed.entries, version=record.batch, receipt=receipt)
+        reach("view.state_committed")
+        self._write_groups(table, rows, changed.groups, receipt)
+        self._note(record, table)
+        state.tidy()
+        return int(rows.num_rows)
 
-def _fingerprint(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> str:
-    digest = hashlib.sha256()
-    for tree, rules in _trees(context, flow):
-        digest.update(fingerprint(tree).encode())
-        digest.update(repr([(rule.name, rule.text, rule.action.value) for rule in rules]).encode())
-    digest.update(repr([(rule.name, rule.text, rule.action.value) for rule in dataset.expectations]).encode())
-    digest.update(f"{context.engine.version}/{context.time_zone}/{dataset.schema}/{dataset.partition_cols}".encode())
-    return digest.hexdigest()
+    def append(self, plan: RefreshPlan, quality: Quality) -> int:
+        """Append what new rows give."""
+        context = self._at()
+        leaves = self._leaves(plan)
+        parts = [context.engine.collect(self._marked(bound(context, plan.query, term, leaves))) for term in plan.terms]
+        reader = pa.concat_tables(parts).to_reader()
+        rows = enforce(reader, self._dataset, context.display(self._dataset.name), quality).read_all()
+        record = self._numbered(plan)
+        table = context.table(self._dataset)
+        receipt = self._begin(record)
+        written = table.append(rows, receipt=receipt)
+        reach("view.swapped")
+        self._note(record, table)
+        return written
 
+    def complete_from_groups(self, plan: RefreshPlan, quality: Quality) -> int:
+        """Compute the view anew by way of the partial values of its groups, which are kept."""
+        context, query = self._at(), plan.query
+        assert query.form is not None and query.groups is not None
+        everything = with_role(query.form.below, Role.NEW)
+        changed = changed_groups(context, query, (everything,), self._leaves(plan), None)
+        rows = finished_rows(context, self._dataset, query.groups, changed.groups, quality)
+        record = self._numbered(plan, has_state=True)
+        receipt = self._begin(record)
+        state = ViewState.open(context.store, self._records.state_location)
+        state.replace(changed.entries, version=record.batch, receipt=receipt)
+        reach("view.state_committed")
+        return self._swap(record, receipt, rows.to_reader())
 
-def _is_volatile(context: UpdateContext, flow: ResolvedFlow) -> bool:
-    return any(is_volatile(tree) for tree, _ in _trees(context, flow))
+    def complete(self, plan: RefreshPlan, quality: Quality) -> int:
+        """Compute the view anew by its own query."""
+        at = self._context.clock()
+        context = self._context.at(at)
+        origin = context.origin(self._flow)
+        found = context.binder.bind(self._flow.relation, origin, slices={}, versions=plan.versions)
+        for view in found.views:
+            check_view(view, context.display(view.view.name), context.engine, quality)
+        rows = context.engine.stream(self._marked(found.rows))
+        reader = enforce(rows, self._dataset, context.display(self._dataset.name), quality)
+        record = self._numbered(plan)
+        return self._swap(record, self._begin(record), reader)
 
+    # -- what they share ------------------------------------------------------------------------------------------
 
-def _listing(leaf: Leaf) -> list[list[Any]]:
-    """Return what lies at the paths of a file read: names, sizes and times."""
-    found: list[list[Any]] = []
-    for text in leaf.paths:
-        for root in sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else [text]:
-            files = sorted(Path(root).rglob("*")) if Path(root).is_dir() else [Path(root)]
-            found += [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
-    return found
+    def _at(self) -> UpdateContext:
+        return self._context.at(self._context.clock())
+
+    def _marked(self, rows: Relation) -> Relation:
+        return marked(rows, self._dataset.expectations)
+
+    def _leaves(self, plan: RefreshPlan) -> Leaves:
+        """Return what gives the rows of a leaf: of its table now, before, or the files in between."""
+        context, query = self._context, plan.query
+
+        def rows(number: int, role: Role) -> Relation:
+            leaf = query.leaves[number]
+            assert leaf.location is not None
+            match role:
+                case Role.ADDED:
+                    table = context.store.open(leaf.location)
+                    assert table is not None
+                    return file_rows(plan.added[leaf.location], table.schema, partition_cols=table.partition_cols)
+                case Role.OLD:
+                    return context.binder.table_rows(leaf, plan.old_versions[leaf.location])
+                case Role.NONE:
+                    return plan_relation.empty(context.resolver.leaf_schema(leaf.leaf, context.origin(self._flow)))
+                case Role.NEW:
+                    return context.binder.table_rows(leaf, plan.versions[leaf.location])
+
+        return rows
+
+    def _numbered(self, plan: RefreshPlan, *, has_state: bool = False) -> ViewRecord:
+        return replace(plan.record, batch=self._last_batch() + 1, technique=plan.technique, has_state=has_state)
+
+    def _last_batch(self) -> int:
+        """Return the highest number that a refresh of the view has had, whether or not it came to its end."""
+        known = [record.batch for record in (self._records.note(), self._records.intent()) if record is not None]
+        # A note that got lost must not let a number be given out twice: the tables know theirs.
+        app_id = self._context.app_id(self._flow, str(self._context.generation(self._dataset.name)))
+        tables = (
+            self._context.store.open(at) for at in (self._context.location(self._dataset), self._records.state_location)
+        )
+        return max([0, *known, *(table.batch_id(app_id) for table in tables if not known and table is not None)])
+
+    def _receipt(self, record: ViewRecord) -> Receipt:
+        return Receipt(app_id=self._context.app_id(self._flow, str(record.generation)), batch_id=record.batch)
+
+    def _begin(self, record: ViewRecord) -> Receipt:
+        self._records.write_intent(record)
+        reach("view.intent_written")
+        return self._receipt(record)
+
+    def _note(self, record: ViewRecord, table: Table) -> None:
+        self._records.write_note(record, table_version=table.version)
+        reach("view.noted")
+
+    def _swap(self, record: ViewRecord, receipt: Receipt, reader: pa.RecordBatchReader) -> int:
+        context, dataset = self._context, self._dataset
+        if dataset.schema is not None:
+            reader = with_columns_of(reader, check_columns(context, self._flow, dataset, reader.schema, stored=None))
+        table = context.table(dataset)
+        written = table.replace(reader, receipt=receipt, partition_cols=dataset.partition_cols)
+        reach("view.swapped")
+        self._note(record, table)
+        return written
+
+    def _write_groups(self, table: Table, rows: pa.Table, groups: pa.Table, receipt: Receipt) -> None:
+        """Replace the rows of the units of some groups; without a unit, `groups` are all, and so are the rows."""
+        query = self._context.view_query(self._flow).groups
+        assert query is not None
+        if not query.unit:
+            table.replace(rows, receipt=receipt, where="true")
+        else:
+            names = self._context.resolver.output_schema(self._flow.flow).names
+            stored = {name.lower(): name for name in table.schema.names}
+            gone = unit_values(query, groups, [stored[names[at].lower()] for at in query.unit])
+            table.replace_units(rows, gone=gone, receipt=receipt)
+        reach("view.swapped")

@@ -10,6 +10,7 @@ import re
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql.connect import proto
@@ -52,6 +53,8 @@ class Resolver(Reads):
     _flow_schemas: dict[str, StructType] = field(default_factory=dict)
     _sequence_types: dict[str, DataType] = field(default_factory=dict)
     _resolving: list[TableName] = field(default_factory=list)
+    derived: dict[str, Any] = field(default_factory=dict)
+    """What others have made of the trees of flows; forgotten with the columns."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
     time_zone: str = "UTC"
 
@@ -241,6 +244,7 @@ class Resolver(Reads):
         """Ask again for columns that depend on files and external tables, now that these have others."""
         with self._lock:
             self._schemas, self._flow_schemas, self._sequence_types, self._table_schemas = {}, {}, {}, {}
+            self.derived = {}
 
     def leaf_schema(self, leaf: Leaf, origin: Origin) -> StructType:
         """Return the columns of what `leaf` reads."""

@@ -18,7 +18,7 @@ from lakelet.errors import SourceError
 from lakelet.plan import relation as plan
 from lakelet.plan.metadata import METADATA
 from lakelet.plan.relation import Relation
-from lakelet.storage.delta_log import DataFile
+from lakelet.storage.data_files import DataFile
 
 INLINE_BYTES = 4 * 2**20
 """Up to this size on disk a slice travels inside the plan; above it the engine reads the files."""

@@ -32,5 +32,5 @@ def fingerprint(relation: Relation) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-_VIEW_OF_SQL = re.compile(rb"_pyspark_connect_temp_view_[0-9a-f]+")
-"""What the client calls `{frame}` in `spark.sql`: another name in every process."""
+_VIEW_OF_SQL = re.compile(rb"_pyspark_connect_temp_view_[0-9a-f]+|lk_sql_[0-9]+")
+"""What the client calls `{frame}` in `spark.sql`, and what its tables are called: other names in every process."""

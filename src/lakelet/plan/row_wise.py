@@ -11,13 +11,22 @@ from lakelet.errors import DefinitionError
 from lakelet.plan.sql_tokens import Token, scan
 
 _AGGREGATES = {
-    "any_value", "approx_count_distinct", "approx_percentile", "array_agg", "avg", "bit_and", "bit_or", "bit_xor",
+    "any", "any_value", "approx_count_distinct", "approx_top_k", "bitmap_and_agg", "bitmap_construct_agg", "bitmap_or_agg",
+    "count_min_sketch", "grouping", "grouping_id", "hll_sketch_agg", "hll_union_agg", "product", "regr_avgx", "regr_avgy",
+    "regr_count", "regr_intercept", "regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy", "schema_of_variant_agg",
+    "some", "approx_percentile", "array_agg", "avg", "bit_and", "bit_or", "bit_xor",
     "bool_and", "bool_or", "collect_list", "collect_set", "corr", "count", "count_distinct", "count_if", "covar_pop",
     "covar_samp", "every", "first", "first_value", "histogram_numeric", "kurtosis", "last", "last_value", "listagg",
     "max", "max_by", "mean", "median", "min", "min_by", "mode", "percentile", "percentile_approx", "percentile_cont",
     "percentile_disc", "skewness", "std", "stddev", "stddev_pop", "stddev_samp", "string_agg", "sum", "sum_distinct",
     "try_avg", "try_sum", "var_pop", "var_samp", "variance",
 }  # fmt: skip
+
+
+def is_aggregate(function: str) -> bool:
+    """Return whether this is the name of an aggregate function."""
+    return function.lower() in _AGGREGATES
+
 
 AGGREGATE = "an aggregate function"
 WINDOW = "a window function"

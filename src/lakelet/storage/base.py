@@ -8,6 +8,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from lakelet.storage.data_files import DataFile
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
@@ -139,11 +141,13 @@ class Table(Protocol):
         receipt: Receipt | None = None,
         evolve: bool = False,
         clustered: bool = False,
+        row_group_rows: int | None = None,
     ) -> int:
         """Commit `rows` and the receipt as one version; returns the number of rows. No rows: an empty commit.
 
         Args:
             clustered: the rows come in the order of their keys; write small files, of which `change` rewrites few.
+            row_group_rows: rows in the smallest part of a file that can be read by itself; None for the writer's own choice.
         """
         ...
 
@@ -154,12 +158,16 @@ class Table(Protocol):
         receipt: Receipt | None = None,
         partition_cols: tuple[str, ...] | None = None,
         clustered: bool = False,
+        where: str | None = None,
+        row_group_rows: int | None = None,
     ) -> int:
         """Swap all rows, and the schema, in one commit; readers see the old rows until it is there.
 
         Args:
             partition_cols: how the rows are laid out from now on; None: as before.
             clustered: as in `append`.
+            where: swap only the rows for which this condition is true; the schema stays.
+            row_group_rows: as of `append`.
         """
         ...
 
@@ -171,6 +179,19 @@ class Table(Protocol):
                 most one change per key. Keys compare null-safe.
             keys: the columns that identify a row of the table.
         """
+        ...
+
+    def replace_units(self, rows: pa.Table, *, gone: pa.Table, receipt: Receipt | None = None) -> None:
+        """Swap the rows with certain values for others, in one commit.
+
+        Args:
+            rows: the new rows, any number for each of those values.
+            gone: distinct values of some of the table's columns; rows that have them are removed. They compare null-safe.
+        """
+        ...
+
+    def files(self) -> tuple[DataFile, ...]:
+        """Return the data files of this version, oldest first."""
         ...
 
     def compact(self, *, file_size_bytes: int | None = None) -> None:

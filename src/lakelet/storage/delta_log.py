@@ -8,29 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import pyarrow as pa
 from deltalake import DeltaTable
 
 from lakelet.errors import SourceError, StorageError
+from lakelet.storage.data_files import DataFile, data_files
 from lakelet.storage.delta_rs import storage_errors
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataFile:
-    """One data file of a table; partition values are strings as the log has them, None for NULL."""
-
-    path: str
-    size_bytes: int
-    num_records: int | None
-    modified_at_ms: int
-    partition_values: dict[str, str | None] = field(default_factory=dict)
-    has_deletion_vector: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +221,30 @@ def changes_rows(location: str, *, after: int, until: int) -> bool:
     return False
 
 
+def appended_files(location: str, *, after: int, until: int) -> tuple[DataFile, ...] | None:
+    """Return the data files that a table gained between two versions, None if more happened to its rows than appends.
+
+    A log that no longer has the commits in between counts as more, and so does one that goes backwards.
+    """
+    if until < after:
+        return None
+    found: list[DataFile] = []
+    for version in range(after + 1, until + 1):
+        commit = read_commit(location, version)
+        if commit is None or commit.removes_rows or commit.changes_metadata:
+            return None
+        found += commit.added
+    return tuple(found)
+
+
+def row_changes(location: str, *, after: int, until: int) -> int | None:
+    """Return how many commits between two versions changed rows or columns, None where the log does not tell."""
+    commits = [read_commit(location, version) for version in range(after + 1, until + 1)]
+    if until < after or None in commits:
+        return None
+    return sum(bool(c and (c.added or c.removes_rows or c.changes_metadata)) for c in commits)
+
+
 def _data_file(location: str, add: dict[str, Any]) -> DataFile:
     stats = json.loads(add["stats"]) if add.get("stats") else {}
     path = unquote(add["path"])
@@ -254,30 +266,7 @@ def snapshot_files(location: str, version: int) -> tuple[DataFile, ...]:
         if "deletionVectors" in (table.protocol().reader_features or ()):
             # The list of files does not say which of them have one.
             raise _with_deletion_vectors(location, "the table's protocol has the feature `deletionVectors`")
-        actions = pa.table(table.get_add_actions(flatten=False))
-    files = []
-    for row in actions.to_pylist():
-        partition = row.get("partition") or row.get("partition_values") or {}
-        modified = row["modification_time"]
-        files.append(
-            DataFile(
-                path=str(Path(location) / unquote(row["path"])),
-                size_bytes=int(row["size_bytes"]),
-                num_records=row.get("num_records"),
-                modified_at_ms=modified if isinstance(modified, int) else int(modified.timestamp() * 1000),
-                partition_values={
-                    key: None if value is None else _partition_text(value) for key, value in partition.items()
-                },
-            )
-        )
-    files.sort(key=lambda file: (file.modified_at_ms, file.path))
-    return tuple(files)
-
-
-def _partition_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
+        return data_files(table, location)
 
 
 def refuse_deletion_vectors(location: str, files: tuple[DataFile, ...]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from lakelet.errors import LakeletError, StorageError
 from lakelet.storage import clustered
 from lakelet.storage.base import Receipt, TableChange, TableDefinition, TableSize
 from lakelet.storage.catalog import remove_folder
+from lakelet.storage.data_files import DataFile, data_files
 from lakelet.storage.schema import conform, evolved, nullable
 
 CHECKPOINT_INTERVAL = "10"
@@ -124,26 +125,28 @@ class DeltaRsTable:
     def rows_of(self, keys: pa.Table, *, columns: tuple[str, ...] | None = None) -> pa.Table:
         with storage_errors(self.location):
             if self._is_plain:
-                return self.files.rows_of(keys, columns)
+                return self.leaf_files.rows_of(keys, columns)
             rows = self._stored()
             return rows.filter(pa.array(clustered.matching(rows, keys))).select(columns or rows.column_names)
 
     def rows_between(self, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
         with storage_errors(self.location):
             if self._is_plain:
-                return self.files.rows_between(column, low, high)
+                return self.leaf_files.rows_between(column, low, high)
             return clustered.between(self._stored(), column, low, high)
 
     def split_points(self, column: str, *, rows: int) -> list[pa.Scalar]:
         with storage_errors(self.location):
             if self._is_plain:
-                return self.files.split_points(column, rows)
+                return self.leaf_files.split_points(column, rows)
             stored = self._stored()
             return clustered.split_points(stored.column(column), -(-stored.num_rows // rows))
 
     def recent_rows(self) -> pa.Table:
         with storage_errors(self.location):
-            return pa.concat_tables([self.schema.empty_table(), *(self.files.read(at) for at in self.files.recent)])
+            return pa.concat_tables(
+                [self.schema.empty_table(), *(self.leaf_files.read(at) for at in self.leaf_files.recent)]
+            )
 
     def change(self, *, keys: tuple[str, ...], identity: tuple[str, ...]) -> TableChange:
         return _SwappedFiles(self, keys) if self._is_plain else _MergedRows(self, identity)
@@ -153,7 +156,7 @@ class DeltaRsTable:
         return clustered.is_clusterable(self._table)
 
     @property
-    def files(self) -> clustered.Files:
+    def leaf_files(self) -> clustered.Files:
         if self._seen is None or self._seen[0] != self.version:
             self._seen = (self.version, clustered.Files(self._table, self.location, self.schema))
         return self._seen[1]
@@ -163,6 +166,10 @@ class DeltaRsTable:
         batches = self._table.to_pyarrow_table().to_batches()
         return pa.Table.from_batches([conform(batch, self.schema) for batch in batches], schema=self.schema)
 
+    def files(self) -> tuple[DataFile, ...]:
+        with storage_errors(self.location):
+            return data_files(self._table, self.location)
+
     def append(
         self,
         rows: pa.Table | pa.RecordBatchReader,
@@ -170,9 +177,13 @@ class DeltaRsTable:
         receipt: Receipt | None = None,
         evolve: bool = False,
         clustered: bool = False,
+        row_group_rows: int | None = None,
     ) -> int:
         schema = evolved(self.schema, rows.schema) if evolve else self.schema
-        return self._write(rows, "append", schema, receipt, "merge" if evolve else None, small_files=clustered)
+        schema_mode: Literal["merge"] | None = "merge" if evolve else None
+        return self._write(
+            rows, "append", schema, receipt, schema_mode, small_files=clustered, row_group_rows=row_group_rows
+        )
 
     def replace(
         self,
@@ -181,19 +192,55 @@ class DeltaRsTable:
         receipt: Receipt | None = None,
         partition_cols: tuple[str, ...] | None = None,
         clustered: bool = False,
+        where: str | None = None,
+        row_group_rows: int | None = None,
     ) -> int:
-        return self._write(rows, "overwrite", None, receipt, "overwrite", partition_cols, small_files=clustered)
+        schema, schema_mode = (None, "overwrite") if where is None else (self.schema, None)
+        return self._write(
+            rows,
+            "overwrite",
+            schema,
+            receipt,
+            schema_mode,  # type: ignore[arg-type]
+            partition_cols,
+            where=where,
+            small_files=clustered,
+            row_group_rows=row_group_rows,
+        )
+
+    def replace_units(self, rows: pa.Table, *, gone: pa.Table, receipt: Receipt | None = None) -> None:
+        new = pa.Table.from_batches([conform(batch, self.schema) for batch in rows.to_batches()], self.schema)
+        empty = [
+            gone.column(field.name).cast(field.type)
+            if field.name in gone.column_names
+            else pa.nulls(gone.num_rows, field.type)
+            for field in self.schema
+        ]
+        old = pa.table(empty, schema=self.schema)
+        marked = [
+            table.append_column("__op", pa.array([mark] * table.num_rows, pa.string()))
+            for table, mark in ((new, "I"), (old, "D"))
+        ]
+        changes = pa.concat_tables(marked)
+        predicate = _null_safe_equal(gone.column_names, {n for n in gone.column_names if gone.column(n).null_count})
+        assignments = {f"`{name}`": f"s.`{name}`" for name in self.schema.names}
+        with storage_errors(self.location):
+            (
+                self._table.merge(
+                    changes,
+                    predicate=f"s.__op = 'D' AND {predicate}",
+                    source_alias="s",
+                    target_alias="t",
+                    commit_properties=_properties(receipt),
+                )
+                .when_matched_delete()
+                .when_not_matched_insert(assignments, predicate="s.__op = 'I'")
+                .execute()
+            )
 
     def merge(self, changes: pa.Table, *, keys: tuple[str, ...], receipt: Receipt | None = None) -> None:
         columns = [name for name in changes.column_names if name != "__op"]
-        # `<=>` is not in delta-rs's expression language, hence the spelled-out null-safe comparison for nullable keys.
-        has_null = {key for key in keys if changes.column(key).null_count}
-        predicate = " AND ".join(
-            f"(t.`{key}` = s.`{key}` OR (t.`{key}` IS NULL AND s.`{key}` IS NULL))"
-            if key in has_null
-            else f"t.`{key}` = s.`{key}`"
-            for key in keys
-        )
+        predicate = _null_safe_equal(keys, {key for key in keys if changes.column(key).null_count})
         assignments = {f"`{name}`": f"s.`{name}`" for name in columns}
         with storage_errors(self.location):
             (
@@ -220,14 +267,18 @@ class DeltaRsTable:
         partition_cols: tuple[str, ...] | None = None,
         *,
         small_files: bool = False,
+        where: str | None = None,
+        row_group_rows: int | None = None,
     ) -> int:
         counted = _Counted(rows, schema or nullable(rows.schema))
         options: dict[str, Any] = {}
         if small_files:
             reader, options["target_file_size"] = clustered.leaf_sized(counted.reader())
-            options["writer_properties"] = WriterProperties(max_row_group_size=clustered.LEAF_ROWS)
+            row_group_rows = clustered.LEAF_ROWS
         else:
             reader = counted.reader()
+        if row_group_rows is not None:
+            options["writer_properties"] = WriterProperties(max_row_group_size=row_group_rows)
         with storage_errors(self.location, counted):
             write_deltalake(
                 self._table,
@@ -236,6 +287,7 @@ class DeltaRsTable:
                 schema_mode=schema_mode,
                 commit_properties=_properties(receipt),
                 partition_by=list(self.partition_cols if partition_cols is None else partition_cols) or None,
+                predicate=where,
                 **options,
             )
         self._schema = None
@@ -247,7 +299,7 @@ class _SwappedFiles:
 
     def __init__(self, table: DeltaRsTable, keys: tuple[str, ...]) -> None:
         self._table = table
-        self._change = clustered.Change(table.delta, table.location, table.files, keys=keys)
+        self._change = clustered.Change(table.delta, table.location, table.leaf_files, keys=keys)
 
     def replace(self, keys: pa.Table, rows: pa.Table, *, changes: pa.Table | None = None) -> None:
         with storage_errors(self._table.location):
@@ -279,6 +331,16 @@ class _MergedRows:
 
     def commit(self, receipt: Receipt | None) -> None:
         self._table.merge(pa.concat_tables(self._changes), keys=self._identity, receipt=receipt)
+
+
+def _null_safe_equal(columns: Iterable[str], nullable_columns: Collection[str]) -> str:
+    """Return the condition that source and target have the same values; `<=>` is not in delta-rs's expression language."""
+    return " AND ".join(
+        f"(t.`{name}` = s.`{name}` OR (t.`{name}` IS NULL AND s.`{name}` IS NULL))"
+        if name in nullable_columns
+        else f"t.`{name}` = s.`{name}`"
+        for name in columns
+    )
 
 
 class _Counted:

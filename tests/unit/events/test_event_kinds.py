@@ -146,18 +146,19 @@ def test_a_dataset_definition_lists_its_rules_with_their_actions(bus: EventBus) 
 
 
 def test_planning_says_the_technique_in_databricks_words_and_why_nothing_cheaper_will_do(bus: EventBus) -> None:
-    event = kinds.planning_information(
-        bus, flow="mv", dataset="mv", technique="COMPLETE_RECOMPUTE", reasons=["QUERY_FINGERPRINT_CHANGED"]
-    )
-    assert event.message == "Flow 'mv' has been planned to be executed as COMPLETE_RECOMPUTE."
-    assert details(event)["planning_information"]["technique_information"] == [
+    candidates = [
         {
-            "maintenance_type": "COMPLETE_RECOMPUTE",
+            "maintenance_type": "MAINTENANCE_TYPE_COMPLETE_RECOMPUTE",
             "is_chosen": True,
             "is_applicable": True,
             "incrementalization_issues": [{"issue_type": "QUERY_FINGERPRINT_CHANGED"}],
         }
     ]
+    event = kinds.planning_information(
+        bus, flow="mv", dataset="mv", technique="COMPLETE_RECOMPUTE", candidates=candidates
+    )
+    assert event.message == "Flow 'mv' has been planned to be executed as COMPLETE_RECOMPUTE."
+    assert details(event)["planning_information"]["technique_information"] == candidates
 
 
 def test_create_update_has_the_cause_and_the_whole_configuration(bus: EventBus) -> None:

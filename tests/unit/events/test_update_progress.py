@@ -97,7 +97,13 @@ def test_the_update_has_a_state_a_duration_and_its_warnings_once(bus: EventBus, 
 
 
 def test_the_technique_of_a_view_is_the_chosen_one(bus: EventBus, progress: UpdateProgress) -> None:
-    kinds.planning_information(bus, flow="mv", dataset="mv", technique="NO_OP")
+    kinds.planning_information(
+        bus,
+        flow="mv",
+        dataset="mv",
+        technique="NO_OP",
+        candidates=[{"maintenance_type": "MAINTENANCE_TYPE_NO_OP", "is_chosen": True}],
+    )
     assert progress.datasets["mv"].technique == "NO_OP"
 
 

@@ -1,0 +1,304 @@
+"""How a materialized view will be brought up to date, and why not in a cheaper way."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lakelet.errors import GraphError
+from lakelet.execution.flows import pinned_versions
+from lakelet.execution.view_query import ViewQuery
+from lakelet.execution.view_record import InputVersion, ViewRecord, ViewRecords
+from lakelet.execution.view_state import ViewState
+from lakelet.graph.elements import Dataset, Expectation
+from lakelet.plan.fingerprint import fingerprint
+from lakelet.plan.incremental import Issue, added_rows
+from lakelet.plan.relation import Relation
+from lakelet.plan.sources import Leaf
+from lakelet.storage.data_files import DataFile
+from lakelet.storage.delta_log import appended_files, changes_rows, commit_file, latest_version
+
+if TYPE_CHECKING:
+    from lakelet.execution.context import UpdateContext
+    from lakelet.graph.dataflow_graph import ResolvedFlow
+
+NO_OP, COMPLETE = "NO_OP", "COMPLETE_RECOMPUTE"
+_REINITIALIZED = {"FIRST_REFRESH", "FULL_REFRESH", "QUERY_FINGERPRINT_CHANGED"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshPlan:
+    """What one refresh will do.
+
+    Attributes:
+        record: what the refresh will note.
+        issues: why nothing cheaper is done; of an incremental refresh, why it is not NO_OP.
+        query: what the query allows.
+        added: per location, the data files that its table gained.
+        terms: trees whose rows together are what the view's query, or its aggregation, reads anew.
+        keeps_state: a complete recompute that keeps partial values for the next refresh.
+        state: what is kept, open; of GROUP_AGGREGATE only.
+    """
+
+    technique: str
+    record: ViewRecord
+    issues: tuple[Issue, ...]
+    query: ViewQuery
+    versions: Mapping[str, int]
+    old_versions: Mapping[str, int] = field(default_factory=dict)
+    added: Mapping[str, tuple[DataFile, ...]] = field(default_factory=dict)
+    terms: tuple[Relation, ...] = ()
+    keeps_state: bool = False
+    state: ViewState | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        return [issue.type for issue in self.issues]
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """Return every technique that was considered, as the event log has it."""
+        result = []
+        possible = self.query.technique
+        for technique in dict.fromkeys((NO_OP, possible, COMPLETE)):
+            is_chosen = technique == self.technique
+            is_cheaper = not is_chosen and (
+                technique == NO_OP or (technique == possible and self.technique == COMPLETE)
+            )
+            result.append(
+                {
+                    "maintenance_type": f"MAINTENANCE_TYPE_{technique}",
+                    "is_chosen": is_chosen,
+                    "is_applicable": not is_cheaper,
+                    "incrementalization_issues": [_issue(issue) for issue in self.issues]
+                    if is_cheaper or (is_chosen and technique == COMPLETE)
+                    else [],
+                }
+            )
+        return result
+
+
+def _issue(issue: Issue) -> dict[str, str]:
+    detail = {} if issue.detail is None else {"plan_not_incrementalizable_sub_type": issue.detail}
+    return {"issue_type": issue.type, **detail, "message": issue.text}
+
+
+def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> RefreshPlan:
+    """Return what a refresh now would do; reads no row.
+
+    Raises:
+        SourceError: a table is not there.
+    """
+    inputs = context.inputs(flow)
+    versions = pinned_versions(context, inputs.locations)
+    records = ViewRecords(context.catalog.checkpoint(dataset.name))
+    note = records.note()
+    record = ViewRecord(
+        batch=0,
+        technique=NO_OP,
+        generation=context.generation(dataset.name),
+        fingerprint=_fingerprint(context, flow, dataset),
+        engine=context.engine.version,
+        time_zone=context.time_zone,
+        inputs={},
+        files=[_listing(leaf) for leaf in inputs.files],
+    )
+    query = context.view_query(flow)
+    issues = _own_issues(context, dataset, record, note, query)
+    changes = _Changes() if note is None else _changes(context, note, versions)
+    record = replace(record, inputs=_noted(context, versions, note, changes))
+    plan = RefreshPlan(
+        technique=COMPLETE, record=record, issues=(*issues, *changes.issues), query=query, versions=versions
+    )
+    if not plan.issues and not changes.added:
+        plan = replace(plan, technique=NO_OP)
+    elif not plan.issues:
+        assert note is not None
+        plan = _incremental(context, dataset, records, plan, note, changes)
+    keeps = query.groups is not None and dataset.refresh_policy != "full" and not changes.issues
+    plan = replace(plan, keeps_state=plan.technique == COMPLETE and keeps)
+    return plan
+
+
+def _own_issues(
+    context: UpdateContext, dataset: Dataset, record: ViewRecord, note: ViewRecord | None, query: ViewQuery
+) -> list[Issue]:
+    """Return what makes a view be computed anew whatever became of the tables that it reads."""
+    if note is None:
+        return [Issue(type="FIRST_REFRESH", text="it has not been refreshed before")]
+    issues = []
+    if note.generation != record.generation:
+        issues.append(Issue(type="FULL_REFRESH", text="a full refresh was asked for"))
+    if note.fingerprint != record.fingerprint:
+        issues.append(Issue(type="QUERY_FINGERPRINT_CHANGED", text="its definition has changed"))
+    if note.engine != record.engine:
+        issues.append(Issue(type="CONFIGURATION_CHANGED", text=f"the engine was {note.engine} and is {record.engine}"))
+    if note.time_zone != record.time_zone:
+        text = f"the time zone was {note.time_zone} and is {record.time_zone}"
+        issues.append(Issue(type="TIME_ZONE_CHANGED", text=text))
+    if note.files != record.files:
+        issues.append(Issue(type="DATA_HAS_CHANGED", text="the files that it reads have changed"))
+    location = context.location(dataset)
+    if changes_rows(location, after=note.table_version, until=latest_version(location) or 0):
+        issues.append(Issue(type="TABLE_CHANGED_BY_OTHERS", text="its table has rows that no refresh wrote"))
+    if query.issue is not None and query.issue.type == "PLAN_NOT_DETERMINISTIC":
+        issues.append(query.issue)
+    if dataset.refresh_policy == "full":
+        issues.append(Issue(type="REFRESH_POLICY_FULL", text="its refresh policy is `full`"))
+    return issues
+
+
+@dataclass(slots=True)
+class _Changes:
+    """What became of the tables that a view reads, since it was refreshed last."""
+
+    added: dict[str, tuple[DataFile, ...]] = field(default_factory=dict)
+    issues: list[Issue] = field(default_factory=list)
+    old: dict[str, int] = field(default_factory=dict)
+    identified: dict[str, InputVersion] = field(default_factory=dict)
+
+
+def _changes(context: UpdateContext, note: ViewRecord, versions: Mapping[str, int]) -> _Changes:
+    changes = _Changes()
+    if {context.catalog.relative(location) for location in versions} != set(note.inputs):
+        changes.issues.append(Issue(type="DATA_HAS_CHANGED", text="it reads other tables"))
+        return changes
+    for location, version in versions.items():
+        known = note.inputs[context.catalog.relative(location)]
+        changes.old[location] = known.version
+        is_same_file = known.commit_file == commit_file(location, known.version)
+        if is_same_file and version == known.version:
+            changes.identified[location] = known
+            continue
+        if not is_same_file or known.table_id is None:
+            table = context.store.open(location)
+            if known.table_id is not None and (table is None or table.id != known.table_id):
+                text = f"`{context.catalog.relative(location)}` is another table than before"
+                changes.issues.append(Issue(type="DATA_HAS_CHANGED", text=text))
+                continue
+        files = appended_files(location, after=known.version, until=version)
+        if files is None or any(file.has_deletion_vector for file in files):
+            if changes_rows(location, after=known.version, until=version):
+                text = f"rows of `{context.catalog.relative(location)}` were updated or deleted, or its columns changed"
+                changes.issues.append(Issue(type="DATA_HAS_CHANGED", text=text))
+        elif files:
+            changes.added[location] = files
+    return changes
+
+
+def _noted(
+    context: UpdateContext, versions: Mapping[str, int], note: ViewRecord | None, changes: _Changes
+) -> dict[str, InputVersion]:
+    """Return the versions that a refresh notes, each with what identifies its table."""
+    result = {}
+    for location, version in versions.items():
+        name = context.catalog.relative(location)
+        if location in changes.identified:
+            result[name] = changes.identified[location]
+            continue
+        known = None if note is None else note.inputs.get(name)
+        is_same = known is not None and known.commit_file == commit_file(location, known.version)
+        table = None if is_same else context.store.open(location)
+        table_id = known.table_id if known is not None and is_same else None if table is None else table.id
+        result[name] = InputVersion(
+            version=version, table_id=table_id, commit_file=commit_file(location, version)
+        )  # fmt: skip
+    return result
+
+
+def _incremental(
+    context: UpdateContext,
+    dataset: Dataset,
+    records: ViewRecords,
+    plan: RefreshPlan,
+    note: ViewRecord,
+    changes: _Changes,
+) -> RefreshPlan:
+    """Return the plan for a view whose tables have only grown."""
+    names = ", ".join(f"`{context.catalog.relative(location)}`" for location in changes.added)
+    grown = Issue(type="DATA_HAS_CHANGED", text=f"rows were appended to {names}")
+    query = plan.query
+    if query.form is None:
+        return replace(plan, issues=(grown, *([query.issue] if query.issue else [])))
+    leaves = [n for n, leaf in enumerate(query.leaves) if leaf.location in changes.added and not leaf.is_fixed]
+    if not leaves:
+        return replace(plan, technique=NO_OP)
+    terms = added_rows(query.form.below, leaves)
+    if isinstance(terms, Issue):
+        return replace(plan, issues=(grown, terms))
+    state = None
+    if query.groups is not None:
+        state = ViewState.open(context.store, records.state_location)
+        flow = context.graph.flows_to(dataset.name)[0]
+        if not note.has_state or state.batch_id(context.app_id(flow, str(note.generation))) != note.batch:
+            text = "no partial values of its groups are kept yet; this refresh keeps them"
+            return replace(plan, issues=(grown, Issue(type="CHANGE_SET_MISSING", text=text)))
+    return replace(
+        plan,
+        technique=query.technique,
+        issues=(grown,),
+        added=changes.added,
+        old_versions=changes.old,
+        terms=terms,
+        state=state,
+    )
+
+
+def check_policy(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, plan: RefreshPlan) -> None:
+    """Refuse a plan that the refresh policy of the view forbids.
+
+    `incremental` demands a query that can be refreshed incrementally, `incremental_strict` that it is, but for the first
+    refresh, a full one, and one after a change of the definition.
+
+    Raises:
+        GraphError: `MATERIALIZED_VIEW_NOT_INCREMENTALIZABLE`.
+    """
+    policy = dataset.refresh_policy
+    if policy not in ("incremental", "incremental_strict") or plan.technique != COMPLETE:
+        return
+    cause = plan.query.issue
+    if cause is None and policy == "incremental_strict" and not set(plan.reasons) & _REINITIALIZED:
+        cause = plan.issues[-1]
+    if cause is None:
+        return
+    display = context.display(dataset.name)
+    raise GraphError(
+        "MATERIALIZED_VIEW_NOT_INCREMENTALIZABLE",
+        f"`{display}` cannot be refreshed incrementally, as its refresh policy `{policy}` demands",
+        origin=context.origin(flow),
+        cause=f"{cause.type}: {cause.text}",
+        hint="change the query, or set `refresh_policy` to `auto`"
+        if plan.query.issue is not None
+        else f"compute it anew once with `lakelet run --full-refresh {display}`, or set `refresh_policy` to `incremental`",
+    )
+
+
+# -- what identifies a definition ---------------------------------------------------------------------------------
+
+
+def _trees(context: UpdateContext, flow: ResolvedFlow) -> list[tuple[Relation, tuple[Expectation, ...]]]:
+    """Return the flow's tree and those of the views it reads, with the rules of each view."""
+    return [(flow.relation, ()), *context.binder.view_trees(flow.relation, context.origin(flow))]
+
+
+def _fingerprint(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> str:
+    digest = hashlib.sha256()
+    for tree, rules in _trees(context, flow):
+        digest.update(fingerprint(tree).encode())
+        digest.update(repr([(rule.name, rule.text, rule.action.value) for rule in rules]).encode())
+    digest.update(repr([(rule.name, rule.text, rule.action.value) for rule in dataset.expectations]).encode())
+    digest.update(f"{dataset.schema}/{dataset.partition_cols}".encode())
+    return digest.hexdigest()
+
+
+def _listing(leaf: Leaf) -> list[list[Any]]:
+    """Return what lies at the paths of a file read: names, sizes and times."""
+    found: list[list[Any]] = []
+    for text in leaf.paths:
+        for root in sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else [text]:
+            files = sorted(Path(root).rglob("*")) if Path(root).is_dir() else [Path(root)]
+            found += [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+    return found

@@ -1,0 +1,193 @@
+"""The queries of a view that keeps partial values by group: over a slice, and from the kept values to the view's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+from pyspark.sql.connect import proto
+from pyspark.sql.types import DataType, StructType
+
+from lakelet.names import quote
+from lakelet.plan import relation as plan
+from lakelet.plan.group_units import units
+from lakelet.plan.incremental import IncrementalForm, Issue, over_groups
+from lakelet.plan.partial_aggregates import Measure, Measures, hashed, salt
+from lakelet.plan.relation import Relation
+
+KEY, UNIT, SLOT = "__lakelet_k", "__lakelet_u", "__lakelet_slot"
+ID = ("__lakelet_id1", "__lakelet_id2")
+"""Two hashes of a group's keys: 128 bits that stand for them."""
+
+_KEY_TYPES = {
+    "string",
+    "binary",
+    "boolean",
+    "byte",
+    "short",
+    "integer",
+    "long",
+    "date",
+    "timestamp",
+    "timestamp_ntz",
+    "decimal",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupQuery:
+    """A group-by in two steps.
+
+    Attributes:
+        keys: names of the key columns as the aggregation shows them.
+        outputs: names of its other columns, and the expressions that give them from partial columns.
+        values: what `outputs` refer to by name.
+        unit: per column of the unit, its place among the view's columns.
+    """
+
+    form: IncrementalForm
+    keys: tuple[str, ...]
+    outputs: tuple[tuple[str, proto.Expression], ...]
+    measures: tuple[Measure, ...]
+    values: Mapping[str, proto.Expression]
+    unit: tuple[int, ...] = ()
+
+    def partial(self, below: Relation) -> Relation:
+        """Return the partial values of the groups in some rows.
+
+        Grain: one row a group. Columns: `ID`, `SLOT` (a hash of the unit), `UNIT`n, `KEY`n, and those of the measures.
+        """
+        groups = self._partial_groups(below)
+        named = plan.with_columns(
+            groups, {name: plan.attribute(f"{KEY}{number}") for number, name in enumerate(self.keys)}
+        )  # fmt: skip
+        found = units(self.form.above, named, self.keys, [name for name, _ in self.outputs])
+        columns = {f"{UNIT}{n}": plan.attribute(quote(found.columns[at] or "")) for n, at in enumerate(self.unit)}
+        rows = plan.with_columns(found.rows, columns) if columns else found.rows
+        keys = self._flagged([f"{KEY}{number}" for number in range(len(self.keys))])
+        unit = self._flagged(list(columns))
+        first, second = ID
+        result = plan.new()
+        result.project.input.CopyFrom(rows)
+        named_columns = {
+            first: hashed((salt(), *keys)),
+            second: hashed((plan.expression("7"), *keys)),
+            SLOT: hashed(unit) if unit else plan.expression("0L"),
+        }
+        for name, value in named_columns.items():
+            result.project.expressions.append(_aliased(value, name))
+        kept = [*columns, *(f"{KEY}{n}" for n in range(len(self.keys))), *self.partial_columns]
+        result.project.expressions.extend(plan.attribute(name) for name in kept)
+        return result
+
+    @property
+    def partial_columns(self) -> list[str]:
+        return list(self._partial_values())
+
+    def _partial_values(self) -> dict[str, proto.Expression]:
+        """Return the partial columns; measures may share some."""
+        return {name: value for measure in self.measures for name, value in measure.columns.items()}
+
+    def _partial_groups(self, below: Relation) -> Relation:
+        assert self.form.aggregate is not None
+        result = Relation()
+        result.CopyFrom(self.form.aggregate)
+        node = result.aggregate
+        node.input.CopyFrom(below)
+        del node.grouping_expressions[:], node.aggregate_expressions[:]
+        for number, item in enumerate(self.form.aggregate.aggregate.grouping_expressions):
+            value = item.alias.expr if item.WhichOneof("expr_type") == "alias" else item
+            node.grouping_expressions.append(_aliased(value, f"{KEY}{number}"))
+        for name, value in self._partial_values().items():
+            node.aggregate_expressions.append(_aliased(value, name))
+        if not self.measures:
+            node.aggregate_expressions.append(_aliased(plan.expression("count(1)"), f"{KEY}_any"))
+        return plan.with_fresh_plan_ids(result)
+
+    @staticmethod
+    def _flagged(names: Sequence[str]) -> list[proto.Expression]:
+        """Each column after whether it is NULL, so that no two rows of values look the same to a hash that skips NULL."""
+        return [
+            item for name in names for item in (plan.call("isnull", plan.attribute(name)), plan.attribute(name))
+        ]  # fmt: skip
+
+    def finished(self, groups: pa.Table | Relation) -> Relation:
+        """Return the view's rows from groups with their `KEY` columns and partial values."""
+        rows = plan.local(groups) if isinstance(groups, pa.Table) else groups
+        if self.values:
+            rows = plan.with_columns(rows, self.values)
+        named = plan.new()
+        # Keys first and then what refers to them by name, as in the aggregation itself.
+        named.project.input.CopyFrom(plan.with_columns(rows, {
+            name: plan.attribute(f"{KEY}{number}") for number, name in enumerate(self.keys)
+        }))  # fmt: skip
+        for name in self.keys:
+            named.project.expressions.append(_aliased(plan.attribute(quote(name)), name))
+        for name, value in self.outputs:
+            named.project.expressions.append(_aliased(value, name))
+        return over_groups(self.form, named)
+
+
+def _aliased(value: proto.Expression, name: str) -> proto.Expression:
+    result = proto.Expression()
+    result.alias.expr.CopyFrom(value)
+    result.alias.name.append(name)
+    return result
+
+
+def group_query(form: IncrementalForm, columns: StructType) -> GroupQuery | Issue:
+    """Return the two steps of a form with an aggregation.
+
+    Args:
+        columns: of the aggregation.
+    """
+    assert form.aggregate is not None
+    node = form.aggregate.aggregate
+    num_keys = len(node.grouping_expressions)
+    for column in columns.fields[:num_keys]:
+        if not _may_be_key(column.dataType):
+            text = f"the groups have a key `{column.name}` of type {column.dataType.simpleString()}"
+            return Issue(type="PLAN_NOT_INCREMENTALIZABLE", text=text, detail="GROUP_KEY_TYPE")
+    measures = Measures()
+    outputs = []
+    expressions = node.aggregate_expressions
+    if len(columns.fields) != num_keys + len(expressions):
+        return Issue(type="PLAN_NOT_INCREMENTALIZABLE", text="the columns of its aggregation are not told one by one")
+    for column, item in zip(columns.fields[num_keys:], expressions, strict=True):
+        value = item.alias.expr if item.WhichOneof("expr_type") == "alias" else item
+        outputs.append((column.name, measures.finished(value)))
+    if measures.issues:
+        return measures.issues[0]
+    return GroupQuery(
+        form=form,
+        keys=tuple(column.name for column in columns.fields[:num_keys]),
+        outputs=tuple(outputs),
+        measures=tuple(measures.found),
+        values=dict(measures.values),
+    )
+
+
+def _may_be_key(kind: DataType) -> bool:
+    if isinstance(kind, StructType):
+        return [field.name for field in kind.fields] == ["start", "end"] and all(
+            _may_be_key(field.dataType) for field in kind.fields
+        )
+    return kind.typeName().split("(")[0] in _KEY_TYPES
+
+
+def with_unit(query: GroupQuery, view: StructType) -> GroupQuery:
+    """Return the query with the columns of the view that make the unit.
+
+    Args:
+        view: the columns of the whole query.
+    """
+    found = units(query.form.above, plan.new(), query.keys, [name for name, _ in query.outputs])
+    if len(found.columns) != len(view.fields):
+        return query
+    at = [
+        number
+        for number, (name, column) in enumerate(zip(found.columns, view.fields, strict=True))
+        if name is not None and not isinstance(column.dataType, StructType) and _may_be_key(column.dataType)
+    ]
+    return replace(query, unit=tuple(at))

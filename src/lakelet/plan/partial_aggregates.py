@@ -1,0 +1,271 @@
+"""Aggregate functions in two steps: partial values of some rows, values that merge, and the result of a group from them.
+
+sum(x)            a sum that merges by addition; of doubles with what the additions lost
+avg(x)            a sum and a count
+variance(x)       a count, a mean, and a sum of squared differences, merged as Chan, Golub and LeVeque have it
+count(DISTINCT x) the digests of the values of a slice; which of them are new is known from those kept before
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pyspark.sql.connect import proto
+
+from lakelet.names import quote
+from lakelet.plan import relation as plan
+from lakelet.plan.incremental import Issue
+from lakelet.plan.relation import EXPRESSION, parts
+from lakelet.plan.row_wise import is_aggregate
+from lakelet.plan.sql_tokens import SqlText, scan
+
+Expression = proto.Expression
+PARTIAL = "__lakelet_m"
+DIGEST_SALT = 1_540_483_477
+"""Starts the second of the two hashes that identify a value."""
+
+
+class Merge(enum.Enum):
+    """How two partial values of a group become one; NULL stands for no rows."""
+
+    ADD = "add"
+    MIN = "min"
+    MAX = "max"
+    MOMENTS = "moments"
+    DISTINCT = "distinct"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One aggregate function of a query.
+
+    Attributes:
+        columns: partial columns and the aggregate expressions that give them over a slice. MOMENTS has three: count, mean,
+            and sum of squared differences. DISTINCT has one: the digests of the values.
+    """
+
+    merge: Merge
+    columns: dict[str, Expression]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of an aggregate function in a query."""
+
+    function: str
+    arguments: tuple[Expression, ...]
+    is_distinct: bool = False
+
+
+@dataclass(slots=True)
+class Measures:
+    """The aggregate functions of a query, equal ones once."""
+
+    found: list[Measure] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
+    values: dict[str, Expression] = field(default_factory=dict)
+    """Values that SQL text refers to by name."""
+    _columns: dict[tuple[Merge, bytes], str] = field(default_factory=dict)
+
+    def finished(self, expression: Expression) -> Expression:
+        """Return an expression with every aggregate function in it replaced by its value from partial columns."""
+        result = Expression()
+        result.CopyFrom(expression)
+        self._finish(result)
+        return result
+
+    def _finish(self, expression: Expression) -> None:
+        kind = expression.WhichOneof("expr_type")
+        if kind == "unresolved_function" and is_aggregate(expression.unresolved_function.function_name):
+            function = expression.unresolved_function
+            call = Call(
+                function=function.function_name.lower(),
+                arguments=tuple(function.arguments),
+                is_distinct=function.is_distinct,
+            )
+            expression.CopyFrom(self._value(call))
+            return
+        if kind == "expression_string":
+            text = expression.expression_string.expression
+            expression.expression_string.expression = self.finished_text(text)
+            return
+        stack = [item for _, item in parts(expression)]
+        while stack:
+            message = stack.pop()
+            if message.DESCRIPTOR.full_name == EXPRESSION:
+                self._finish(message)  # type: ignore[arg-type]
+            else:
+                stack.extend(item for _, item in parts(message))
+
+    def finished_text(self, text: str) -> str:
+        """Return SQL text with its aggregate functions replaced by position."""
+        source = scan(text)
+        edits: list[tuple[int, int, str]] = []
+        at = 0
+        while at < len(source.tokens) - 1:
+            token = source.tokens[at]
+            if token.is_name and source.tokens[at + 1].text == "(" and is_aggregate(token.name):
+                close = source.closing[at + 1]
+                call = _text_call(source, at, close)
+                after = source.tokens[close + 1].word if close + 1 < len(source.tokens) else ""
+                if after in ("FILTER", "WITHIN", "IGNORE", "RESPECT", "OVER"):
+                    self._refuse(f"`{token.name}` with {after}")
+                    return text
+                value = self._value(call)
+                name = f"{PARTIAL}_v{len(self.values)}"
+                self.values[name] = value
+                edits.append((token.start, source.tokens[close].end, name))
+                at = close
+            at += 1
+        for start, end, new in reversed(edits):
+            text = text[:start] + new + text[end:]
+        return text
+
+    def _value(self, call: Call) -> Expression:
+        function = "count_distinct" if call.function == "count" and call.is_distinct else call.function
+        if call.is_distinct and function not in ("count_distinct", "min", "max"):
+            self._refuse(f"`{function}` of distinct values", "AGGREGATE_WITH_DISTINCT")
+            return Expression()
+        made = _MEASURES.get(function)
+        if made is None or not call.arguments:
+            self._refuse(f"the aggregate function `{function}`")
+            return Expression()
+        merge, columns, final = made(call)
+        names = {part: self._name(merge, value) for part, value in columns.items()}
+        measure = Measure(merge=merge, columns={names[part]: value for part, value in columns.items()})
+        if all(measure.columns.keys() != other.columns.keys() for other in self.found):
+            self.found.append(measure)
+        return plan.expression(final.format_map({part: quote(name) for part, name in names.items()}))
+
+    def _name(self, merge: Merge, value: Expression) -> str:
+        """Return the name of a partial column: equal expressions are one, which some engines insist on."""
+        bare = Expression()
+        bare.CopyFrom(value)
+        for message in plan.messages(bare):
+            for name in ("origin", "source_info"):
+                if name in message.DESCRIPTOR.fields_by_name:
+                    message.ClearField(name)
+        key = (merge, bare.SerializeToString(deterministic=True))
+        return self._columns.setdefault(key, f"{PARTIAL}{len(self._columns)}")
+
+    def _refuse(self, what: str, detail: str = "AGGREGATE_NOT_SUPPORTED") -> None:
+        text = f"{what} cannot go on from a partial value"
+        self.issues.append(Issue(type="PLAN_NOT_INCREMENTALIZABLE", text=text, detail=detail))
+
+
+def _text_call(source: SqlText, at: int, close: int) -> Call:
+    """Return the call whose name is token `at` and whose closing bracket is token `close`."""
+    tokens = source.tokens
+    first = at + 2
+    is_distinct = tokens[first].word == "DISTINCT"
+    first += is_distinct or tokens[first].word == "ALL"
+    arguments: list[Expression] = []
+    start, item = first, first
+    while item <= close:
+        if item == close or tokens[item].text == ",":
+            if item > start:
+                text = source.text[tokens[start].start : tokens[item - 1].end]
+                arguments.append(_star() if text == "*" else plan.expression(text))
+            start = item + 1
+        item = source.closing.get(item, item) + 1
+    return Call(function=tokens[at].name.lower(), arguments=tuple(arguments), is_distinct=is_distinct)
+
+
+def _star() -> Expression:
+    result = Expression()
+    result.unresolved_star.SetInParent()
+    return result
+
+
+# -- the functions --------------------------------------------------------------------------------------------------
+
+Made = tuple[Merge, dict[str, Expression], str]
+"""How partial values merge, their expressions over a slice, and SQL text for the function's value from them."""
+
+
+def _added(call: Call) -> Made:
+    return Merge.ADD, {"value": plan.call(call.function, *call.arguments)}, "{value}"
+
+
+def _extreme(merge: Merge) -> Callable[[Call], Made]:
+    """`bool_and` is a minimum, `bool_or` a maximum."""
+
+    def make(call: Call) -> Made:
+        return merge, {"value": plan.call(call.function, call.arguments[0])}, "{value}"
+
+    return make
+
+
+def _average(call: Call) -> Made:
+    columns = {"sum": plan.call("sum", _double(call.arguments[0])), "count": plan.call("count", call.arguments[0])}
+    return Merge.ADD, columns, "CASE WHEN {count} = 0 THEN NULL ELSE {sum} / {count} END"
+
+
+def _double(value: Expression) -> Expression:
+    """Return a number as a double, in a way that no engine takes for the number itself: it would see two equal sums."""
+    return plan.call("*", value, plan.expression("1.0D"))
+
+
+def _variance(over: str, *, root: bool) -> Callable[[Call], Made]:
+    """Args: over: by what the squared differences are divided."""
+    value = f"{{squares}} / ({over})"
+    final = f"CASE WHEN ({over}) <= 0 THEN NULL ELSE {f'sqrt({value})' if root else value} END"
+
+    def make(call: Call) -> Made:
+        number = _double(call.arguments[0])
+        columns = {
+            "count": plan.call("count", number),
+            "mean": plan.call("avg", number),
+            "squares": plan.call("*", plan.call("var_pop", number), plan.call("count", number)),
+        }
+        return Merge.MOMENTS, columns, final
+
+    return make
+
+
+def _count_distinct(call: Call) -> Made:
+    """Rows in which one of several arguments is NULL do not count, as in Spark."""
+    digest = plan.call("struct", hashed(call.arguments), hashed((salt(), *call.arguments)))
+    known = plan.call("isnotnull", call.arguments[0])
+    for argument in call.arguments[1:]:
+        known = plan.call("and", known, plan.call("isnotnull", argument))
+    return Merge.DISTINCT, {"values": plan.call("collect_set", plan.call("when", known, digest))}, "{values}"
+
+
+def hashed(values: Sequence[Expression]) -> Expression:
+    """Return the engine's 64-bit hash of some values, none of which is NULL in one place and not in another."""
+    return plan.call("xxhash64", *values)
+
+
+def salt() -> Expression:
+    """Return the value with which the second hash begins."""
+    result = Expression()
+    result.literal.integer = DIGEST_SALT
+    return result
+
+
+_SAMPLE, _POPULATION = "{count} - 1", "{count}"
+_MEASURES: dict[str, Callable[[Call], Made]] = {
+    "count": _added,
+    "count_distinct": _count_distinct,
+    "count_if": _added,
+    "sum": _added,
+    "min": _extreme(Merge.MIN),
+    "max": _extreme(Merge.MAX),
+    "bool_and": _extreme(Merge.MIN),
+    "every": _extreme(Merge.MIN),
+    "bool_or": _extreme(Merge.MAX),
+    "any": _extreme(Merge.MAX),
+    "some": _extreme(Merge.MAX),
+    "avg": _average,
+    "mean": _average,
+    "variance": _variance(_SAMPLE, root=False),
+    "var_samp": _variance(_SAMPLE, root=False),
+    "var_pop": _variance(_POPULATION, root=False),
+    "stddev": _variance(_SAMPLE, root=True),
+    "std": _variance(_SAMPLE, root=True),
+    "stddev_samp": _variance(_SAMPLE, root=True),
+    "stddev_pop": _variance(_POPULATION, root=True),
+}

@@ -1,0 +1,372 @@
+"""Incremental refreshes of materialized views: what they follow, what they give up on, and that no crash shows."""
+
+from __future__ import annotations
+
+import decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from lakelet.execution import faults
+
+LANDING = "/Volumes/main/raw/landing/sales"
+READ = f'spark.read.format("delta").load("{LANDING}")'
+
+
+def sales(*rows: tuple[Any, ...]) -> pa.Table:
+    shops, amounts, customers = zip(*rows, strict=True) if rows else ((), (), ())
+    return pa.table(
+        {
+            "shop": pa.array(shops, pa.string()),
+            "amount": pa.array(amounts, pa.int64()),
+            "customer": pa.array(customers, pa.string()),
+        }
+    )
+
+
+BY_SHOP = 'sales.groupBy("shop").agg'
+
+FIRST = sales(("N", 1, "a"), ("S", 2, "b"), (None, 3, "a"), ("N", 4, None))
+MORE = sales(("N", 10, "a"), ("W", 20, "c"), (None, 30, "z"), ("N", 40, "d"))
+
+
+def view(query: str, *, decorator: str = "@dp.materialized_view") -> str:
+    return f"{decorator}\ndef v():\n    sales = {READ}\n    return {query}\n"
+
+
+def expected(project: Any, query: str) -> list[dict[str, Any]]:
+    """Return what the query gives as a whole, by a view that has never been refreshed before."""
+    source = view(query).replace("def v()", "def whole()")
+    project.write(source, file="whole.py")
+    project.ok()
+    rows = project.rows("whole")
+    (project.root / "pipeline" / "whole.py").unlink()
+    return rows
+
+
+GROUPED = {
+    "sum": 'sales.groupBy("shop").agg(F.sum("amount").alias("x"))',
+    "several": 'sales.groupBy("shop").agg(F.sum("amount").alias("x"), F.count("*").alias("n"), F.avg("amount").alias("a"), '
+    'F.min("customer").alias("lo"), F.max("amount").alias("hi"), F.count("customer").alias("c"))',
+    "distinct": f'{BY_SHOP}(F.countDistinct("customer").alias("c"), F.countDistinct("shop", "customer").alias("d"))',
+    "expression around": 'sales.groupBy("shop").agg((F.sum("amount") * 2 + F.count("*")).cast("string").alias("x"))',
+    "expression text": 'sales.groupBy("shop").agg(F.expr("sum(amount) FILTER (WHERE amount > 2)").alias("x"))',
+    "text": f'{BY_SHOP}(F.expr("sum(amount + 1) / count(1)").alias("x"), F.expr("count(DISTINCT customer)").alias("d"))',
+    "unnamed": 'sales.groupBy("shop").sum("amount")',
+    "count": 'sales.groupBy("shop").count()',
+    "key expression": 'sales.groupBy(F.upper("shop").alias("s"), (F.col("amount") % 2).alias("odd"))'
+    '.agg(F.sum("amount").alias("x"))',
+    "having": 'sales.groupBy("shop").agg(F.sum("amount").alias("x")).filter("x < 50")',
+    "keys dropped": 'sales.groupBy("shop").agg(F.sum("amount").alias("x")).select("x")',
+    "units shared": 'sales.groupBy("shop", "amount").agg(F.count("*").alias("n")).select(F.length("shop").alias("l"), "n")',
+    "below": 'sales.filter("amount > 1").withColumn("y", F.col("amount") * 2).groupBy("shop").agg(F.sum("y").alias("y"))',
+    "union": 'sales.select("shop", "amount").union(sales.select(F.lit("all"), "amount")).groupBy("shop")'
+    '.agg(F.sum("amount").alias("x"))',
+    "global": 'sales.agg(F.sum("amount").alias("x"), F.countDistinct("customer").alias("c"), F.stddev("amount").alias("s"))',
+    "select": 'sales.select(F.max("amount").alias("x"))',
+    "moments": 'sales.groupBy("shop").agg(F.round(F.stddev("amount"), 6).alias("s"), F.round(F.var_pop("amount"), 6).alias("v"))',
+    "logical": f'{BY_SHOP}(F.bool_and(F.col("amount") > 1).alias("a"), F.bool_or(F.col("amount") > 30).alias("o"))',
+    "condition": f'{BY_SHOP}(F.count_if(F.col("amount") > 2).alias("n"), F.sum(F.when(F.col("amount") > 2, 1)).alias("w"))',
+    "self join": 'sales.alias("l").join(sales.alias("r"), "shop").groupBy("shop").agg(F.count("*").alias("n"))',
+}
+
+
+@pytest.mark.parametrize("query", GROUPED.values(), ids=GROUPED.keys())
+def test_groups_follow_appended_rows(project: Any, query: str) -> None:
+    project.write(view(query)).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    technique = project.techniques()["v"]
+    assert technique[0] == ("COMPLETE_RECOMPUTE" if "FILTER" in query else "GROUP_AGGREGATE"), project.events
+    assert project.rows("v") == expected(project, query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        'sales.filter("amount > 2").select("shop", (F.col("amount") * 2).alias("x"))',
+        'sales.union(sales).withColumnRenamed("amount", "x")',
+        'sales.join(spark.createDataFrame([("N", "north")], "shop STRING, name STRING"), "shop", "left")',
+        'sales.alias("l").join(sales.alias("r"), F.expr("l.shop = r.shop")).select("l.amount", "r.customer")',
+    ],
+    ids=["filter", "union", "join", "self join"],
+)
+def test_rows_follow_appended_rows(project: Any, query: str) -> None:
+    project.write(view(query)).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("APPEND_ONLY", [])
+    assert project.rows("v") == expected(project, query)
+
+
+class Crash(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("query", [GROUPED["sum"], GROUPED["distinct"], GROUPED["keys dropped"], 'sales.filter("amount > 2")'],
+                         ids=["groups", "distinct", "whole", "rows"])  # fmt: skip
+@pytest.mark.parametrize(
+    "point", ["view.planned", "view.intent_written", "view.state_committed", "view.swapped", "view.noted"]
+)
+def test_a_refresh_that_dies_loses_and_doubles_nothing(project: Any, point: str, query: str) -> None:
+    project.write(view(query)).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    reached = []
+
+    def hook(name: str) -> None:
+        if name == point:
+            reached.append(name)
+            raise Crash(name)
+
+    with faults.installed(hook):
+        if "groupBy" in query or point != "view.state_committed":
+            with pytest.raises(Crash):
+                project.run()
+    project.land("sales", sales(("N", 100, "q"), ("X", 1, "a")))
+    project.ok()
+    project.land("sales", sales(("N", 1000, "q")))
+    project.ok()
+    assert project.techniques()["v"][0] == ("GROUP_AGGREGATE" if "groupBy" in query else "APPEND_ONLY")
+    assert project.rows("v") == expected(project, query)
+
+
+def test_sums_of_decimals_are_exact(project: Any) -> None:
+    def prices(*texts: str) -> pa.Table:
+        values = [decimal.Decimal(text) for text in texts]
+        return pa.table({"k": ["a"] * len(texts), "price": pa.array(values, pa.decimal128(10, 2))})
+
+    project.write(view('sales.groupBy("k").agg(F.sum("price").alias("total"))')).land("sales", prices("0.10", "0.20"))
+    project.ok()
+    for _ in range(3):
+        project.land("sales", prices("12345678.90", "-0.05"))
+        project.ok()
+        assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
+    assert project.rows("v", "total") == [decimal.Decimal("37037036.85")]
+
+
+def test_sums_of_doubles_lose_nothing_to_rounding_between_refreshes(project: Any) -> None:
+    def numbers(value: float) -> pa.Table:
+        return pa.table({"k": ["a"], "x": [value]})
+
+    project.write(view('sales.groupBy("k").agg(F.sum("x").alias("x"))')).land("sales", numbers(1e16))
+    project.ok()
+    for value in (1.0, 1.0, 1.0, -1e16):
+        project.land("sales", numbers(value))
+        project.ok()
+    assert project.rows("v", "x") == [3.0]
+
+
+def test_deleted_rows_make_it_be_computed_anew_and_the_next_append_is_followed_again(project: Any) -> None:
+    project.write(view(GROUPED["sum"])).land("sales", FIRST)
+    project.ok()
+    DeltaTable(str(project.root / "data" / LANDING.lstrip("/"))).delete("amount = 1")
+    project.ok()
+    assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED"])
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "CHANGE_SET_MISSING"])
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
+    assert project.rows("v") == expected(project, GROUPED["sum"])
+
+
+def test_a_table_that_is_made_anew_is_read_anew(project: Any) -> None:
+    import shutil
+
+    project.write(view(GROUPED["sum"])).land("sales", FIRST)
+    project.ok()
+    shutil.rmtree(project.root / "data" / LANDING.lstrip("/"))
+    for _ in range(3):
+        project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED"])
+    assert project.rows("v") == expected(project, GROUPED["sum"])
+
+
+@pytest.mark.parametrize(
+    ("query", "issue"),
+    [
+        ('sales.groupBy("shop").agg(F.collect_list("amount").alias("x"))', "PLAN_NOT_INCREMENTALIZABLE"),
+        ('sales.groupBy("shop").agg(F.sum_distinct("amount").alias("x"))', "PLAN_NOT_INCREMENTALIZABLE"),
+        (f'{BY_SHOP}(F.first("amount", ignorenulls=True).alias("x")).select(F.col("x") * 0)', "PLAN_NOT_INCREMENTALIZABLE"),
+        ('sales.orderBy("amount").limit(3)', "PLAN_NOT_INCREMENTALIZABLE"),
+        ('sales.select("shop").distinct()', "PLAN_NOT_INCREMENTALIZABLE"),
+        ('sales.groupBy("shop").agg(F.sum("amount").alias("x")).agg(F.max("x"))', "PLAN_NOT_INCREMENTALIZABLE"),
+        ('sales.rollup("shop").agg(F.sum("amount").alias("x"))', "PLAN_NOT_INCREMENTALIZABLE"),
+        ('sales.withColumn("n", F.expr("row_number() OVER (PARTITION BY shop ORDER BY amount)"))', "PLAN_NOT_INCREMENTALIZABLE"),
+    ],
+    ids=["collect_list", "sum distinct", "first", "limit", "distinct", "twice", "rollup", "window"],
+)  # fmt: skip
+def test_what_cannot_follow_is_computed_anew(project: Any, query: str, issue: str) -> None:
+    project.write(view(query)).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", issue])
+    assert project.rows("v") == expected(project, query)
+
+
+def test_rows_that_no_rule_drops_any_more_come_back(project: Any) -> None:
+    rule = '@dp.materialized_view\n@dp.expect_or_drop("even", "x % 2 = 0")'
+    project.write(view(GROUPED["sum"], decorator=rule)).land("sales", sales(("N", 1, "a"), ("S", 2, "b")))
+    project.ok()
+    assert project.rows("v", "shop") == ["S"]
+    project.land("sales", sales(("N", 1, "a"), ("S", 1, "b")))
+    project.ok()
+    assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
+    assert project.rows("v", "shop", "x") == [("N", 2)]
+
+
+def test_a_violated_fail_rule_leaves_the_view_and_what_it_remembers(project: Any) -> None:
+    rule = '@dp.materialized_view\n@dp.expect_or_fail("small", "x < 100")'
+    project.write(view(GROUPED["sum"], decorator=rule)).land("sales", FIRST)
+    project.ok()
+    project.land("sales", sales(("N", 1000, "a")))
+    assert project.run().exit_code == 1
+    project.land("sales", sales(("N", -990, "a")))
+    project.ok()
+    assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
+    assert project.rows("v", "shop", "x") == [("N", 15), ("S", 2), (None, 3)]
+
+
+def test_explain_says_what_the_next_update_does(project: Any) -> None:
+    project.write(view(GROUPED["having"])).land("sales", FIRST)
+    first = project.pipeline().explain("v")
+    assert (first.technique, first.possible, first.unit) == ("COMPLETE_RECOMPUTE", "GROUP_AGGREGATE", ("shop",))
+    project.ok()
+    assert project.pipeline().explain("v").technique == "NO_OP"
+    project.land("sales", MORE)
+    explained = project.pipeline().explain("v")
+    assert (explained.technique, [issue.type for issue in explained.issues]) == (
+        "GROUP_AGGREGATE",
+        ["DATA_HAS_CHANGED"],
+    )
+    project.ok()
+    [planned] = [event for event in project.events if event.event_type == "planning_information"]
+    assert planned.details["technique_information"] == explained.to_dict()["technique_information"]
+    assert "rewrites rows by shop" in explained.render()
+
+
+def test_only_views_are_explained(project: Any) -> None:
+    from lakelet.errors import GraphError
+
+    source = f'@dp.table\ndef t():\n    return spark.readStream.format("delta").load("{LANDING}")\n'
+    project.write(source).land("sales", FIRST)
+    with pytest.raises(GraphError) as error:
+        project.pipeline().explain("t")
+    assert error.value.condition == "NOT_A_MATERIALIZED_VIEW"
+
+
+@pytest.mark.parametrize("policy", ["incremental", "incremental_strict"])
+def test_a_policy_refuses_a_query_that_cannot_follow(project: Any, policy: str) -> None:
+    query = 'sales.groupBy("shop").agg(F.collect_list("amount").alias("x"))'
+    project.write(view(query, decorator=f'@dp.materialized_view(refresh_policy="{policy}")')).land("sales", FIRST)
+    [error] = project.run().errors
+    assert error.condition == "MATERIALIZED_VIEW_NOT_INCREMENTALIZABLE"
+    assert "collect_list" in (error.cause or "")
+    assert project.pipeline().explain("v").problem is not None
+
+
+def test_policies_differ_in_what_a_deleted_row_means(project: Any) -> None:
+    both = "".join(
+        view(GROUPED["sum"], decorator=f'@dp.materialized_view(name="{policy}", refresh_policy="{policy}")')
+        for policy in ("incremental", "incremental_strict", "full")
+    )
+    project.write(both).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert {name: technique for name, (technique, _) in project.techniques().items()} == {
+        "incremental": "GROUP_AGGREGATE",
+        "incremental_strict": "GROUP_AGGREGATE",
+        "full": "COMPLETE_RECOMPUTE",
+    }
+    DeltaTable(str(project.root / "data" / LANDING.lstrip("/"))).delete("amount = 1")
+    result = project.run()
+    assert project.status(result) == {"incremental": "COMPLETED", "incremental_strict": "FAILED", "full": "COMPLETED"}
+    assert result.errors[0].condition == "MATERIALIZED_VIEW_NOT_INCREMENTALIZABLE"
+
+
+SQL = {
+    "sum": "SELECT shop, sum(amount) AS x FROM sales GROUP BY shop",
+    "unnamed": "SELECT shop, sum(amount), count(*) FROM sales GROUP BY shop",
+    "around": "SELECT upper(shop) s, round(avg(amount) * 2, 1) AS x FROM sales WHERE amount > 1 GROUP BY shop",
+    "key expression": "SELECT amount % 2 AS odd, count(DISTINCT customer) AS c FROM sales s GROUP BY amount % 2",
+    "ordinal": "SELECT length(shop) AS l, max(amount) AS hi FROM sales GROUP BY 1",
+    "having": "SELECT shop, min(amount) lo FROM sales GROUP BY shop HAVING sum(amount) < 50 AND count(*) > 0",
+    "with": "WITH big AS (SELECT shop, amount FROM sales WHERE amount > 1) SELECT shop, sum(amount) AS x FROM big GROUP BY shop",
+    "query": "SELECT t.shop, sum(t.y) AS y FROM (SELECT shop, amount * 2 AS y FROM sales) t GROUP BY t.shop",
+    "union": "SELECT k, sum(n) AS n FROM (SELECT shop k, 1 AS n FROM sales UNION ALL SELECT customer, 2 FROM sales) GROUP BY k",
+    "join": "SELECT l.shop, count(*) AS n FROM sales l JOIN sales r ON l.shop = r.shop AND l.amount <= r.amount GROUP BY l.shop",
+    "global": "SELECT sum(amount) AS x, CASE WHEN count(*) > 5 THEN 'many' ELSE NULL END AS y FROM sales",
+}
+
+
+@pytest.mark.parametrize("sql", SQL.values(), ids=SQL.keys())
+@pytest.mark.parametrize("form", ["python", "file"])
+def test_sql_is_followed_too(project: Any, sql: str, form: str) -> None:
+    over = sql.replace("FROM sales", f"FROM delta.`{LANDING}`").replace("JOIN sales", f"JOIN delta.`{LANDING}`")
+    if form == "file":
+        project.write(f"CREATE MATERIALIZED VIEW v AS {over};", file="v.sql")
+    else:
+        project.write(view(f'spark.sql("""{over}""")'))
+    project.land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("GROUP_AGGREGATE", []), project.pipeline().explain("v").render()
+    assert project.rows("v") == expected(project, f'spark.sql("""{over}""")')
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT shop, sum(amount) AS x FROM sales GROUP BY shop ORDER BY x LIMIT 2",
+        "SELECT DISTINCT shop FROM sales",
+        "SELECT shop, sum(amount) AS x FROM sales GROUP BY ALL",
+        "SELECT shop, sum(amount) OVER (PARTITION BY shop) AS x FROM sales",
+        "SELECT shop FROM sales WHERE amount > (SELECT avg(amount) FROM sales)",
+        "SELECT shop, sum(amount) AS x FROM sales GROUP BY shop WITH ROLLUP",
+        "SELECT upper(shop) AS shop, sum(amount) AS x FROM sales GROUP BY shop",
+    ],
+)
+def test_sql_of_another_shape_is_computed_anew(project: Any, sql: str) -> None:
+    over = sql.replace("FROM sales", f"FROM delta.`{LANDING}`")
+    project.write(view(f'spark.sql("""{over}""")')).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "PLAN_NOT_INCREMENTALIZABLE"])
+    assert project.rows("v") == expected(project, f'spark.sql("""{over}""")')
+
+
+def test_new_rows_that_a_filter_leaves_out_commit_nothing(project: Any) -> None:
+    project.write(view('sales.filter("amount > 5").groupBy("shop").agg(F.sum("amount").alias("x"))')).land(
+        "sales", FIRST
+    )
+    project.ok()
+    version = project.version("v")
+    project.land("sales", sales(("S", 2, "a")))
+    project.ok()
+    assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
+    assert (project.version("v"), project.rows("v")) == (version, [])
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
+    assert project.rows("v", "shop", "x") == [("N", 50), ("W", 20), (None, 30)]
+
+
+def test_a_named_version_does_not_follow_its_table(project: Any) -> None:
+    query = f'spark.read.format("delta").option("versionAsOf", 0).load("{LANDING}").groupBy("shop").count()'
+    project.write(view(query)).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("NO_OP", [])
+    assert project.rows("v", "count") == [1, 1, 2]
