@@ -47,6 +47,7 @@ class EventBus:
     Args:
         clock: returns the current time with a time zone.
         new_id: returns a new event's id.
+        secrets: texts that are masked in all events.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class EventBus:
         *,
         clock: Callable[[], datetime] = utc_now,
         new_id: Callable[[], str] = new_event_id,
+        secrets: frozenset[str] = frozenset(),
     ) -> None:
         self.pipeline_id = pipeline_id
         self.pipeline_name = pipeline_name
         self.update_id = update_id
         self._clock = clock
         self._new_id = new_id
+        self._secrets = secrets
         self._lock = threading.RLock()
         self._subscribers: list[Subscriber] = []
         self._pending: deque[PipelineEvent] = deque()
@@ -129,6 +132,7 @@ class EventBus:
                 origin=MappingProxyType({key: value for key, value in origin.items() if value is not None}),
                 details=MappingProxyType(dict(details or {})),
                 error=error,
+                secrets=self._secrets,
             )
             self._pending.append(event)
             self._deliver_pending()

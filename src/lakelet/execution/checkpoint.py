@@ -78,6 +78,14 @@ class Checkpoint:
         self._last_intent = _last_number(self._offsets)
         self._last_commit = _last_number(self._commits)
 
+    @classmethod
+    def existing(cls, folder: Path, flow: str) -> Checkpoint | None:
+        """Return the checkpoint of the newest generation, None where the flow has none; writes nothing."""
+        generation = read_generation(folder)
+        if not (folder / _file_name(flow) / str(generation) / "commits").is_dir():
+            return None
+        return cls(folder, flow, generation)
+
     @property
     def committed_id(self) -> int:
         """The last finished batch, -1 for none."""

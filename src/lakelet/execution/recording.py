@@ -31,8 +31,12 @@ def recorded(
     update_id: str,
     clock: Callable[[], datetime],
     subscribers: Sequence[Callable[[PipelineEvent], None]] = (),
+    secrets: frozenset[str] = frozenset(),
 ) -> Iterator[Recording]:
     """Hold the lock, and write events as JSON lines while they happen and to the event log at the end.
+
+    Args:
+        secrets: texts that are masked in all events.
 
     Raises:
         LockError: `PIPELINE_LOCKED`.
@@ -42,7 +46,7 @@ def recorded(
     with pipeline_lock(catalog.lock, pipeline=pipeline):
         log = DeltaEventLog(catalog.system / "events", updates=updates, update_id=update_id)
         log.recover()
-        bus = EventBus(pipeline_id, pipeline, update_id, clock=clock)
+        bus = EventBus(pipeline_id, pipeline, update_id, clock=clock, secrets=secrets)
         writer = JsonLinesWriter(updates / f"{update_id}.jsonl")
         bus.subscribe(writer)
         bus.subscribe(log)
