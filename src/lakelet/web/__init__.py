@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 from lakelet.web.pages import Page, PageRequest, ViewNotFoundError
 
 if TYPE_CHECKING:
-    from lakelet.web.server import serve
+    from lakelet.web.server import Address, serve
     from lakelet.web.site import Site
 
-__all__ = ["Page", "PageRequest", "Site", "ViewNotFoundError", "serve"]
+__all__ = ["Address", "Page", "PageRequest", "Site", "ViewNotFoundError", "serve"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs the web server on first use."""
     import importlib
 
-    homes = {"serve": "lakelet.web.server", "Site": "lakelet.web.site"}
+    homes = {"Address": "lakelet.web.server", "serve": "lakelet.web.server", "Site": "lakelet.web.site"}
     if name not in homes:
         raise AttributeError(f"module 'lakelet.web' has no attribute {name!r}")
     return getattr(importlib.import_module(homes[name]), name)

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from lakelet.errors import DefinitionError, LakeletError
 from lakelet.pipeline import RefreshSelection
@@ -16,18 +16,23 @@ from lakelet.terminal.error_data import errors_as_data
 from lakelet.web.site import Site
 
 MOST_BYTES = 200_000
+MOST_FIELDS = 5_000
 Answer = tuple[int, str, dict[str, Any]]
 """Status, template and data; status 303 goes back to the pipeline."""
 
 
 async def form_of(request: Request) -> dict[str, list[str]]:
-    """Return the fields of a form; one that is too long is cut, and then names datasets that are not there."""
+    """Return the fields of a form.
+
+    Raises:
+        ValueError: it is longer than any form of ours.
+    """
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > MOST_BYTES:
-            break
-    return parse_qs(body[:MOST_BYTES].decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=5000)
+            raise ValueError("the form is too long")
+    return parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
 
 
 def start(site: Site, form: dict[str, list[str]]) -> Answer:
@@ -70,9 +75,10 @@ ACTIONS: dict[str, Callable[[Site, dict[str, list[str]]], Answer]] = {"start": s
 async def perform(name: str, site: Site, request: Request, render: Callable[[str, dict[str, Any], int], Response],
                   *, as_json: bool) -> Response:  # fmt: skip
     """Do one of `ACTIONS`, and answer as a page or as JSON."""
-    from starlette.responses import JSONResponse, RedirectResponse
-
-    form = await form_of(request)
+    try:
+        form = await form_of(request)
+    except ValueError as error:
+        return PlainTextResponse(f"{error}\n", status_code=413)
     try:
         status, template, data = await run_in_threadpool(ACTIONS[name], site, form)
     except LakeletError as error:

@@ -305,6 +305,8 @@ class EventIndex:
 
     def event(self, sequence: int) -> Row | None:
         """Return one whole event."""
+        if sequence >= 2**63:
+            return None
         found = self.rows("SELECT body FROM events WHERE sequence = ?", sequence)
         return _body(found[0]) if found else None
 

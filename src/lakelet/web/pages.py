@@ -35,7 +35,7 @@ class PageRequest:
     def number(self, name: str, *, default: int, least: int = 0, most: int = 10_000_000) -> int:
         """Return a whole number within bounds; what is not one is the default."""
         text = self.text(name)
-        if not text.lstrip("-").isdecimal() or len(text) > 18:
+        if not (text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= 18):
             return default
         return max(least, min(most, int(text)))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from lakelet.errors import LakeletError
 from lakelet.pipeline import Pipeline
 from lakelet.secrets import scrubbed, secret_values
 from lakelet.storage.delta_log import latest_version
@@ -72,25 +73,31 @@ class Site:
     def query(self, sql: str) -> list[Mapping[str, Any]]:
         """Return the rows of a query of a page's own, at most 10,000; nothing where a table has no rows yet.
 
-        An answer is kept as long as no table of the pipeline has a new version.
+        An answer is kept as long as no table that it reads has a new version.
         """
         from lakelet.web.sql_worker import collect, query_over_tables
 
         tables = self.tables()
-        if any(latest_version(location) is None for name, location in tables.items() if name in sql):
+        event_log = str(self.pipeline.catalog.system / "events")
+        try:
+            read = check_sql(sql, tables=[*tables, "event_log"], names=self.pipeline.names)
+        except LakeletError:
+            if not tables:
+                return []  # the files do not load, and never did
+            raise
+        versions = tuple(latest_version(tables.get(name, event_log)) for name in sorted(read))
+        if None in versions:
             return []
-        versions = tuple(latest_version(location) for name, location in tables.items() if name in sql)
         kept = self._answers.get(sql)
         if kept is not None and kept[0] == versions:
             return kept[1]
-        check_sql(sql, tables=[*tables, "event_log"], names=self.pipeline.names)
         relation = query_over_tables(
             self.pipeline.engine,
             sql,
             names=self.pipeline.names,
             catalog=self.pipeline.catalog,
             tables=tables,
-            event_log=str(self.pipeline.catalog.system / "events"),
+            event_log=event_log,
         )
         rows, _ = collect(self.pipeline.engine, relation, limit=QUERY_ROWS, max_bytes=2**24)
         answer = named(rows)

@@ -25,8 +25,8 @@ _FUNCTIONS = frozenset({"reflect", "java_method", "try_reflect", "read_files", "
 _HINT = "write one SELECT over the pipeline's tables and `event_log`"
 
 
-def check_sql(sql: str, *, tables: Collection[str], names: NameContext) -> None:
-    """Refuse everything but one query over `tables`.
+def check_sql(sql: str, *, tables: Collection[str], names: NameContext) -> set[str]:
+    """Refuse everything but one query over `tables`; returns those that it reads.
 
     Args:
         tables: display names, `event_log` included.
@@ -46,10 +46,12 @@ def check_sql(sql: str, *, tables: Collection[str], names: NameContext) -> None:
             raise _refused(f"the function `{_name(node)}` cannot be used here", "it reads from outside of the tables")
         if isinstance(node, exp.Table):
             _check_table(node, allowed, common, names)
+    read: set[str] = set()
     for reference in table_references(sql):
         if reference.kind is not ReferenceKind.TABLE:
             raise _refused(f"`{reference.text[:80]}` reads files", "only tables of the pipeline can be read here")
-        _check_name(reference.name, allowed, names)
+        read.add(_check_name(reference.name, allowed, names))
+    return read
 
 
 def _parsed(sql: str) -> exp.Query:
@@ -88,7 +90,8 @@ def _check_table(
     _check_name(".".join(f"`{part.replace('`', '``')}`" for part in parts), allowed, names)
 
 
-def _check_name(name: str, allowed: dict[tuple[str, str, str], str], names: NameContext) -> None:
+def _check_name(name: str, allowed: dict[tuple[str, str, str], str], names: NameContext) -> str:
+    """Return the table that a query names."""
     plain = name.replace("`", "")
     try:
         key = names.resolve(name).key
@@ -101,6 +104,7 @@ def _check_name(name: str, allowed: dict[tuple[str, str, str], str], names: Name
             "views have no rows of their own, and nothing outside of the pipeline can be read here",
             hint=f"did you mean `{near}`?" if near else _HINT,
         )
+    return allowed[key]
 
 
 def _name(function: exp.Func) -> str:
