@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench lock clean
+.PHONY: help setup demo test test-browser check format docs bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -17,7 +17,11 @@ demo: setup  ## generate an apparel retailer's data and watch it flow from landi
 
 test: setup  ## run the test suite: no root, no browser, no Java
 	@$(BIN)/python -m pytest
-	@echo "left out of this run: benchmarks (make bench), soak, Spark and browser suites (not in this release)"
+	@echo "left out of this run: benchmarks (make bench), the browser suite (make test-browser), soak and Spark (not in this release)"
+
+test-browser: setup  ## walk the pages in a real browser (needs chromium: apt-get install chromium)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --group browser
+	@LAKELET_BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 check: setup  ## lint, format, types, layers
 	@$(BIN)/ruff check .

@@ -30,6 +30,7 @@ CREATE TABLE updates (
   failed_rows INTEGER DEFAULT 0, errors INTEGER DEFAULT 0, warnings INTEGER DEFAULT 0
 );
 CREATE INDEX updates_in_order ON updates (sequence);
+CREATE TABLE types (type TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE flows (
   update_id TEXT, dataset TEXT, flow TEXT, status TEXT, technique TEXT, started_at TEXT, finished_at TEXT, input INTEGER,
   output INTEGER, upserted INTEGER, deleted INTEGER, dropped INTEGER DEFAULT 0, batches INTEGER DEFAULT 0,
@@ -64,6 +65,7 @@ class EventIndex:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lakelet-ui-")
         self._lock = threading.RLock()
+        self._types: set[str] = set()
         self._connection = sqlite3.connect(Path(self._folder.name) / "events.sqlite", check_same_thread=False)
         self._connection.row_factory = sqlite3.Row
         self._connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
@@ -76,8 +78,9 @@ class EventIndex:
     def clear(self) -> None:
         """Forget everything: the event log was made anew."""
         with self._lock, self._connection:
-            for table in ("events", "updates", "flows", "batches", "rules"):
+            for table in ("events", "updates", "flows", "batches", "rules", "types"):
                 self._connection.execute(f"DELETE FROM {table}")
+            self._types = set()
 
     # -- writing
 
@@ -103,6 +106,9 @@ class EventIndex:
         )
         if added.rowcount == 0:
             return False
+        if event["event_type"] not in self._types:
+            self._types.add(event["event_type"])
+            self._run("INSERT INTO types VALUES (?)", event["event_type"])
         self._run(
             "INSERT INTO updates (update_id, sequence, started_at, last_at) VALUES (?,?,?,?) ON CONFLICT (update_id)"
             " DO UPDATE SET last_at = MAX(last_at, excluded.last_at), sequence = MIN(sequence, excluded.sequence),"
@@ -311,7 +317,7 @@ class EventIndex:
         return _body(found[0]) if found else None
 
     def types(self) -> list[str]:
-        return [row["type"] for row in self.rows("SELECT DISTINCT type FROM events ORDER BY type")]
+        return [row["type"] for row in self.rows("SELECT type FROM types ORDER BY type")]
 
 
 def _plus(column: str) -> str:

@@ -14,10 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from deltalake.exceptions import DeltaError
+from pyarrow import ArrowException
+
 from lakelet.errors import LakeletError
 from lakelet.events.model import Level, PipelineEvent
 from lakelet.events.progress import UpdateProgress
-from lakelet.storage.delta_log import latest_version, read_commit
+from lakelet.storage.delta_log import commit_file, latest_version, read_commit
 from lakelet.web.index import EventIndex
 
 logger = logging.getLogger("lakelet.web")
@@ -41,7 +44,7 @@ class Watcher:
         self._closed = threading.Event()
         self._offsets: dict[Path, int] = {}
         self._log_version = -1
-        self._log_id: str | None = None
+        self._log_commit: tuple[int, int] | None = None
         self._listeners: list[Callable[[], None]] = []
         self._thread: threading.Thread | None = None
         self.progress = UpdateProgress()
@@ -81,7 +84,7 @@ class Watcher:
             try:
                 self.read()
                 self.problem = None
-            except (LakeletError, OSError) as error:
+            except (LakeletError, OSError, DeltaError, ArrowException) as error:
                 if self.problem is None:
                     logger.warning("the event log cannot be read: %s", error)
                 self.problem = str(error)
@@ -166,11 +169,11 @@ class Watcher:
 
     def _from_log(self) -> Iterator[list[dict[str, Any]]]:
         """Return the events of the versions of the event log that have not been read."""
+        if self._log_version >= 0 and commit_file(self._log, self._log_version) != self._log_commit:
+            self._restart()  # another log is at this place now
         version = latest_version(self._log, known=self._log_version)
         if version is None or version == self._log_version:
             return
-        if version < self._log_version or self._is_another_log():
-            self._restart()
         commits = [read_commit(self._log, number) for number in range(self._log_version + 1, version + 1)]
         if any(commit is None for commit in commits) or self._log_version < 0:
             yield from self._whole_log(version)
@@ -178,13 +181,7 @@ class Watcher:
             for commit in commits:
                 for file in commit.added if commit else ():
                     yield from _events_of([file.path])
-        self._log_version = version
-
-    def _is_another_log(self) -> bool:
-        from deltalake import DeltaTable
-
-        before, self._log_id = self._log_id, str(DeltaTable(self._log).metadata().id)
-        return before not in (None, self._log_id)
+        self._log_version, self._log_commit = version, commit_file(self._log, version)
 
     def _restart(self) -> None:
         with self._lock:

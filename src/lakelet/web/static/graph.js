@@ -2,7 +2,7 @@
 import { datasetPath, number, seconds, words } from "/static/format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const NODE = { width: 204, height: 66 }, OUTSIDE = { width: 104, height: 28 };
+const NODE = { width: 212, height: 66 }, OUTSIDE = { width: 104, height: 28 };
 const HEADING = 22;
 const MOST_CLUSTERED = 120;
 
@@ -13,9 +13,20 @@ function make(name, attributes = {}, text = null) {
   return element;
 }
 
+const TECHNIQUES = { COMPLETE_RECOMPUTE: "recomputed", NO_OP: "no change", GROUP_AGGREGATE: "by group", APPEND_ONLY: "appended" };
 const fit = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 const layerOf = (layer) => ["bronze", "silver", "gold"].find((name) => layer.toLowerCase().includes(name)) ?? "";
 const outsideLabel = (label) => fit(label.split(/[:/]/).filter(Boolean).at(-1) ?? label, 12);
+
+// Cut a text to the room that it has, as the browser measures it.
+function setFitted(element, text, room) {
+  element.textContent = text;
+  let length = text.length;
+  while (length > 4 && element.getComputedTextLength() > room) {
+    length -= 1;
+    element.textContent = `${text.slice(0, length)}…`;
+  }
+}
 
 export class Graph {
   constructor(frame, data) {
@@ -65,6 +76,10 @@ export class Graph {
     for (const name of graph.nodes().filter((item) => item.startsWith("outside:"))) this.drawOutside(name.slice(8), graph.node(name));
     for (const dataset of this.data.datasets) this.drawNode(dataset, graph.node(dataset.name));
     this.frame.replaceChildren(this.svg);
+    for (const dataset of this.data.datasets) {
+      setFitted(this.nodes.get(dataset.name).name, dataset.short_name, NODE.width - 26);
+      this.show(dataset.name, null);
+    }
     this.fit();
   }
 
@@ -85,7 +100,7 @@ export class Graph {
   drawNode(dataset, box) {
     const link = make("a", { href: datasetPath(dataset.name) });
     const group = make("g", { class: `node${dataset.kind === "VIEW" ? " view" : ""}`, "data-layer": layerOf(dataset.layer), transform: `translate(${box.x - box.width / 2} ${box.y - box.height / 2})` });
-    const name = make("text", { x: 16, y: 22, class: "title" }, fit(dataset.short_name, 28));
+    const name = make("text", { x: 16, y: 22, class: "title" });
     const parts = { title: make("title"), status: make("text", { x: 28, y: 40, class: "status" }), counts: make("text", { x: 16, y: 57, class: "counts" }),
       rules: make("text", { x: NODE.width - 12, y: 57, class: "rules", "text-anchor": "end" }),
       kind: make("text", { x: NODE.width - 12, y: 40, class: "kind", "text-anchor": "end" }) };
@@ -96,9 +111,9 @@ export class Graph {
     for (const [event, near] of [["pointerenter", true], ["pointerleave", false], ["focus", true], ["blur", false]]) {
       link.addEventListener(event, () => this.highlight(dataset.name, near));
     }
+    parts.name = name;
     this.nodes.set(dataset.name, { dataset, group, link, ...parts });
     this.svg.append(link);
-    this.show(dataset.name, null);
   }
 
   highlight(name, near) {
@@ -111,7 +126,7 @@ export class Graph {
     const isView = node.dataset.kind === "VIEW";
     node.group.dataset.status = state?.status ?? "";
     node.status.textContent = state?.status ? words(state.status) : isView ? "view" : "not run yet";
-    node.kind.textContent = state?.technique ? words(state.technique) : isView ? "" : node.dataset.kind_label;
+    node.kind.textContent = state?.technique ? TECHNIQUES[state.technique] ?? words(state.technique) : isView ? "" : node.dataset.kind_label;
     const counts = [];
     if (state) {
       if (state.input !== null) counts.push(`${number(state.input)} in`);
@@ -121,9 +136,10 @@ export class Graph {
       if (state.dropped) counts.push(`${number(state.dropped)} dropped`);
       if (!isView && state.seconds !== null && counts.length < 3) counts.push(seconds(state.seconds));
     }
-    node.counts.textContent = fit(counts.join(" · "), 40);
     const failed = Object.values(state?.failed ?? {}).reduce((sum, count) => sum + count, 0);
-    node.rules.textContent = failed && counts.join(" · ").length < 28 ? `⚠ ${number(failed)}` : "";
+    node.rules.textContent = failed ? `⚠ ${number(failed)}` : "";
+    const shown = [...counts], room = NODE.width - 28 - (node.rules.textContent ? 48 : 0);
+    do { node.counts.textContent = shown.join(" · "); } while (node.counts.getComputedTextLength() > room && shown.pop());
     node.title.textContent = `${node.dataset.name}, ${node.dataset.kind_label}: ${node.status.textContent}${state?.technique ? `, ${words(state.technique)}` : ""}${counts.length ? `, ${counts.join(", ")}` : ""}${failed ? `, ${number(failed)} rule failures` : ""}`;
   }
 
