@@ -197,6 +197,7 @@ def cost() -> None:
                 _note(pipeline, wall["no page"], used["no page"])
                 server = Server(pipeline)
                 server.get("/pipeline")
+                server.site.watcher.is_ready.wait()
                 with server.watched():
                     _note(pipeline, wall["a page"], used["a page"])
                 server.close()

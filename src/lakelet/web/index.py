@@ -215,8 +215,12 @@ class EventIndex:
         with self._lock:
             return [dict(row) for row in self._connection.execute(sql, values)]
 
-    def last_sequence(self) -> int:
-        return int(self.rows("SELECT COALESCE(MAX(sequence), 0) AS last FROM events")[0]["last"])
+    def has_all(self, ids: Sequence[str]) -> bool:
+        """Return whether all of these events are known."""
+        found = self.rows(
+            "SELECT COUNT(*) AS n FROM events WHERE id IN (SELECT value FROM json_each(?))", json.dumps(ids)
+        )
+        return int(found[0]["n"]) == len(set(ids))
 
     def updates(self, *, limit: int, offset: int = 0) -> list[Row]:
         """Return updates, the newest first."""

@@ -180,7 +180,8 @@ class Watcher:
         else:
             for commit in commits:
                 for file in commit.added if commit else ():
-                    yield from _events_of([file.path])
+                    if not self.index.has_all(_ids_of(file.path)):  # usually they came as lines, while it ran
+                        yield from _events_of([file.path])
         self._log_version, self._log_commit = version, commit_file(self._log, version)
 
     def _restart(self) -> None:
@@ -222,6 +223,12 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         logger.warning("a line of an update's events cannot be read: %s", error)
         return None
     return dict(event)
+
+
+def _ids_of(path: str) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return list(pq.ParquetFile(path).read(columns=["id"]).column("id").to_pylist())
 
 
 def _events_of(paths: list[str]) -> Iterator[list[dict[str, Any]]]:
