@@ -57,6 +57,7 @@ FROM rules WHERE {where} GROUP BY dataset, name, action, update_id
 hence the maximum."""
 
 Row = dict[str, Any]
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 
 
 class EventIndex:
@@ -84,21 +85,29 @@ class EventIndex:
 
     # -- writing
 
-    def add(self, events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Index events, in the JSON form of `PipelineEvent`; returns those that were not known before, in order."""
+    def add(self, events: Iterable[Mapping[str, Any]], *, packed: bool = False) -> list[Mapping[str, Any]]:
+        """Index events, in the JSON form of `PipelineEvent`; returns those that were not known before, in order.
+
+        Args:
+            packed: save space rather than time: for years of log, not for the events of this moment.
+        """
         new = []
         with self._lock, self._connection:
+            times: dict[str, list[str]] = {}
             for event in events:
-                if self._add(event):
+                if self._add(event, times, packed=packed):
                     new.append(event)
+            for update_id, at in times.items():
+                self._run("UPDATE updates SET last_at = MAX(last_at, ?) WHERE update_id = ?", max(at), update_id)
         return new
 
-    def _add(self, event: Mapping[str, Any]) -> bool:
+    def _add(self, event: Mapping[str, Any], times: dict[str, list[str]], *, packed: bool) -> bool:
         origin, details = event["origin"], event["details"].get(event["event_type"]) or {}
         sequence = event["sequence"]["data_plane_id"]["seq_no"]
         dataset, flow = origin.get("dataset_name"), origin.get("flow_name")
         update_id = origin.get("update_id", "")
-        body = zlib.compress(json.dumps(event, separators=(",", ":")).encode(), 1)
+        text = _COMPACT.encode(event).encode()
+        body = zlib.compress(text, 1) if packed else text
         level = LEVELS.index(event["level"]) if event["level"] in LEVELS else 1
         row = (sequence, event["id"], update_id, event["timestamp"], event["event_type"], level)
         added = self._run(
@@ -109,12 +118,14 @@ class EventIndex:
         if event["event_type"] not in self._types:
             self._types.add(event["event_type"])
             self._run("INSERT INTO types VALUES (?)", event["event_type"])
-        self._run(
-            "INSERT INTO updates (update_id, sequence, started_at, last_at) VALUES (?,?,?,?) ON CONFLICT (update_id)"
-            " DO UPDATE SET last_at = MAX(last_at, excluded.last_at), sequence = MIN(sequence, excluded.sequence),"
-            " started_at = MIN(started_at, excluded.started_at)",
-            update_id, sequence, event["timestamp"], event["timestamp"],
-        )  # fmt: skip
+        if update_id not in times:
+            self._run(
+                "INSERT INTO updates (update_id, sequence, started_at, last_at) VALUES (?,?,?,?) ON CONFLICT (update_id)"
+                " DO UPDATE SET sequence = MIN(sequence, excluded.sequence),"
+                " started_at = MIN(started_at, excluded.started_at)",
+                update_id, sequence, event["timestamp"], event["timestamp"],
+            )  # fmt: skip
+        times.setdefault(update_id, []).append(event["timestamp"])
         if event["level"] in ("WARN", "ERROR"):
             column = "errors" if event["level"] == "ERROR" else "warnings"
             self._run(f"UPDATE updates SET {column} = {column} + 1 WHERE update_id = ?", update_id)
@@ -338,4 +349,5 @@ def _update(row: Row) -> Row:
 
 
 def _body(row: Row) -> Row:
-    return dict(json.loads(zlib.decompress(row["body"])))
+    body: bytes = row["body"]
+    return dict(json.loads(body if body.startswith(b"{") else zlib.decompress(body)))

@@ -101,7 +101,7 @@ class Watcher:
         for events in self._from_lines():
             count += self._take(events)
         for events in self._from_log():
-            count += self._take(events)
+            count += self._take(events, packed=True)
         if count:
             with self._lock:
                 listeners = tuple(self._listeners)
@@ -109,11 +109,12 @@ class Watcher:
                 listener()
         return count
 
-    def _take(self, events: list[dict[str, Any]]) -> int:
-        new = sorted(self.index.add(events), key=_sequence)
+    def _take(self, events: list[dict[str, Any]], *, packed: bool = False) -> int:
+        events.sort(key=_sequence)
+        new = self.index.add(events, packed=packed)
         if not new:
             return 0
-        newest = max(new, key=_sequence)
+        newest = new[-1]
         with self._lock:
             if _sequence(newest) > self.sequence:
                 self._apply(new, str(newest["origin"].get("update_id", "")))
