@@ -5,7 +5,7 @@ SPARK_VENV ?= .venv-spark
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-spark-compare check format docs bench soak compare-spark-cdc lock clean
+.PHONY: help setup demo test test-spark-compare test-browser check format docs bench soak compare-spark-cdc lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -18,11 +18,15 @@ demo: setup  ## generate an apparel retailer's data and watch it flow from landi
 
 test: setup  ## run the test suite: no root, no browser, no Java
 	@$(BIN)/python -m pytest
-	@echo "left out of this run: benchmarks (make bench), Apache Spark (make test-spark-compare), the long soak (make soak)"
+	@echo "left out of this run: benchmarks (make bench), Apache Spark (make test-spark-compare), the browser suite (make test-browser), the long soak (make soak)"
 
 test-spark-compare: setup  ## run the same files and streams through Apache Spark; needs Java 17
 	@test -n "$(SPARK_PYTHON)" || $(PYTHON) scripts/setup_spark.py $(SPARK_VENV)
 	@LAKELET_SPARK_PYTHON=$(or $(SPARK_PYTHON),$(abspath $(SPARK_VENV)/bin/python)) $(BIN)/python -m pytest tests/spark
+
+test-browser: setup  ## walk the pages in a real browser (needs chromium: apt-get install chromium)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --group browser
+	@LAKELET_BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 check: setup  ## lint, format, types, layers
 	@$(BIN)/ruff check .

@@ -33,6 +33,7 @@ from lakelet.errors import LakeletError
 if TYPE_CHECKING:
     from apparel.generator.clock import Stop
     from apparel.generator.streams import WrittenBatch
+    from lakelet.web import Address, Site
 
 INTERRUPTED = 130
 # A seeded bulk load without --clock ends here, so that the seed alone decides its rows.
@@ -127,9 +128,26 @@ def generate(
 @click.option("--interval", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Seconds between them.")
 @click.option("--keep-running", is_flag=True, help="Generate a batch every 30 s until Ctrl-C.")
 @click.option("--seed", type=int, help="Generate the same rows again.")
-def demo(storage: Path, batches: int, interval: float, keep_running: bool, seed: int | None) -> None:
+@click.option("--ui", "with_pages", is_flag=True, help="Show it in the browser, live, until Ctrl-C.")
+@click.option("--port", type=click.IntRange(0, 65535), default=4040, show_default=True, help="Port of --ui.")
+def demo(
+    storage: Path, batches: int, interval: float, keep_running: bool, seed: int | None, with_pages: bool, port: int
+) -> None:
     """Watch it: generate sales, run the pipeline beside the generator, then show gold tables, rules and health."""
     import threading
+
+    if with_pages:
+        from apparel.demo import serve_demo
+
+        serve_demo(
+            storage,
+            batches=None if keep_running else batches,
+            interval_seconds=30.0 if keep_running else interval,
+            seed=seed,
+            port=port,
+            say=click.echo,
+        )
+        return
 
     from apparel.demo import run_demo
     from lakelet.terminal.interrupts import stopping_on_signals
@@ -152,6 +170,55 @@ def demo(storage: Path, batches: int, interval: float, keep_running: bool, seed:
     if interrupts.count and not keep_running:
         click.get_current_context().exit(130)
     click.get_current_context().exit(1 if result.errors else 0)
+
+
+@cli.command()
+@storage_option
+@json_option
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at; beyond this machine a token is needed.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=4040, show_default=True, help="0 takes any that is free."
+)
+@click.option("--token", envvar="LAKELET_UI_TOKEN", help="The token to ask for, instead of a new one.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name under which this machine is reached. Repeatable.",
+)
+def dashboard(
+    storage: Path, as_json: bool, host: str, port: int, token: str | None, allowed_hosts: tuple[str, ...]
+) -> None:
+    """Serve the retailer's dashboard and the pipeline's page, until Ctrl-C."""
+    from apparel.dashboard import FIRST, PAGES
+    from apparel.demo import PIPELINE
+    from lakelet import Pipeline
+    from lakelet.web import serve
+
+    def ready(address: Address, site: Site) -> None:
+        if as_json:
+            _print_json({"storage": storage, "url": address.url})
+        else:
+            click.echo(f"apparel: {address.url} (Ctrl-C ends it)")
+        sys.stdout.flush()
+
+    with Pipeline(PIPELINE, storage=storage) as pipeline:
+        serve(
+            pipeline,
+            host=host,
+            port=port,
+            token=token,
+            allowed_hosts=allowed_hosts,
+            pages=PAGES,
+            first=FIRST,
+            ready=ready,
+        )
 
 
 @cli.command()

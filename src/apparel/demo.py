@@ -114,6 +114,43 @@ def run_demo(
     return result
 
 
+def serve_demo(
+    storage: Path,
+    *,
+    batches: int | None,
+    interval_seconds: float,
+    seed: int | None,
+    port: int,
+    say: Callable[[str], None],
+) -> None:
+    """Set up, generate and run the pipeline side by side behind its pages, until SIGINT or SIGTERM."""
+    from apparel.dashboard import FIRST, PAGES
+    from lakelet.pipeline import Pipeline
+    from lakelet.web import Address, Site, serve
+
+    operations.setup(storage)
+    generator = Generator(GeneratorSettings(seed=seed), DeltaLanding(storage))
+    generator.write_batch()
+    drain = threading.Event()
+    feed = Feed(generator, interval_seconds, None if batches is None else batches - 1, drain.set)
+    thread = threading.Thread(target=feed.run, name="generator", daemon=True)
+
+    def ready(address: Address, site: Site) -> None:
+        say(f"apparel: {address.url} (Ctrl-C ends it)")
+        site.runner.start(continuous=True, drain=drain)
+        thread.start()
+
+    with Pipeline(PIPELINE, storage=storage) as pipeline:
+        try:
+            serve(pipeline, port=port, pages=PAGES, first=FIRST, ready=ready)
+        finally:
+            feed.stop()
+            if thread.ident is not None:
+                thread.join()
+    if feed.failure is not None:
+        raise feed.failure
+
+
 def show_answers(pipeline: Pipeline, result: UpdateResult) -> None:
     """Print the gold tables and the counts of every rule."""
     from lakelet.terminal.rows import write_table

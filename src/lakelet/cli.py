@@ -1,4 +1,4 @@
-"""The command line: `lakelet run | dry-run | graph | query | events | explain | state | repair | reset | maintain | init`.
+"""The command line: `lakelet run | dry-run | graph | query | events | explain | state | repair | reset | maintain | ui | init`.
 
 Data goes to stdout, errors and logs to stderr; what the user's own files print goes to stderr, too. Commands import
 what they need when they run, so that `lakelet --help` answers at once.
@@ -296,6 +296,58 @@ def explain(spec: str | None, storage: str | None, configuration: dict[str, str]
 
 for _command in (state, repair, reset, maintain):
     cli.add_command(_command)
+
+
+# -- ui
+
+
+@cli.command()
+@project_options
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at. Beyond this machine a token is needed.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=4040, show_default=True, help="0 takes any that is free."
+)
+@click.option("--token", envvar="LAKELET_UI_TOKEN", help="The token to ask for, instead of a new one.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name under which this machine is reached. Repeatable.",
+)
+@json_option
+def ui(
+    spec: str | None,
+    storage: str | None,
+    configuration: dict[str, str],
+    host: str,
+    port: int,
+    token: str | None,
+    allowed_hosts: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Serve the pipeline's page: its graph live, its datasets, updates, rules and events, and SQL.
+
+    Updates are started and stopped there; one that runs in another process is shown as it runs. Until Ctrl-C.
+    """
+    from lakelet.web.server import Address, serve
+
+    with opened(spec, storage, configuration) as (pipeline, out):
+
+        def ready(address: Address, site: object) -> None:
+            if as_json:
+                write_json({"pipeline": pipeline.spec.name, "url": address.url}, out)
+            else:
+                out.write(f"{pipeline.spec.name}: {address.url} (Ctrl-C ends it)\n")
+            out.flush()
+
+        serve(pipeline, host=host, port=port, token=token, allowed_hosts=allowed_hosts, ready=ready)
+
 
 # -- init
 

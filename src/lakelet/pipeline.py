@@ -20,6 +20,7 @@ from lakelet.errors import LakeletError, Origin, SpecError
 from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection, UpdateResult
 from lakelet.names import NameContext
+from lakelet.secrets import masked, secret_values
 from lakelet.spec import PipelineSpec, load_spec
 from lakelet.storage.catalog import Catalog
 
@@ -106,6 +107,12 @@ class Pipeline:
             self._graph = resolve_graph(resolver, definitions)
             self._resolver = resolver
         return self._graph
+
+    def sibling(self) -> Pipeline:
+        """Return the same project once more, on the same engine: it may be loaded anew while this one runs."""
+        other = Pipeline(self.spec.file, storage=self.spec.storage, clock=self._clock, engine=self.engine)
+        other.spec = self.spec
+        return other
 
     def _located_graph(self) -> DataflowGraph:
         """Return the graph; an error that belongs to no line of a pipeline file belongs to the project file."""
@@ -220,6 +227,7 @@ class Pipeline:
             clock=self._clock,
             retention=timedelta(seconds=self.spec.setting("lakelet.events.retention")),
             subscribers=subscribers,
+            secrets=secret_values(self.spec.configuration),
         ) as recording:
             yield recording
 
@@ -416,7 +424,7 @@ class Pipeline:
             "name": self.spec.name,
             "catalog": self.spec.catalog,
             "schema": self.spec.database,
-            "configuration": dict(self.spec.configuration),
+            "configuration": masked(self.spec.configuration),
         }
 
     # -- reading --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 from lakelet.errors import LakeletError
 from lakelet.events.log import EventBus
 from lakelet.events.model import DataQuality, FlowMetrics, FlowStatus, Level, PipelineEvent, UpdateState
+from lakelet.secrets import masked
 
 
 class FlowType(enum.Enum):
@@ -172,7 +173,7 @@ def dataset_definition(
 
 def sink_definition(bus: EventBus, *, sink: str, format: str, options: Mapping[str, str]) -> PipelineEvent:
     """A sink of this update."""
-    details = {"format": format, "options": dict(options)}
+    details = {"format": format, "options": masked(options)}
     return bus.publish("sink_definition", f"Sink '{sink}' defined as {format}.", details=details, sink=sink)
 
 

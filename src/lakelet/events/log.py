@@ -48,6 +48,7 @@ class EventBus:
     Args:
         clock: returns the current time with a time zone.
         new_id: returns a new event's id.
+        secrets: texts that are masked in all events.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class EventBus:
         *,
         clock: Callable[[], datetime] = utc_now,
         new_id: Callable[[], str] = new_event_id,
+        secrets: frozenset[str] = frozenset(),
     ) -> None:
         self.pipeline_id = pipeline_id
         self.pipeline_name = pipeline_name
         self.update_id = update_id
         self._clock = clock
         self._new_id = new_id
+        self._secrets = secrets
         self._lock = threading.RLock()
         self._subscribers: list[Subscriber] = []
         self._pending: deque[PipelineEvent] = deque()
@@ -133,6 +136,7 @@ class EventBus:
                 details=MappingProxyType(dict(details or {})),
                 error=error,
                 is_replay=is_replay,
+                secrets=self._secrets,
             )
             self._pending.append(event)
             self._deliver_pending()

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from lakelet.errors import DefinitionErrors, LakeletError
+from lakelet.secrets import scrubbed
 
 
 class Level(enum.Enum):
@@ -107,6 +108,7 @@ class PipelineEvent:
         origin: pipeline_id, pipeline_name, update_id, dataset_name, flow_name, batch_id, …
         details: one key, the event type.
         is_replay: a run that died, or failed, may have published the event before, with this id.
+        secrets: texts that the event's JSON form must not have.
     """
 
     id: str
@@ -120,10 +122,11 @@ class PipelineEvent:
     details: Mapping[str, Any] = field(default_factory=dict)
     error: LakeletError | BaseException | None = None
     is_replay: bool = False
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON-ready values."""
-        return {
+        event = {
             "id": self.id,
             "sequence": {"data_plane_id": {"seq_no": self.sequence}},
             "origin": {key: value for key, value in self.origin.items() if value is not None},
@@ -135,6 +138,7 @@ class PipelineEvent:
             "details": {self.event_type: dict(self.details)},
             "event_type": self.event_type,
         }
+        return scrubbed(event, self.secrets) if self.secrets else event
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), default=str, separators=(",", ":"))

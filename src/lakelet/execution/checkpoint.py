@@ -95,6 +95,15 @@ class Checkpoint:
         self._oldest = min(intents + commits, default=0)
         self._keep = keep
 
+    @classmethod
+    def existing(cls, folder: Path, flow: str) -> Checkpoint | None:
+        """Return the checkpoint of the newest generation, None where the flow has none; writes nothing."""
+        generation = read_generation(folder)
+        own = folder / file_name(flow)
+        if not (own / current_epoch(own, generation) / "commits").is_dir():
+            return None
+        return cls(folder, flow, generation)
+
     @property
     def committed_id(self) -> int:
         """The last finished batch, -1 for none."""

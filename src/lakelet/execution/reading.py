@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from lakelet.errors import DefinitionError, Origin, SourceError
 from lakelet.execution.binding import Binder
-from lakelet.execution.clock import ClockedEngine
 from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.resolution import Resolver
 from lakelet.plan import relation as plan
+from lakelet.plan.clock import with_clock
 from lakelet.plan.normalize import normalize
+from lakelet.plan.relation import Relation
 from lakelet.plan.sources import leaves
 from lakelet.storage.base import TableStore
 from lakelet.storage.delta_log import latest_version
@@ -20,6 +21,15 @@ from lakelet.storage.delta_log import latest_version
 
 def run_query(resolver: Resolver, sql: str, *, event_log: str) -> pa.Table:
     """Return the result of a read-only query over the newest committed versions.
+
+    Raises:
+        DefinitionError: `NOT_A_QUERY` for anything that is not a SELECT.
+    """
+    return resolver.engine.collect(bound_query(resolver, sql, event_log=event_log))
+
+
+def bound_query(resolver: Resolver, sql: str, *, event_log: str) -> Relation:
+    """Return a query over the newest committed versions, for an engine to run.
 
     Raises:
         DefinitionError: `NOT_A_QUERY` for anything that is not a SELECT.
@@ -53,7 +63,7 @@ def run_query(resolver: Resolver, sql: str, *, event_log: str) -> pa.Table:
         )
     resolver.analyze(relation, Origin())
     bound = binder.bind(relation, Origin(), slices={}, versions=versions)
-    return ClockedEngine(resolver.engine, datetime.now(UTC), "UTC").collect(bound.rows)
+    return with_clock(bound.rows, datetime.now(UTC))
 
 
 def _not_there(label: str, location: str, *, is_own: bool) -> SourceError:

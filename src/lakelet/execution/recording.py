@@ -38,8 +38,12 @@ def recorded(
     clock: Callable[[], datetime],
     retention: timedelta | None = None,
     subscribers: Sequence[Callable[[PipelineEvent], None]] = (),
+    secrets: frozenset[str] = frozenset(),
 ) -> Iterator[Recording]:
     """Hold the lock, and write events as JSON lines while they happen and to the event log at the end.
+
+    Args:
+        secrets: texts that are masked in all events.
 
     Raises:
         LockError: `PIPELINE_LOCKED`.
@@ -50,7 +54,7 @@ def recorded(
         location = catalog.system / "events"
         log = DeltaEventLog(location, updates=updates, update_id=update_id, retention=retention, clock=clock)
         log.recover()
-        bus = EventBus(pipeline_id, pipeline, update_id, clock=clock)
+        bus = EventBus(pipeline_id, pipeline, update_id, clock=clock, secrets=secrets)
         writer = JsonLinesWriter(updates / f"{update_id}.jsonl")
         bus.subscribe(writer)
         bus.subscribe(log)

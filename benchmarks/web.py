@@ -1,0 +1,226 @@
+"""How fast the pages of a large pipeline answer, and what a page costs the pipeline that it shows.
+
+python -m benchmarks.web [--datasets 300] [--updates 10000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import socket
+import statistics
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from lakelet.events import kinds
+from lakelet.events.log import EventBus
+from lakelet.events.model import DataQuality, ExpectationResult, FlowMetrics, FlowStatus, UpdateState
+from lakelet.events.table import DeltaEventLog
+from lakelet.pipeline import Pipeline, RefreshSelection
+from lakelet.web.app import create_app
+from lakelet.web.site import Site
+
+SPEC = "name: large\nstorage: data\nlibraries:\n  - glob: {include: transformations/**}\n"
+CHAIN = """
+@dp.materialized_view(name="bronze.orders_{n}")
+@dp.expect("positive", "id > 0")
+def bronze_{n}():
+    return spark.range(10)
+
+@dp.materialized_view(name="silver.orders_{n}")
+def silver_{n}():
+    return spark.read.table("bronze.orders_{n}").filter("id > 1")
+
+@dp.materialized_view(name="gold.totals_{n}")
+def gold_{n}():
+    return spark.read.table("silver.orders_{n}").groupBy().count()
+"""
+PATHS = (
+    "/pipeline", "/pipeline.json", "/updates", "/updates?page=100", "/quality", "/events", "/events?q=totals_7",
+    "/events?level=ERROR", "/datasets/bronze.orders_1", "/datasets/gold.totals_1", "/sql",
+)  # fmt: skip
+
+
+def write_project(root: Path, datasets: int) -> None:
+    (root / "transformations").mkdir()
+    (root / "spark-pipeline.yml").write_text(SPEC)
+    chains = "".join(CHAIN.format(n=number) for number in range(1, datasets // 3 + 1))
+    (root / "transformations" / "tables.py").write_text(f"from pyspark import pipelines as dp\n{chains}")
+
+
+def write_history(pipeline: Pipeline, updates: int) -> int:
+    """Write the events of many updates, three flows each, to the event log; returns how many events that are."""
+    log = DeltaEventLog(pipeline.catalog.system / "events", flush_every=20_000)
+    count = 0
+
+    def counted(event: Any) -> None:
+        nonlocal count
+        count += 1
+        log(event)
+
+    begun = datetime.now(UTC) - timedelta(days=30)
+    for number in range(updates):
+        now = [begun + timedelta(seconds=200 * number)]
+
+        def clock(now: list[datetime] = now) -> datetime:
+            now[0] += timedelta(milliseconds=20)
+            return now[0]
+
+        bus = EventBus("pipeline", pipeline.spec.name, str(uuid.uuid4()), clock=clock)
+        bus.subscribe(counted)
+        kinds.create_update(bus)
+        for state in (UpdateState.INITIALIZING, UpdateState.SETTING_UP_TABLES, UpdateState.RUNNING):
+            kinds.update_progress(bus, state)
+        chain = number % 100 + 1
+        for dataset in (f"bronze.orders_{chain}", f"silver.orders_{chain}", f"gold.totals_{chain}"):
+            rule = ExpectationResult(
+                name="positive", dataset=dataset, action="ALLOW", passed_records=9, failed_records=1
+            )
+            for status in (FlowStatus.QUEUED, FlowStatus.STARTING):
+                kinds.flow_progress(bus, flow=dataset, dataset=dataset, status=status)
+            kinds.flow_progress(
+                bus, flow=dataset, dataset=dataset, status=FlowStatus.RUNNING,
+                metrics=FlowMetrics(num_input_rows=10, num_output_rows=10, duration_ms=12.0),
+                quality=DataQuality(expectations=(rule,)), batch_id=number,
+            )  # fmt: skip
+            kinds.flow_progress(bus, flow=dataset, dataset=dataset, status=FlowStatus.COMPLETED)
+        kinds.update_progress(bus, UpdateState.COMPLETED)
+    log.close()
+    return count
+
+
+class Server:
+    """The pages of a pipeline, in a thread of this process."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.site = Site(pipeline)
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        self.port = listener.getsockname()[1]
+        self._server = uvicorn.Server(uvicorn.Config(create_app(self.site), log_level="warning", access_log=False))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.site.closing.set()
+        self._server.should_exit = True
+        self._thread.join(60)
+
+    def get(self, path: str) -> float:
+        """Return how many milliseconds an answer takes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        begun = time.perf_counter()
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        taken = (time.perf_counter() - begun) * 1000
+        assert answer.status == 200, (path, answer.status)
+        connection.close()
+        return taken
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Have a page follow the live stream meanwhile, as an open browser does."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection.request("GET", "/live")
+        answer = connection.getresponse()
+        stop = threading.Event()
+
+        def follow() -> None:
+            while not stop.is_set() and answer.readline():
+                pass
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(10)
+            connection.close()
+
+
+def pages(datasets: int, updates: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_project(root, datasets)
+        with Pipeline(root) as pipeline:
+            events = write_history(pipeline, updates)
+            begun = time.perf_counter()
+            result = pipeline.run()
+            print(f"one update of {datasets} datasets: {time.perf_counter() - begun:.1f} s, {result.state.value}")
+            server = Server(pipeline)
+            begun = time.perf_counter()
+            server.site.watcher.is_ready.wait()
+            print(f"{events:,} events indexed in {time.perf_counter() - begun:.1f} s")
+            begun = time.perf_counter()
+            server.get("/pipeline")
+            print(f"first page, with the loading of the files: {time.perf_counter() - begun:.1f} s")
+            print(f"\nload of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+            print("\n| page | median | slowest of 20 | processor time |\n|---|---|---|---|")
+            for path in PATHS:
+                server.get(path)
+                used = time.process_time()
+                times = [server.get(path) for _ in range(20)]
+                used = (time.process_time() - used) * 1000 / len(times)
+                print(
+                    f"| `{path}` | {statistics.median(times):.0f} ms | {max(times):.0f} ms | {used:.0f} ms |",
+                    flush=True,
+                )
+            server.close()
+
+
+def cost() -> None:
+    """Compare updates with and without an open page, in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_project(root, 30)
+        with Pipeline(root) as pipeline:
+            server = Server(pipeline)
+            server.get("/pipeline")
+            pipeline.run()
+            server.close()
+            wall: dict[str, list[float]] = {"no page": [], "a page": []}
+            used: dict[str, list[float]] = {"no page": [], "a page": []}
+            for _ in range(12):
+                _note(pipeline, wall["no page"], used["no page"])
+                server = Server(pipeline)
+                server.get("/pipeline")
+                server.site.watcher.is_ready.wait()
+                with server.watched():
+                    _note(pipeline, wall["a page"], used["a page"])
+                server.close()
+            for name, values in (("time", wall), ("processor time", used)):
+                without, with_page = statistics.median(values["no page"]), statistics.median(values["a page"])
+                print(
+                    f"{name} of an update of 30 datasets: {without:.0f} ms, with a page {with_page:.0f} ms, "
+                    f"{with_page / without - 1:+.1%}"
+                )
+
+
+def _note(pipeline: Pipeline, wall: list[float], used: list[float]) -> None:
+    """Run one update that computes everything, and note how long it took."""
+    begun, before = time.perf_counter(), time.process_time()
+    pipeline.run(selection=RefreshSelection(full_refresh_all=True))
+    wall.append((time.perf_counter() - begun) * 1000)
+    used.append((time.process_time() - before) * 1000)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--datasets", type=int, default=300)
+    parser.add_argument("--updates", type=int, default=10_000)
+    arguments = parser.parse_args()
+    pages(arguments.datasets, arguments.updates)
+    cost()

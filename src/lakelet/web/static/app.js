@@ -1,0 +1,58 @@
+// What every page has: the live connection, sections that keep themselves fresh, keyboard, theme.
+import { onMessage } from "/static/live.js";
+
+const LEAST_MS = 3000; // between two refreshes of a page's live sections
+let refreshedAt = 0, waiting = null;
+
+function busy(section) {
+  return section.contains(document.activeElement) || (getSelection()?.toString() && section.contains(getSelection().anchorNode));
+}
+
+async function refresh() {
+  waiting = null;
+  refreshedAt = Date.now();
+  if (document.hidden) return;
+  const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+  if (!answer.ok) return;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  for (const section of document.querySelectorAll("[data-live]")) {
+    const next = fresh.getElementById(section.id);
+    if (!next || busy(section) || section.outerHTML === next.outerHTML) continue;
+    const open = [...section.querySelectorAll("details")].map((item) => item.open);
+    section.replaceWith(document.adoptNode(next));
+    next.querySelectorAll("details").forEach((item, i) => { item.open = open[i] ?? false; });
+  }
+  document.dispatchEvent(new CustomEvent("refreshed"));
+}
+
+let first = true;
+onMessage((message) => {
+  const hasNews = message.events.length > 0 || message.missed;
+  if (!first && hasNews && document.querySelector("[data-live]") && !waiting) {
+    waiting = setTimeout(() => refresh().catch(() => {}), Math.max(0, refreshedAt + LEAST_MS - Date.now()));
+  }
+  first = false;
+});
+
+function switchTheme() {
+  const root = document.documentElement;
+  const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = isDark ? "light" : "dark";
+  try { localStorage.setItem("lakelet-theme", root.dataset.theme); } catch { /* it lasts until the page is left */ }
+  document.dispatchEvent(new CustomEvent("themed"));
+}
+document.getElementById("theme").addEventListener("click", switchTheme);
+document.getElementById("help").addEventListener("click", () => document.getElementById("keys").showModal());
+
+let pressedG = 0;
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
+  if (event.key === "?") document.getElementById("keys").showModal();
+  else if (event.key === "t") switchTheme();
+  else if (event.key === "/") {
+    const field = [...document.querySelectorAll("[data-search]")].find((item) => item.checkVisibility());
+    if (field) { event.preventDefault(); field.focus(); field.select(); }
+  } else if (event.key === "g") { pressedG = Date.now(); return; }
+  else if (Date.now() - pressedG < 1500) document.querySelector(`nav a[data-key="${CSS.escape(event.key)}"]`)?.click();
+  pressedG = 0;
+});

@@ -1,0 +1,194 @@
+"""The live stream, through a server in a process of its own: what a browser sees, also over a restart."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.web.web_kit import Shop, post, wait_for
+
+COMMAND = "import sys; from lakelet.cli import main; sys.argv[0] = 'lakelet'; main()"
+
+
+class Server:
+    """`lakelet ui` over a shop."""
+
+    def __init__(self, shop: Shop, *options: str, port: int = 0) -> None:
+        arguments = ["ui", "--spec", str(shop.root), "--json", "--port", str(port), *options]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        text = ""
+        while not text.rstrip().endswith("}"):
+            line = self.process.stdout.readline()
+            assert line, self.process.communicate()[1]
+            text += line
+        self.url = json.loads(text)["url"]
+        self.port = int(self.url.partition("?")[0].rstrip("/").rpartition(":")[2])
+
+    def messages(self, *, after: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Return id and data of each message."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("GET", "/live", headers={} if after is None else {"Last-Event-ID": after})
+        answer = connection.getresponse()
+        assert answer.getheader("content-type", "").startswith("text/event-stream")
+        try:
+            number = ""
+            while line := answer.readline().decode().rstrip("\n"):
+                if line.startswith("retry"):
+                    answer.readline()
+                elif line.startswith("id: "):
+                    number = line[4:]
+                elif line.startswith("data: "):
+                    yield number, json.loads(line[6:])
+                    answer.readline()
+        finally:
+            connection.close()
+
+    def post(self, path: str, body: str = "") -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("POST", path, body, {"Origin": f"http://127.0.0.1:{self.port}"})
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """Return the exit code, and what the server printed since it started."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=90)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def server(shop: Shop) -> Iterator[Server]:
+    server = Server(shop)
+    yield server
+    if server.process.poll() is None:
+        server.stop()
+
+
+def test_an_update_is_seen_from_start_to_end_and_again_after_a_restart(shop: Shop, server: Server) -> None:
+    messages = server.messages()
+    _, first = next(messages)
+    assert (first["update_id"], first["datasets"], first["events"]) == (None, {}, [])
+    assert server.post("/actions/start") == 303
+    states, last = set(), ""
+    for last, message in messages:  # noqa: B007 - the last one counts
+        states.add(message["state"])
+        if message["state"] == "COMPLETED":
+            break
+    messages.close()
+    assert last == str(message["sequence"])
+    code, _, err = server.stop()
+    assert (code, err) == (0, "")
+
+    shop.land((9, "zoe", 9))
+    shop.run()  # another process's update, while no page is open
+    again = Server(shop, port=server.port)
+    try:
+        seen: list[dict[str, Any]] = []
+        for _, message in again.messages(after=last):
+            seen += message["events"]
+            if message["state"] == "COMPLETED" and seen:
+                break
+        assert {event["update_id"] for event in seen} == {message["update_id"]}
+        assert min(event["sequence"] for event in seen) > int(last)
+        assert seen[0]["type"] == "create_update"
+    finally:
+        assert again.stop(signal.SIGINT)[::2] == (0, "")
+
+
+def test_only_what_has_changed_is_sent(shop: Shop) -> None:
+    from lakelet.web.live import LiveStream
+
+    shop.run()
+    site = shop.site()
+    site.watcher.read()
+    stream = LiveStream(site)
+    everything = stream._message(None)
+    assert set(everything["datasets"]) == {"bronze.orders", "good_orders", "silver.paid", "gold.totals"}
+    assert stream._message(everything["sequence"])["datasets"] == {}
+    middle = next(event["sequence"] for event in site.index.events(dataset="silver.paid", limit=1))
+    assert "bronze.orders" not in stream._message(middle)["datasets"]
+    assert stream._message(middle - 1)["events"][0]["sequence"] == middle
+
+
+def test_an_update_of_another_process_is_followed_line_by_line(shop: Shop) -> None:
+    site = shop.site()
+    site.watcher.read()
+    result = shop.run()
+    lines = shop.root / "data" / "system" / "updates" / f"{result.update_id}.jsonl"
+    whole = lines.read_bytes().splitlines(keepends=True)
+    fresh = shop.site()
+    lines.with_suffix(".recorded").unlink()
+    import shutil
+
+    shutil.rmtree(shop.root / "data" / "system" / "events")
+    lines.write_bytes(b"".join(whole[:5]) + whole[5][:20])
+    assert fresh.watcher.read() == 5
+    lines.write_bytes(b"".join(whole[:7]))
+    assert fresh.watcher.read() == 2
+    assert fresh.watcher.read() == 0
+    assert fresh.watcher.progress.state is not None
+
+
+def test_an_event_counts_once_from_lines_and_log(shop: Shop) -> None:
+    shop.run()
+    site = shop.site()
+    assert site.watcher.read() == len(shop.pipeline().events())
+    assert site.watcher.read() == 0
+    assert site.index.updates(limit=5)[0]["written"] == 7
+
+
+def test_an_event_log_that_is_made_anew_is_read_anew(shop: Shop) -> None:
+    import shutil
+
+    shop.run()
+    site = shop.site()
+    site.watcher.read()
+    shutil.rmtree(shop.root / "data" / "system")
+    shutil.rmtree(shop.root / "data" / "_checkpoints")
+    shutil.rmtree(shop.root / "data" / "tables")
+    result = shop.run()
+    site.watcher.read()
+    site.watcher.read()
+    assert [update["update_id"] for update in site.index.updates(limit=5)] == [result.update_id]
+
+
+def test_the_token_is_printed_once_and_in_no_log(shop: Shop) -> None:
+    server = Server(shop, "--host", "0.0.0.0")
+    token = server.url.partition("token=")[2]
+    assert len(token) >= 32
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("GET", "/pipeline")
+    assert connection.getresponse().status == 401
+    connection.close()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("GET", f"/pipeline.json?token={token}")
+    assert connection.getresponse().status == 303
+    connection.close()
+    _, out, err = server.stop()
+    assert token not in out + err
+
+
+def test_the_address_may_be_in_use(shop: Shop, server: Server) -> None:
+    arguments = ["ui", "--spec", str(shop.root), "--port", str(server.port)]
+    done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "UI_ADDRESS_IN_USE" in done.stderr
+
+
+def test_a_site_that_closes_ends_its_update_first(shop: Shop) -> None:
+    with shop.client() as client:
+        post(client, "/actions/start", continuous="1")
+        wait_for(lambda: client.get("/pipeline.json").json()["update"]["state"] == "RUNNING")
+    assert not (shop.root / "data" / "_lock").exists()
+    log = shop.pipeline().events().to_pylist()
+    assert '"CANCELED"' in next(row["details"] for row in log[::-1] if row["event_type"] == "update_progress")
