@@ -193,11 +193,16 @@ class Pipeline:
             How the update and each flow ended. Errors of flows are in the result; an error of the definition or the
             project file is in `error`, and nothing was run then.
         """
+        from lakelet import __version__
         from lakelet.events import kinds
         from lakelet.events.hooks import EventHooks
+        from lakelet.events.lineage import lineage_told
 
         selection = selection or RefreshSelection()
-        with self._recorded(subscribers) as recording:
+        with (
+            self._recorded(subscribers) as recording,
+            lineage_told(recording.bus, self.spec, self.names, version=__version__),
+        ):
             hooks = EventHooks(recording.bus)
             recording.bus.subscribe(hooks)
             kinds.create_update(
