@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -197,6 +197,7 @@ class Pipeline:
         from lakelet.events import kinds
         from lakelet.events.hooks import EventHooks
         from lakelet.events.lineage import lineage_told
+        from lakelet.execution.recording import component_versions
 
         selection = selection or RefreshSelection()
         with (
@@ -213,6 +214,7 @@ class Pipeline:
                 refresh_selection=selection.refresh,
                 full_refresh_selection=selection.full_refresh,
             )
+            kinds.runtime_details(recording.bus, runtime=f"lakelet {__version__}", versions=component_versions())
             try:
                 return self._run(
                     recording, selection, continuous, stop or threading.Event(), drain or threading.Event(), hooks
@@ -220,11 +222,10 @@ class Pipeline:
             finally:
                 hooks.close()
 
-    @contextmanager
-    def _recorded(self, subscribers: Sequence[Subscriber]) -> Iterator[Recording]:
+    def _recorded(self, subscribers: Sequence[Subscriber]) -> AbstractContextManager[Recording]:
         from lakelet.execution.recording import recorded
 
-        with recorded(
+        return recorded(
             self.catalog,
             pipeline=self.spec.name,
             pipeline_id=self._pipeline_id(),
@@ -233,8 +234,7 @@ class Pipeline:
             retention=timedelta(seconds=self.spec.setting("lakelet.events.retention")),
             subscribers=subscribers,
             secrets=secret_values(self.spec.configuration),
-        ) as recording:
-            yield recording
+        )
 
     def _run(
         self,
@@ -476,9 +476,8 @@ class Pipeline:
         from lakelet.events.log import EventBus
         from lakelet.execution.explanation import explain
 
-        graph = self.graph()
         bus = EventBus(self._pipeline_id(), self.spec.name, "explain", clock=self._clock)
-        return explain(self._context(graph, bus, threading.Event()), graph.find(name))
+        return explain(self._context(self.graph(), bus, threading.Event()), self.graph().find(name))
 
     def events(self) -> pa.Table:
         """Return the event log, oldest first."""
@@ -489,8 +488,8 @@ class Pipeline:
     def close(self) -> None:
         """Stop the engine."""
         if self._engine is not None and self._owns_engine:
-            self._engine.close()
-            self._engine = None
+            engine, self._engine = self._engine, None
+            engine.close()
 
     def __enter__(self) -> Pipeline:
         return self

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lakelet.errors import LakeletError
+from lakelet.execution.reading import EVENT_LOG_NAMES
 from lakelet.pipeline import Pipeline
 from lakelet.secrets import scrubbed, secret_values
 from lakelet.storage.delta_log import latest_version
@@ -82,7 +83,7 @@ class Site:
         tables = self.tables()
         event_log = str(self.pipeline.catalog.system / "events")
         try:
-            read = check_sql(sql, tables=[*tables, "event_log"], names=self.pipeline.names)
+            read = check_sql(sql, tables=[*tables, *EVENT_LOG_NAMES], names=self.pipeline.names)
         except LakeletError:
             if not tables:
                 return []  # the files do not load, and never did
