@@ -22,6 +22,7 @@ from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.auto_cdc import AutoCdc, CdcResult
 from lakelet.execution.auto_cdc_events import EXAMPLES, applicable, outside, where_violated
+from lakelet.execution.auto_cdc_schema import keeps_values
 from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
 from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, drop_old_epochs, epochs, read_json, write_json
@@ -438,6 +439,10 @@ def _applier(
         now=at,
         forget_deletes_after=context.forget_deletes_after(dataset),
         fail_on_ties=context.cdc_ties == "fail",
+        remember_all=any(
+            isinstance(other.flow, AutoCdcFlow) and keeps_values(other.flow)
+            for other in context.graph.flows_to(dataset.name)
+        ),
     )
 
 
