@@ -1,4 +1,4 @@
-"""The command line: `lakelet run | dry-run | graph | query | events | state | repair | init`.
+"""The command line: `lakelet run | dry-run | graph | query | events | state | repair | init | spark`.
 
 Data goes to stdout, errors and logs to stderr; what the user's own files print goes to stderr, too. Commands import
 what they need when they run, so that `lakelet --help` answers at once.
@@ -20,6 +20,7 @@ import click
 
 from lakelet.errors import LakeletError, SpecError
 from lakelet.terminal.command_group import INTERRUPTED, LakeletGroup
+from lakelet.terminal.spark_commands import spark
 
 if TYPE_CHECKING:
     from lakelet.events.model import PipelineEvent
@@ -391,6 +392,11 @@ def init(name: str, folder: Path | None, as_json: bool) -> None:
     for file in files:
         click.echo(f"wrote {file}")
     click.echo(f"\nnext: cd {target} && lakelet run")
+
+
+# -- spark
+
+cli.add_command(spark)
 
 
 # -- entry

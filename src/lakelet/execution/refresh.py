@@ -16,9 +16,10 @@ from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.checkpoint import FORMAT, read_json, write_json
 from lakelet.execution.context import UpdateContext
-from lakelet.execution.expectations import check_view, enforce, marked
+from lakelet.execution.expectations import check_view
 from lakelet.execution.faults import reach
-from lakelet.execution.flows import check_columns, pinned_versions, with_columns_of
+from lakelet.execution.flows import check_columns, pinned_versions
+from lakelet.execution.writing import pending_rows
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset, Expectation
 from lakelet.plan.normalize import fingerprint, is_volatile
@@ -64,11 +65,11 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     quality = context.quality(flow)
     for view in bound.views:
         check_view(view, context.display(view.view.name), context.engine, quality)
-    reader = enforce(context.engine.stream(marked(bound.rows, dataset.expectations)), dataset, display, quality)
-    if dataset.schema is not None:
-        reader = with_columns_of(reader, check_columns(context, flow, dataset, reader.schema, stored=None))
-    written = table.replace(
-        reader,
+    pending = pending_rows(context.engine, bound.rows, dataset, display, quality)
+    columns = None if dataset.schema is None else check_columns(context, flow, dataset, pending.schema, stored=None)
+    written = pending.replace(
+        table,
+        columns,
         receipt=Receipt(app_id=context.app_id(flow, state["generation"]), batch_id=table.version + 1),
         partition_cols=dataset.partition_cols,
     )

@@ -117,6 +117,10 @@ class Table(Protocol):
 
     def size(self) -> TableSize: ...
 
+    def refresh(self) -> None:
+        """Go to the newest version, which somebody else has committed."""
+        ...
+
     def remove_old_files(self) -> None:
         """Delete the data files that only older versions have; for tables that nobody else reads."""
         ...

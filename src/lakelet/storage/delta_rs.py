@@ -80,6 +80,11 @@ class DeltaRsTable:
         rows, size = (sum(files.column(name).to_pylist()) for name in ("num_records", "size_bytes"))
         return TableSize(files=files.num_rows, rows=rows, bytes=size)
 
+    def refresh(self) -> None:
+        with storage_errors(self.location):
+            self._table.update_incremental()
+        self._schema = None
+
     def remove_old_files(self) -> None:
         with storage_errors(self.location):
             self._table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
