@@ -119,6 +119,7 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         assert note is not None
         plan = _incremental(context, dataset, records, plan, note, changes)
     keeps = query.groups is not None and dataset.refresh_policy != "full" and not changes.issues
+    keeps = keeps and not context.engine.capabilities.cluster_writes
     plan = replace(plan, keeps_state=plan.technique == COMPLETE and keeps)
     return plan
 
@@ -221,6 +222,9 @@ def _incremental(
     names = ", ".join(f"`{context.catalog.relative(location)}`" for location in changes.added)
     grown = Issue(type="DATA_HAS_CHANGED", text=f"rows were appended to {names}")
     query = plan.query
+    if context.engine.capabilities.cluster_writes:
+        text = "the cluster computes and writes its rows; partial values are kept with the embedded engine only"
+        return replace(plan, issues=(grown, Issue(type="PLAN_NOT_INCREMENTALIZABLE", text=text, detail="ENGINE")))
     if query.form is None:
         return replace(plan, issues=(grown, *([query.issue] if query.issue else [])))
     leaves = [n for n, leaf in enumerate(query.leaves) if leaf.location in changes.added and not leaf.is_fixed]

@@ -95,6 +95,11 @@ class DeltaRsTable:
         )
         return TableSize(files=files.num_rows, rows=rows, bytes=size)
 
+    def refresh(self) -> None:
+        with storage_errors(self.location):
+            self._table.update_incremental()
+        self._schema = None
+
     def keep_log(self) -> None:
         self.set_properties({KEEPS_LOG: "false"})
 
