@@ -123,8 +123,7 @@ def _needs(catalog: Catalog, folder: Path) -> Iterator[tuple[str, Need]]:
     records = ViewRecords(folder)
     for record in filter(None, (records.note(), records.intent())):
         for location, read in record.inputs.items():
-            # A join reads the rows from before, too.
-            yield location, Need(log_from=read.version + 1, rows_from=read.version, flow=name)
+            yield location, Need(log_from=read.version + 1, flow=name)
         if own is not None and record.table_version >= 0:
             yield own, Need(log_from=record.table_version + 1, flow=name)
     for place, committed, unfinished in batches_in_use(folder, read_generation(folder)):
