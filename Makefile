@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+SPARK_SUITES = tests/contract/test_cluster_writes.py tests/contract/test_engine.py tests/e2e/test_apparel_on_spark.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench lock clean
+.PHONY: help setup demo test test-spark check format docs bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -17,7 +18,11 @@ demo: setup  ## generate an apparel retailer's data and watch it flow from landi
 
 test: setup  ## run the test suite: no root, no browser, no Java
 	@$(BIN)/python -m pytest
-	@echo "left out of this run: benchmarks (make bench), soak, Spark and browser suites (not in this release)"
+	@echo "left out of this run: benchmarks (make bench), Spark (make test-spark), soak and browser suites (not in this release)"
+
+test-spark: setup  ## the engine's contract, and the flagship, on Apache Spark with Delta Lake: needs Java 17, downloads 450 MB once
+	@$(BIN)/lakelet spark up --port 15002
+	@LAKELET_TEST_ENGINE=sc://127.0.0.1:15002 $(BIN)/python -m pytest $(SPARK_SUITES) ; code=$$? ; $(BIN)/lakelet spark down ; exit $$code
 
 check: setup  ## lint, format, types, layers
 	@$(BIN)/ruff check .

@@ -18,6 +18,7 @@ import pytest
 from lakelet.engine import probes
 from lakelet.engine.base import Engine
 from lakelet.engine.connect import ConnectEngine
+from lakelet.engine.known import ENGINES
 from lakelet.engine.probes import detect
 from lakelet.errors import LakeletError, QueryError
 from lakelet.plan import relation as plan
@@ -27,12 +28,16 @@ from lakelet.storage.delta_rs import DeltaRsStore
 
 MANY = 2_000_000_000
 """Rows of a query that runs for many seconds."""
+PARTITIONS = 20_000
+"""A server may hand out a partition of the result only when it is done."""
 
 
 def numbers(rows: int) -> Relation:
     """Return `id` from 0 to `rows` - 1, made by the engine."""
     relation = plan.new()
     relation.range.start, relation.range.end, relation.range.step = 0, rows, 1
+    if rows == MANY:
+        relation.range.num_partitions = PARTITIONS
     return relation
 
 
@@ -268,6 +273,10 @@ def test_an_endpoint_tells_what_the_engine_behind_it_can_do(engine: Engine) -> N
     """A server elsewhere is asked; what the embedded engine is known for is what it would answer."""
     found = detect(ConnectEngine(engine.url))
     assert dataclasses.replace(found, scoped_sources=engine.capabilities.scoped_sources) == engine.capabilities
+
+
+def test_the_engine_is_one_of_those_that_the_documentation_describes(engine: Engine) -> None:
+    assert engine.capabilities in ENGINES.values()
 
 
 def test_queries_that_run_at_the_same_time_do_not_see_each_others_sources(engine: Engine) -> None:
