@@ -111,7 +111,7 @@ def _spark_error(error: Any, condition: str, text: str) -> QueryError:
         )
     result = QueryError(
         kind,
-        message[:1].lower() + message[1:].rstrip("."),
+        (message[:1].lower() + message[1:] if message[1:2].islower() else message).rstrip("."),
         cause=more.strip() or None,
         hint="change the part of the query that the message names",
         retryable=kind.startswith("DELTA_CONCURRENT"),
