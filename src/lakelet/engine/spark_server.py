@@ -32,6 +32,9 @@ _DELTA = f"io.delta:delta-spark_2.13:{DELTA_VERSION}"
 _WORKER_PACKAGES = ("pandas", "pyarrow", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard")
 """What Python functions of a query need on the server."""
 
+_started: list[subprocess.Popen[bytes]] = []
+"""The server outlives this process; a `Popen` that goes before it would warn of that."""
+
 Say = Callable[[str], None]
 
 
@@ -79,6 +82,7 @@ def up(*, port: int = DEFAULT_PORT, memory: str = "2g", say: Say) -> RunningServ
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _started.append(process)
     server = RunningServer(pid=process.pid, port=port, log=str(log))
     deadline = time.monotonic() + START_SECONDS
     while not _listens(port):
