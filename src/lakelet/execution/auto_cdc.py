@@ -167,8 +167,10 @@ class AutoCdc:
                 return self._replay(auxiliary, target, receipt, restart=restart)
             if restart or auxiliary is None:
                 return self._start(auxiliary, target, changes, receipt, restart=restart)
+            is_due = auxiliary.recent_rows().num_rows >= RECENT_EVENTS
             result = self._continue(auxiliary, target, changes, receipt)
-            self._settle(auxiliary)
+            if is_due:
+                self._settle(auxiliary)
             return result
 
     def check(self, changes: Relation) -> None:
@@ -247,9 +249,7 @@ class AutoCdc:
             return step.commit_rows(receipt, num_input_rows=events.rows)
 
     def _settle(self, auxiliary: Table) -> None:
-        """Once enough events have come, put them among the others of their keys and drop what is not needed any more."""
-        if auxiliary.recent_rows().num_rows < RECENT_EVENTS:
-            return
+        """Put the events that came last among the others of their keys, and drop what is not needed any more."""
         shape = self._shape(auxiliary.schema)
         truncate = self._truncate(auxiliary)
         change = auxiliary.change(keys=shape.keys, identity=(*shape.keys, SEQUENCE))
