@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lakelet.errors import LakeletError, Origin, SpecError
+from lakelet.errors import LakeletError, Origin
 from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection, UpdateResult
 from lakelet.names import NameContext
@@ -129,24 +129,25 @@ class Pipeline:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            if self.spec.setting("lakelet.engine") != "sail":
-                raise SpecError(
-                    "UNSUPPORTED_FEATURE",
-                    f"the engine `{self.spec.setting('lakelet.engine')}` is not supported in this release",
-                    origin=Origin(file=self.spec.file.name),
-                    hint="leave `lakelet.engine` out: the embedded engine runs in this process",
-                )
-            from lakelet.engine.sail import SailEngine
+            address = str(self.spec.setting("lakelet.engine"))
+            if address == "sail":
+                from lakelet.engine.sail import SailEngine
 
-            self._engine = SailEngine(configuration=self.spec.engine_configuration)
+                self._engine = SailEngine(configuration=self.spec.engine_configuration)
+            else:
+                from lakelet.engine.connect import ConnectEngine
+
+                self._engine = ConnectEngine(address, configuration=self.spec.engine_configuration)
         return self._engine
 
     @property
     def store(self) -> DeltaRsStore:
         if self._store is None:
             from lakelet.storage.delta_rs import DeltaRsStore
+            from lakelet.storage.delta_spark import DeltaSparkStore
 
-            self._store = DeltaRsStore()
+            in_cluster = self.engine.capabilities.cluster_writes
+            self._store = DeltaSparkStore(self.engine) if in_cluster else DeltaRsStore()
         return self._store
 
     @property
@@ -290,10 +291,9 @@ class Pipeline:
 
         with self._recorded(subscribers) as recording:
             kinds.create_update(recording.bus, configuration=self._described(), cause="REPAIR")
-            graph = self.graph()
-            context = self._context(graph, recording.bus, threading.Event())
+            context = self._context(self.graph(), recording.bus, threading.Event())
             try:
-                found = repair_dataset(context, graph.find(dataset), drop_rows=drop_rows)
+                found = repair_dataset(context, context.graph.find(dataset), drop_rows=drop_rows)
             except LakeletError as error:
                 kinds.update_progress(recording.bus, UpdateState.FAILED, error=error)
                 raise
@@ -448,8 +448,8 @@ class Pipeline:
 
     def table(self, name: str) -> pa.Table:
         """Return the rows of a dataset."""
-        dataset = self.graph().find(name)
-        parts = (dataset.name.catalog, dataset.name.schema, dataset.name.name)
+        found = self.graph().find(name).name
+        parts = (found.catalog, found.schema, found.name)
         return self.query("SELECT * FROM " + ".".join(f"`{part}`" for part in parts))
 
     def state(self, name: str) -> tuple[StateReport, ...]:
@@ -488,8 +488,8 @@ class Pipeline:
     def close(self) -> None:
         """Stop the engine."""
         if self._engine is not None and self._owns_engine:
-            engine, self._engine = self._engine, None
-            engine.close()
+            self._engine.close()
+            self._engine = None
 
     def __enter__(self) -> Pipeline:
         return self

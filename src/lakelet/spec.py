@@ -354,7 +354,7 @@ def check_setting(key: str, value: str, *, origin: Origin | None = None) -> None
     except ValueError as error:
         raise SpecError(
             "PIPELINE_SETTING_INVALID",
-            f"`{key}` is {value!r}",
+            f"`{key}` is {re.sub(r'token=[^;]*', 'token=…', value)!r}",
             origin=origin,
             cause=str(error),
             hint=f"its default is `{declared.default}`" if declared.default else declared.doc,
