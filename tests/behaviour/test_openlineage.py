@@ -258,6 +258,24 @@ def test_a_slow_receiver_neither_fills_the_memory_nor_holds_the_update(monkeypat
     stuck.let_go.set()
 
 
+def test_an_event_that_cannot_be_told_costs_a_warning_and_nothing_else() -> None:
+    bus = EventBus("id", "name", str(UUID(int=1)))
+    seen: list[Any] = []
+    told: list[Any] = []
+    bus.subscribe(seen.append)
+
+    class Receiver:
+        def emit(self, event: Any) -> None:
+            told.append(event)
+
+    events = lineage_of(bus, Receiver())
+    bus.publish("flow_definition", "without a flow")
+    bus.publish("create_update", "begins")
+    events.close()
+    assert sorted(event.event_type for event in seen) == ["create_update", "flow_definition", "warning"]
+    assert [run.eventType.value for run in told] == ["START"]
+
+
 def test_flows_that_go_on_say_so_once_a_minute_and_end_with_their_update() -> None:
     runs = LineageRuns(namespace="shop", names=NameContext(), version="1")
     told: list[tuple[str, str]] = []

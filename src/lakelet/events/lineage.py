@@ -81,7 +81,12 @@ class LineageEvents:
 
     def _run(self) -> None:
         while (event := self._events.get()) is not None and not self._is_closed:
-            for run in self._runs.apply(event.to_dict()):
+            try:
+                told = self._runs.apply(event.to_dict())
+            except Exception as error:  # an event that has no place in the model costs its own lineage only
+                self._warn(f"the event {event.id} could not be told: {type(error).__name__}: {error}")
+                continue
+            for run in told:
                 for receiver in self._receivers:
                     self._deliver(receiver, run)
 

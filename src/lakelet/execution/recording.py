@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from lakelet.events.log import EventBus, JsonLinesWriter
 from lakelet.events.model import PipelineEvent
@@ -31,9 +31,14 @@ class Recording:
 
 
 def component_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that results depend on."""
-    packages = {"engine": "pysail", "pyspark": "pyspark-client", "deltalake": "deltalake", "pyarrow": "pyarrow"}
-    return {"python": platform.python_version(), **{name: version(package) for name, package in packages.items()}}
+    """Return the versions of Python and of the libraries that results depend on; without those that are not there."""
+    found = {"python": platform.python_version()}
+    for package in ("pysail", "pyspark", "pyspark-client", "deltalake", "pyarrow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # one of the two pysparks is enough, and another engine needs no pysail
+            continue
+    return found
 
 
 @contextmanager

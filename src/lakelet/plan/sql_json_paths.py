@@ -9,6 +9,11 @@ from __future__ import annotations
 from lakelet.plan.sql_tokens import SqlText, Token, TokenKind, scan
 
 _STARTS = frozenset({"SELECT", "DISTINCT", "ALL"})
+_BEFORE_PARAMETERS = frozenset({
+    "AND", "BETWEEN", "BY", "CASE", "DISTINCT", "ELSE", "FROM", "HAVING", "IN", "LIKE", "LIMIT", "NOT", "OFFSET", "ON", "OR",
+    "SELECT", "THEN", "VERSION", "WHEN", "WHERE",
+})  # fmt: skip
+"""Words after which a colon begins a named parameter, also without a blank between them."""
 
 
 def with_json_paths(sql: str) -> str:
@@ -47,11 +52,8 @@ def _touch(left: Token, right: Token) -> bool:
 
 def _is_path(source: SqlText, i: int) -> bool:
     before, after = source.tokens[i - 1], source.tokens[i + 1]
-    return (
-        (before.is_name or before.text == "]")
-        and _touch(before, source.tokens[i])
-        and (after.is_name or after.text == "[")
-    )
+    is_column = (before.is_name and before.word not in _BEFORE_PARAMETERS) or before.text == "]"
+    return is_column and _touch(before, source.tokens[i]) and (after.is_name or after.text == "[")
 
 
 def _column(source: SqlText, i: int) -> int:

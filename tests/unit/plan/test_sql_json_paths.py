@@ -46,7 +46,7 @@ def test_paths_stand_wherever_an_expression_does() -> None:
         "SELECT 'a:b', \"c:d\", `e:f` FROM t -- g:h",
         "SELECT a::long FROM t WHERE b = :b AND c IN (:c,:d)",
         "SELECT CAST(a AS STRUCT<b:INT, c:ARRAY<STRUCT<d:STRING>>>) FROM t",
-        "SELECT a FROM t LIMIT :n",
+        "SELECT a FROM t WHERE a IN(:b) OR:c LIMIT:n",
     ],
 )
 def test_strings_parameters_casts_and_types_stay(sql: str) -> None:
