@@ -1,11 +1,13 @@
-"""Writes what follows from the code: the reference pages for settings, command line, declarative API and testing, and the
-picture of the flagship's graph.
+"""Writes what follows from the code: the reference pages for settings, command line, declarative API, testing and engines,
+and the picture of the flagship's graph.
 
 Run by `make docs`. A test fails when a page on disk is not what this writes.
 """
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import inspect
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,6 +21,8 @@ from apparel.generator.settings import GeneratorSettings
 from apparel.generator.streams import Generator
 from lakelet import testing
 from lakelet.cli import cli
+from lakelet.engine import base as engine_base
+from lakelet.engine.known import ENGINES
 from lakelet.graph.drawing import as_svg
 from lakelet.pipeline import Pipeline
 from lakelet.pipelines import dlt, dp
@@ -278,11 +282,44 @@ def _first_line(name: str) -> str:
     return inspect.cleandoc(value.__doc__ or "").partition("\n")[0]
 
 
+# -- engines
+
+
+def engines_page() -> str:
+    """Return what each engine can do, from the data that the contract suite checks."""
+    (declared,) = (
+        node
+        for node in ast.walk(ast.parse(Path(engine_base.__file__).read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name == "EngineCapabilities"
+    )
+    texts = [
+        node.value.value
+        for node in declared.body[1:]
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    names = [field.name for field in dataclasses.fields(engine_base.EngineCapabilities)]
+    lines = [
+        "# Engines",
+        "",
+        "What each engine can do by itself. What it cannot, lakelet does around it, or the difference is named in",
+        "[differences](differences.md). A server is asked what it can do when an update begins. How to use one:",
+        "[Apache Spark](../guides/spark.md).",
+        "",
+        f"| | {' | '.join(ENGINES)} |",
+        f"|---|{'---|' * len(ENGINES)}",
+    ]
+    for name, text in zip(names, texts, strict=True):
+        marks = " | ".join("yes" if getattr(engine, name) else "no" for engine in ENGINES.values())
+        lines.append(f"| {text} | {marks} |")
+    return "\n".join(lines) + "\n"
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "cli.md": cli_page,
     "api.md": api_page,
     "testing.md": testing_page,
+    "engines.md": engines_page,
 }
 MODULES = {"dp": dp, "dlt": dlt}
 

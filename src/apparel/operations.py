@@ -39,6 +39,7 @@ from lakelet.execution.maintenance import (
     RETENTION_HOURS,
     Maintained,
     Retention,
+    keyed_tables,
     maintain_table,
     pipeline_tables,
     versions_in_use,
@@ -256,8 +257,16 @@ def maintain(
         name = str(folder.relative_to(storage))
         if open_delta(folder) is None:
             return Maintained(table=name, skipped="no table")
-        need = versions_in_use(Catalog(storage=storage, root=storage)).get(str(folder))
-        return maintain_table(store, str(folder), label=name, need=need, retention=retention, dry_run=dry_run)
+        catalog = Catalog(storage=storage, root=storage)
+        return maintain_table(
+            store,
+            str(folder),
+            label=name,
+            need=versions_in_use(catalog).get(str(folder)),
+            retention=retention,
+            compact=str(folder) not in keyed_tables(catalog),
+            dry_run=dry_run,
+        )
 
     done = [tend(landing_folder(storage) / stream) for stream in Stream]
     with _no_update(storage, dry_run=dry_run) as idle:

@@ -1,4 +1,5 @@
-"""The command line: `lakelet run | dry-run | graph | query | events | explain | state | repair | reset | maintain | ui | init`.
+"""The command line: `lakelet run | dry-run | graph | query | events | explain | state | repair | reset | maintain | ui | init
+| spark`.
 
 Data goes to stdout, errors and logs to stderr; what the user's own files print goes to stderr, too. Commands import
 what they need when they run, so that `lakelet --help` answers at once.
@@ -19,6 +20,7 @@ import click
 from lakelet.errors import LakeletError, SpecError
 from lakelet.terminal.command_group import INTERRUPTED, LakeletGroup
 from lakelet.terminal.project_command import json_option, names_of, opened, project_options, write_json
+from lakelet.terminal.spark_commands import spark
 from lakelet.terminal.upkeep import maintain, repair, reset, state
 
 if TYPE_CHECKING:
@@ -373,6 +375,11 @@ def init(name: str, folder: Path | None, as_json: bool) -> None:
     for file in files:
         click.echo(f"wrote {file}")
     click.echo(f"\nnext: cd {target} && lakelet run")
+
+
+# -- spark
+
+cli.add_command(spark)
 
 
 # -- entry

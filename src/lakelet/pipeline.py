@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lakelet.errors import LakeletError, Origin, SpecError
+from lakelet.errors import LakeletError, Origin
 from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection, UpdateResult
 from lakelet.names import NameContext
@@ -133,24 +133,25 @@ class Pipeline:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            if self.spec.setting("lakelet.engine") != "sail":
-                raise SpecError(
-                    "UNSUPPORTED_FEATURE",
-                    f"the engine `{self.spec.setting('lakelet.engine')}` is not supported in this release",
-                    origin=Origin(file=self.spec.file.name),
-                    hint="leave `lakelet.engine` out: the embedded engine runs in this process",
-                )
-            from lakelet.engine.sail import SailEngine
+            address = str(self.spec.setting("lakelet.engine"))
+            if address == "sail":
+                from lakelet.engine.sail import SailEngine
 
-            self._engine = SailEngine(configuration=self.spec.engine_configuration)
+                self._engine = SailEngine(configuration=self.spec.engine_configuration)
+            else:
+                from lakelet.engine.connect import ConnectEngine
+
+                self._engine = ConnectEngine(address, configuration=self.spec.engine_configuration)
         return self._engine
 
     @property
     def store(self) -> DeltaRsStore:
         if self._store is None:
             from lakelet.storage.delta_rs import DeltaRsStore
+            from lakelet.storage.delta_spark import DeltaSparkStore
 
-            self._store = DeltaRsStore()
+            in_cluster = self.engine.capabilities.cluster_writes
+            self._store = DeltaSparkStore(self.engine) if in_cluster else DeltaRsStore()
         return self._store
 
     @property
@@ -197,11 +198,17 @@ class Pipeline:
             How the update and each flow ended. Errors of flows are in the result; an error of the definition or the
             project file is in `error`, and nothing was run then.
         """
+        from lakelet import __version__
         from lakelet.events import kinds
         from lakelet.events.hooks import EventHooks
+        from lakelet.events.lineage import lineage_told
+        from lakelet.execution.recording import component_versions
 
         selection = selection or RefreshSelection()
-        with self._recorded(subscribers) as recording:
+        with (
+            self._recorded(subscribers) as recording,
+            lineage_told(recording.bus, self.spec, self.names, version=__version__),
+        ):
             hooks = EventHooks(recording.bus)
             recording.bus.subscribe(hooks)
             kinds.create_update(
@@ -212,6 +219,7 @@ class Pipeline:
                 refresh_selection=selection.refresh,
                 full_refresh_selection=selection.full_refresh,
             )
+            kinds.runtime_details(recording.bus, runtime=f"lakelet {__version__}", versions=component_versions())
             try:
                 return self._run(
                     recording, selection, continuous, stop or threading.Event(), drain or threading.Event(), hooks
@@ -219,11 +227,10 @@ class Pipeline:
             finally:
                 hooks.close()
 
-    @contextmanager
-    def _recorded(self, subscribers: Sequence[Subscriber]) -> Iterator[Recording]:
+    def _recorded(self, subscribers: Sequence[Subscriber]) -> AbstractContextManager[Recording]:
         from lakelet.execution.recording import recorded
 
-        with recorded(
+        return recorded(
             self.catalog,
             pipeline=self.spec.name,
             pipeline_id=self._pipeline_id(),
@@ -232,8 +239,7 @@ class Pipeline:
             retention=timedelta(seconds=self.spec.setting("lakelet.events.retention")),
             subscribers=subscribers,
             secrets=secret_values(self.spec.configuration),
-        ) as recording:
-            yield recording
+        )
 
     def _run(
         self,
@@ -289,10 +295,9 @@ class Pipeline:
 
         with self._recorded(subscribers) as recording:
             kinds.create_update(recording.bus, configuration=self._described(), cause="REPAIR")
-            graph = self.graph()
-            context = self._context(graph, recording.bus, threading.Event())
+            context = self._context(self.graph(), recording.bus, threading.Event())
             try:
-                found = repair_dataset(context, graph.find(dataset), drop_rows=drop_rows)
+                found = repair_dataset(context, context.graph.find(dataset), drop_rows=drop_rows)
             except LakeletError as error:
                 kinds.update_progress(recording.bus, UpdateState.FAILED, error=error)
                 raise
@@ -447,8 +452,8 @@ class Pipeline:
 
     def table(self, name: str) -> pa.Table:
         """Return the rows of a dataset."""
-        dataset = self.graph().find(name)
-        parts = (dataset.name.catalog, dataset.name.schema, dataset.name.name)
+        found = self.graph().find(name).name
+        parts = (found.catalog, found.schema, found.name)
         return self.query("SELECT * FROM " + ".".join(f"`{part}`" for part in parts))
 
     def state(self, name: str) -> tuple[StateReport, ...]:
@@ -475,9 +480,8 @@ class Pipeline:
         from lakelet.events.log import EventBus
         from lakelet.execution.explanation import explain
 
-        graph = self.graph()
         bus = EventBus(self._pipeline_id(), self.spec.name, "explain", clock=self._clock)
-        return explain(self._context(graph, bus, threading.Event()), graph.find(name))
+        return explain(self._context(self.graph(), bus, threading.Event()), self.graph().find(name))
 
     def events(self) -> pa.Table:
         """Return the event log, oldest first."""

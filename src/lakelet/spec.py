@@ -401,7 +401,7 @@ def check_setting(key: str, value: str, *, origin: Origin | None = None) -> None
     except ValueError as error:
         raise SpecError(
             "PIPELINE_SETTING_INVALID",
-            f"`{key}` is {value!r}",
+            f"`{key}` is {re.sub(r'token=[^;]*', 'token=…', value)!r}",
             origin=origin,
             cause=str(error),
             hint=f"its default is `{declared.default}`" if declared.default else declared.doc,
@@ -536,6 +536,25 @@ def _path(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is the path of a file")
+    return text
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is a name")
+    return text
+
+
+def _http_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+        raise ValueError("it is an `http://` or `https://` address without a password in it")
+    return text
+
+
 SETTINGS: Mapping[str, Setting] = {
     setting.key: setting
     for setting in (
@@ -605,6 +624,25 @@ SETTINGS: Mapping[str, Setting] = {
             default="warn",
             doc="What happens when two changes of a key have the same sequence and differ: `warn` or `fail`.",
             parse=_ties,
+        ),
+        Setting(
+            key="lakelet.openlineage.url",
+            default=None,
+            doc="The server that gets the lineage of updates as OpenLineage events; its key is in the variable "
+            "`OPENLINEAGE_API_KEY`.",
+            parse=_http_address,
+        ),
+        Setting(
+            key="lakelet.openlineage.file",
+            default=None,
+            doc="A file, relative to the project file, to which OpenLineage events are appended as JSON lines.",
+            parse=_file,
+        ),
+        Setting(
+            key="lakelet.openlineage.namespace",
+            default="lakelet",
+            doc="The namespace of jobs and tables in OpenLineage events.",
+            parse=_name,
         ),
     )
 }

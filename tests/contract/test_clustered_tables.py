@@ -87,7 +87,7 @@ def test_random_changes_leave_what_a_dict_would_hold(tmp_path: Path, names: list
     found = {tuple(plain(row[key]) for key in keys): (row["value"], row["parts"]) for row in table.rows().to_pylist()}
     assert found == wanted
     assert table.rows().num_rows == len(wanted) == table.size().rows
-    assert max(table.files.index.column("num_records").to_pylist()) <= 8
+    assert max(table.leaf_files.index.column("num_records").to_pylist()) <= 8
     for key in found:
         given = {name: (float("nan") if value == "nan" else value) for name, value in zip(keys, key, strict=True)}
         (row,) = table.rows_of(pa.Table.from_pylist([given], schema=pa.schema(fields))).to_pylist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -14,7 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from lakelet.engine import probes
 from lakelet.engine.base import Engine
+from lakelet.engine.connect import ConnectEngine
+from lakelet.engine.known import ENGINES
+from lakelet.engine.probes import detect
 from lakelet.errors import LakeletError, QueryError
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
@@ -23,12 +28,16 @@ from lakelet.storage.delta_rs import DeltaRsStore
 
 MANY = 2_000_000_000
 """Rows of a query that runs for many seconds."""
+PARTITIONS = 20_000
+"""A server may hand out a partition of the result only when it is done."""
 
 
 def numbers(rows: int) -> Relation:
     """Return `id` from 0 to `rows` - 1, made by the engine."""
     relation = plan.new()
     relation.range.start, relation.range.end, relation.range.step = 0, rows, 1
+    if rows == MANY:
+        relation.range.num_partitions = PARTITIONS
     return relation
 
 
@@ -256,6 +265,46 @@ def test_capabilities_say_what_the_engine_can_do(engine: Engine, tmp_path: Path)
     assert can(engine, watermark) is engine.capabilities.batch_watermark
 
     assert can(engine, key_by_frame()) is engine.capabilities.join_key_by_frame
+    assert can(engine, probes.overflowing()) is not engine.capabilities.overflow_is_an_error
+    assert can(engine, probes.observed()) is engine.capabilities.observed_metrics
+
+
+def test_an_endpoint_tells_what_the_engine_behind_it_can_do(engine: Engine) -> None:
+    """A server elsewhere is asked; what the embedded engine is known for is what it would answer."""
+    found = detect(ConnectEngine(engine.url))
+    assert dataclasses.replace(found, scoped_sources=engine.capabilities.scoped_sources) == engine.capabilities
+
+
+def test_the_engine_is_one_of_those_that_the_documentation_describes(engine: Engine) -> None:
+    assert engine.capabilities in ENGINES.values()
+
+
+def test_queries_that_run_at_the_same_time_do_not_see_each_others_sources(engine: Engine) -> None:
+    """Apache Spark makes a temporary view of each source, under its name, for the whole session."""
+    remote = ConnectEngine(engine.url)
+    seen: list[tuple[int, list[int]]] = []
+
+    def read(number: int) -> None:
+        for _ in range(10):
+            source = plan.local(pa.table({"id": [number]}))
+            seen.append((number, remote.collect(plan.sql("SELECT id FROM rows", {"rows": source}))["id"].to_pylist()))
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    remote.close()
+    assert len(seen) == 40
+    assert [pair for pair in seen if pair[1] != [pair[0]]] == []
+
+
+def test_a_server_that_is_not_there_is_named_without_its_token() -> None:
+    with pytest.raises(QueryError) as raised:
+        ConnectEngine("sc://127.0.0.1:1/;token=very-secret;use_ssl=false")
+    assert (raised.value.condition, raised.value.retryable) == ("ENGINE_UNAVAILABLE", True)
+    assert "sc://127.0.0.1:1 " in raised.value.message
+    assert "very-secret" not in raised.value.render()
 
 
 def key_by_frame() -> Relation:
@@ -289,7 +338,7 @@ def key_by_frame() -> Relation:
 )
 def test_known_difference_integer_overflow_wraps_where_spark_raises(engine: Engine, query: str, wrapped: int) -> None:
     """Remove this test, and the note in the documentation, when the engine raises ARITHMETIC_OVERFLOW."""
-    if not engine.version.startswith("sail-"):
+    if engine.capabilities.overflow_is_an_error:
         with pytest.raises(QueryError):
             engine.collect(plan.sql(query))
     else:
@@ -298,5 +347,5 @@ def test_known_difference_integer_overflow_wraps_where_spark_raises(engine: Engi
 
 def test_known_difference_decimal_division_truncates_where_spark_rounds(engine: Engine) -> None:
     result = engine.collect(plan.sql("SELECT CAST(2 AS DECIMAL(10, 0)) / CAST(3 AS DECIMAL(10, 0)) AS x"))
-    last_digit = "6" if engine.version.startswith("sail-") else "7"
+    last_digit = "7" if engine.capabilities.overflow_is_an_error else "6"
     assert str(result["x"][0].as_py()).endswith(last_digit)

@@ -166,6 +166,7 @@ class Bench:
         now: datetime | None = None,
         forget_deletes_after: timedelta | None = None,
         columns: pa.Schema = COLUMNS,
+        remember_all: bool = False,
         **options: Any,
     ) -> CdcResult:
         schema = from_arrow_schema(columns)
@@ -179,6 +180,7 @@ class Bench:
             auxiliary=self.auxiliary,
             now=now,
             forget_deletes_after=forget_deletes_after,
+            remember_all=remember_all,
         )
         app_id = app_id or ("full-refresh" if options else "first")
         return cdc.apply(changes, Receipt(app_id=app_id, batch_id=batch_id), **options)
@@ -347,7 +349,7 @@ def test_flows_of_one_target_whose_batches_come_in_any_order(
         for batch_id, rows in enumerate(delivery.batches):
             second = data.draw(st.booleans())
             bench.flow = ignoring if second else plain
-            bench.apply(relation.local(rows_of(rows)), batch_id, app_id=bench.flow.name)
+            bench.apply(relation.local(rows_of(rows)), batch_id, app_id=bench.flow.name, remember_all=True)
             events += events_of(rows, keep=(0, 1, 2) if second else ())
         # Of two events that differ in the rule only, one that keeps NULLs counts.
         events.sort(key=lambda event: bool(event["keep"]))

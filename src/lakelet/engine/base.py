@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +26,14 @@ class EngineCapabilities:
     """`GROUP BY ALL`, `ORDER BY ALL` and `QUALIFY` in SQL text."""
     batch_watermark: bool
     """`withWatermark` on a batch relation is accepted (and does nothing)."""
+    overflow_is_an_error: bool
+    """Integer arithmetic beyond the type fails the query; without it the result wraps."""
+    scoped_sources: bool
+    """The sources of SQL text are seen by their own query only; without it, queries at the same time share their names."""
+    observed_metrics: bool
+    """`observe`: counts taken in the same pass as a write."""
+    cluster_writes: bool
+    """The engine commits Delta tables itself, each commit with its receipt; rows do not pass through this process."""
 
 
 class Engine(Protocol):
@@ -68,6 +77,14 @@ class Engine(Protocol):
 
     def command(self, command: proto.Command) -> None:
         """Run a command that changes the session, for example the registration of a user's function."""
+        ...
+
+    def observed(self, command: proto.Command, *, settings: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Run a command and return what `observe` counted in it; needs the capability `observed_metrics`.
+
+        Args:
+            settings: session settings for this command only, whatever else runs at the same time.
+        """
         ...
 
     def interrupt(self) -> None:

@@ -1,12 +1,14 @@
 """What an engine says when it fails, as a `QueryError` in the words of SQL users.
 
-Each rule reads one kind of message of the embedded engine; a message that no rule knows is shown as it is.
+Apache Spark names its conditions itself. For the embedded engine each rule reads one kind of message; a message that no rule
+knows is shown as it is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from lakelet.errors import QueryError
 
@@ -14,6 +16,14 @@ _IDENTIFIER = re.compile(r'Identifier\("((?:[^"\\]|\\.)*)"\)')
 _OBJECT_NAME = re.compile(r"ObjectName\(\[.*?\]\)")
 _CANCELLED = re.compile(r"operation not found|operation.*(?:cancel|interrupt)", re.IGNORECASE)
 _TRANSIENT = re.compile(r"UNAVAILABLE|connection (?:refused|reset)|deadline exceeded", re.IGNORECASE)
+_UNREACHABLE = re.compile(
+    r"StatusCode\.UNAVAILABLE|failed to connect to all addresses|RETRIES_EXCEEDED|connection (?:refused|reset)|Socket closed",
+    re.IGNORECASE,
+)
+_STACKTRACE = re.compile(r"\n+\s*JVM stacktrace:")
+_CAUSED_BY = re.compile(r"^Caused by: [\w.$]+: \[([\w.]+)\] (.*)$", re.MULTILINE)
+_WRAPPERS = frozenset({"TASK_WRITE_FAILED", "STREAM_FAILED"})
+"""Conditions of Spark that only say where another one happened."""
 _LIBRARY_FRAME = re.compile(r'^\s*File "(?:spark\.py|[^"]*[/\\](?:site-packages|pyspark|lakelet)[/\\][^"]*)", line')
 _SQL_TYPES = {
     "Int8": "TINYINT", "Int16": "SMALLINT", "Int32": "INT", "Int64": "BIGINT", "Float32": "FLOAT", "Float64": "DOUBLE",
@@ -21,11 +31,27 @@ _SQL_TYPES = {
 }  # fmt: skip
 
 
-def query_error(error: Exception) -> QueryError:
-    """Return the engine's exception as an error of ours; the caller chains the original."""
+def query_error(error: Exception, *, url: str) -> QueryError:
+    """Return the engine's exception as an error of ours; the caller chains the original.
+
+    Args:
+        url: address of the engine; a token in it appears nowhere.
+    """
     text = str(error).strip()
-    if _CANCELLED.search(text):
-        return QueryError("OPERATION_CANCELED", "the query was cancelled", cause=text)
+    condition = _spark_condition(error)
+    if _CANCELLED.search(text) or condition == "OPERATION_CANCELED":
+        return QueryError("OPERATION_CANCELED", "the query was cancelled", cause=text.splitlines()[0])
+    if _UNREACHABLE.search(text):
+        return unavailable(url, text)
+    if condition.startswith(("INVALID_HANDLE.", "INVALID_CURSOR.")):
+        return QueryError(
+            "ENGINE_SESSION_LOST",
+            f"the engine at {without_secrets(url)} no longer knows the session of this pipeline",
+            cause=_first_line(text),
+            hint="it was restarted, or the session expired: run the update again",
+        )
+    if condition:
+        return _spark_error(error, condition, text)
     for pattern, explain in _RULES:
         match = pattern.search(text)
         if match is not None:
@@ -37,6 +63,63 @@ def query_error(error: Exception) -> QueryError:
         hint="change the part of the query that the cause names",
         retryable=bool(_TRANSIENT.search(text)),
     )
+
+
+def unavailable(url: str, cause: str) -> QueryError:
+    return QueryError(
+        "ENGINE_UNAVAILABLE",
+        f"the engine at {without_secrets(url)} does not answer",
+        cause=_first_line(cause),
+        hint="check `lakelet.engine` and that the server runs, then run the update again: nothing is written twice",
+        retryable=True,
+    )
+
+
+def without_secrets(url: str) -> str:
+    """Return the address of an endpoint without its parameters, a token among them."""
+    return url.partition("/;")[0]
+
+
+def _first_line(text: str) -> str:
+    details = re.search(r'details = "([^"]*)"', text)
+    return details[1] if details else text.splitlines()[0] if text else "no reason was given"
+
+
+def _spark_condition(error: Exception) -> str:
+    """Return the condition that Apache Spark gave the error, empty where the engine has no conditions."""
+    getter = getattr(error, "getCondition", None)
+    condition = getter() if getter is not None else None
+    return condition or ""
+
+
+def _spark_error(error: Any, condition: str, text: str) -> QueryError:
+    """Return an error that Spark has named, in Spark's own words."""
+    inner = _CAUSED_BY.findall(text)
+    if condition in _WRAPPERS and inner:
+        condition, text = inner[-1][0], f"[{inner[-1][0]}] {inner[-1][1]}"
+    plain = _STACKTRACE.split(text)[0].strip()
+    sentence = re.sub(r"\s*SQLSTATE: \w+\s*", " ", plain.removeprefix(f"[{condition}] ")).strip()
+    message, _, more = sentence.partition("\n")
+    kind = condition.partition(".")[0]
+    if kind == "FAILED_EXECUTE_UDF":
+        worker = sentence[sentence.find("Traceback") :].splitlines()
+        return QueryError(
+            "FAILED_EXECUTE_UDF",
+            "a Python function failed on a row",
+            cause="\n".join(worker) or None,
+            hint="let the function handle such a value, for example by returning None",
+        )
+    result = QueryError(
+        kind,
+        (message[:1].lower() + message[1:] if message[1:2].islower() else message).rstrip("."),
+        cause=more.strip() or None,
+        hint="change the part of the query that the message names",
+        retryable=kind.startswith("DELTA_CONCURRENT"),
+    )
+    if kind == "UNRESOLVED_COLUMN":
+        parameters = error.getMessageParameters() or {}
+        result.column = str(parameters.get("objectName", "")).replace("`", "") or None
+    return result
 
 
 def _readable(text: str) -> str:

@@ -35,6 +35,7 @@ from lakelet.execution.auto_cdc_schema import (
     APP_ID,
     BATCH_ID,
     END_AT,
+    KEPT,
     METADATA_PROPERTY,
     NEW,
     PREFIX,
@@ -42,6 +43,7 @@ from lakelet.execution.auto_cdc_schema import (
     START_AT,
     TRUNCATE,
     CdcMetadata,
+    keeps_values,
     metadata_of,
     sequence_type_of,
     target_schema,
@@ -105,6 +107,7 @@ class AutoCdc:
         definition: what a missing target is created with, and the schema that it has after a full refresh; None for
             the columns of `target_schema`.
         fail_on_ties: refuse a batch in which, or with which, a key has different events with one sequence value.
+        remember_all: another flow of the target may keep values of earlier events, so none may be forgotten.
         now: clock of the batch.
         forget_deletes_after: age from which deletes are not remembered; None: they are for good.
 
@@ -124,11 +127,13 @@ class AutoCdc:
         auxiliary: str,
         definition: TableDefinition | None = None,
         fail_on_ties: bool = False,
+        remember_all: bool = False,
         now: datetime | None = None,
         forget_deletes_after: timedelta | None = None,
     ) -> None:
         self._flow = flow
         self._fail_on_ties = fail_on_ties
+        self._remember_all = remember_all or keeps_values(flow)
         self._now = now
         self._forget_before = None if now is None or forget_deletes_after is None else now - forget_deletes_after
         self._source = source_schema
@@ -162,8 +167,10 @@ class AutoCdc:
                 return self._replay(auxiliary, target, receipt, restart=restart)
             if restart or auxiliary is None:
                 return self._start(auxiliary, target, changes, receipt, restart=restart)
+            is_due = auxiliary.recent_rows().num_rows >= RECENT_EVENTS
             result = self._continue(auxiliary, target, changes, receipt)
-            self._settle(auxiliary)
+            if is_due:
+                self._settle(auxiliary)
             return result
 
     def check(self, changes: Relation) -> None:
@@ -242,9 +249,7 @@ class AutoCdc:
             return step.commit_rows(receipt, num_input_rows=events.rows)
 
     def _settle(self, auxiliary: Table) -> None:
-        """Once enough events have come, put them among the others of their keys and drop what is not needed any more."""
-        if auxiliary.recent_rows().num_rows < RECENT_EVENTS:
-            return
+        """Put the events that came last among the others of their keys, and drop what is not needed any more."""
         shape = self._shape(auxiliary.schema)
         truncate = self._truncate(auxiliary)
         change = auxiliary.change(keys=shape.keys, identity=(*shape.keys, SEQUENCE))
@@ -366,6 +371,7 @@ class AutoCdc:
             columns=columns,
             scd_type=self._flow.scd_type,
             tracked=tracked_names(self._flow, columns),
+            remembers_all=self._remember_all or self._flow.scd_type == 2 or KEPT in schema.names,
         )
 
     def _keys(self, schema: pa.Schema) -> tuple[str, ...]:

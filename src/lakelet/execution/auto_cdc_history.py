@@ -26,12 +26,14 @@ class Shape:
     Attributes:
         columns: the target's columns but for the interval, keys included, as the auxiliary table spells them.
         tracked: columns whose change opens a new version (SCD 2).
+        remembers_all: a late event may need any event before it, not only the last one.
     """
 
     keys: tuple[str, ...]
     columns: tuple[str, ...]
     scd_type: int
     tracked: tuple[str, ...]
+    remembers_all: bool
 
     @property
     def values(self) -> list[str]:
@@ -72,9 +74,7 @@ def history_of(events: pa.Table, shape: Shape, *, truncated_at: pa.Scalar | None
     of_same_key = same_key if picked.all() else all_same(counting, shape.keys)
     shown = _filled(counting, shape, of_same_key) if KEPT in events.column_names else counting
     rows = _runs(shown, shape, of_same_key) if shape.scd_type == 2 else _latest(shown, shape, of_same_key)
-    # An ignored NULL may need the value of any event before: even a delete can lose its place to an upsert.
-    needs_all = shape.scd_type == 2 or KEPT in events.column_names
-    remembered = distinct if needs_all else distinct & last_places(same_key, same_place)
+    remembered = distinct if shape.remembers_all else distinct & last_places(same_key, same_place)
     kept = events if remembered.all() else events.filter(pa.array(remembered))
     return History(events=kept, rows=rows, ties=events.select([*shape.keys, SEQUENCE]).take(ties))
 

@@ -152,9 +152,15 @@ def null_keeping_names(flow: AutoCdcFlow, columns: Iterable[str]) -> tuple[str, 
     if flow.columns_to_update is not None:
         return tuple(name for name in columns if name.lower() not in {*keys, flow.columns_to_update.lower()})
     lists = (flow.ignore_null_updates_column_list, flow.ignore_null_updates_except_column_list)
-    if not flow.ignore_null_updates and lists == (None, None):
+    if not keeps_values(flow):
         return ()
     return tuple(name for name in columns if name.lower() not in keys and _in_lists(name, *lists))
+
+
+def keeps_values(flow: AutoCdcFlow) -> bool:
+    """Return whether an upsert of the flow may keep the value that an event before it has set."""
+    lists = (flow.ignore_null_updates_column_list, flow.ignore_null_updates_except_column_list)
+    return flow.columns_to_update is not None or flow.ignore_null_updates is True or lists != (None, None)
 
 
 def _in_lists(name: str, only: tuple[str, ...] | None, without: tuple[str, ...] | None) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -52,6 +53,14 @@ class ClockedEngine:
 
     def command(self, command: proto.Command) -> None:
         self.engine.command(command)
+
+    def observed(self, command: proto.Command, *, settings: Mapping[str, str] | None = None) -> dict[str, Any]:
+        if command.HasField("write_operation"):
+            clocked = type(command)()
+            clocked.CopyFrom(command)
+            clocked.write_operation.input.CopyFrom(self._clocked(command.write_operation.input))
+            command = clocked
+        return self.engine.observed(command, settings=settings)
 
     def interrupt(self) -> None:
         self.engine.interrupt()

@@ -77,28 +77,39 @@ def check_view(item: ViewRows, display: str, engine: Engine, quality: Quality) -
     Raises:
         ExpectationViolation: a fail rule is violated.
     """
-    rules = item.view.expectations
+    count_rules(item.rows, item.view, display, engine, quality)
+
+
+def count_rules(rows: Relation, dataset: Dataset, display: str, engine: Engine, quality: Quality) -> tuple[int, int]:
+    """Count the rules of a dataset over its rows, in a query of its own; returns how many rows there are and are dropped.
+
+    Raises:
+        ExpectationViolation: a fail rule is violated.
+    """
+    rules = dataset.expectations
     measures = {"total": plan.expression("count(*)")}
     for number, rule in enumerate(rules):
         measures[f"failed{number}"] = plan.call("count_if", plan.is_not_true(plan.expression_of(rule.condition)))
     drops = [plan.is_not_true(plan.expression_of(rule.condition)) for rule in rules if rule.action is Action.DROP]
     if drops:
         measures["dropped"] = plan.call("count_if", any_of(drops))
-    row = engine.collect(plan.aggregated(item.rows, measures)).to_pylist()[0]
+    row = engine.collect(plan.aggregated(rows, measures)).to_pylist()[0]
     failed = [row[f"failed{number}"] for number in range(len(rules))]
     violated = [
         (rule, count) for rule, count in zip(rules, failed, strict=True) if count and rule.action is Action.FAIL
     ]
     if violated:
         broken = any_of([plan.is_not_true(plan.expression_of(rule.condition)) for rule, _ in violated])
-        examples = engine.collect(plan.limited(plan.filtered(item.rows, broken), MAX_EXAMPLES)).to_pylist()
-        raise violation(item.view, display, violated, examples)
+        examples = engine.collect(plan.limited(plan.filtered(rows, broken), MAX_EXAMPLES)).to_pylist()
+        raise violation(dataset, display, violated, examples)
     if quality.on_dropped is not None and row.get("dropped", 0):
-        gone = engine.collect(plan.filtered(marked(item.rows, rules), any_of(drops)))
+        gone = engine.collect(plan.filtered(marked(rows, rules), any_of(drops)))
         marks = [gone.column(f"{VIOLATION}{number}") for number in range(len(rules))]
         names = [name for name in gone.column_names if not name.startswith(VIOLATION)]
         quality.on_dropped(_dropped(display, rules, gone.select(names), marks))
-    quality.add(display, rules, row["total"], failed, row.get("dropped", 0))
+    if rules:
+        quality.add(display, rules, row["total"], failed, row.get("dropped", 0))
+    return row["total"], row.get("dropped", 0)
 
 
 def marked(rows: Relation, rules: Sequence[Expectation]) -> Relation:

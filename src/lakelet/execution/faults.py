@@ -44,6 +44,8 @@ MEANINGS: Mapping[str, str] = {
     "flow.commit_noted": "micro-batch: it is done; what it remembered is not tidied up",
     "state.compacted": "operator with state: its table is written anew, the old files are still there",
     "view.planned": "materialized view: what it reads is pinned, nothing is computed",
+    "view.intent_written": "materialized view: its intent is on disk, its table and partial values are as before",
+    "view.state_committed": "materialized view: the partial values of its groups are ahead of its rows",
     "view.swapped": "materialized view: the new rows are in the table, nothing says which version they belong to",
     "view.noted": "materialized view: the refresh is noted",
 }

@@ -22,13 +22,14 @@ from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.auto_cdc import AutoCdc, CdcResult
 from lakelet.execution.auto_cdc_events import EXAMPLES, applicable, outside, where_violated
+from lakelet.execution.auto_cdc_schema import keeps_values
 from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
 from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, drop_old_epochs, epochs, read_json, write_json
 from lakelet.execution.code_changes import tell_of_changes
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.diagnosis import missing_table
-from lakelet.execution.expectations import Quality, check_view, enforce, marked
+from lakelet.execution.expectations import Quality, check_view
 from lakelet.execution.faults import reach
 from lakelet.execution.foreign import check_commits, note_versions
 from lakelet.execution.reads import plan_leaf
@@ -36,13 +37,14 @@ from lakelet.execution.sinks import write_sink
 from lakelet.execution.sources import Skipped, Slice
 from lakelet.execution.stateful import StatefulBatch, plan_state
 from lakelet.execution.watermark import shown
+from lakelet.execution.writing import pending_rows
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Action, AutoCdcFlow, Dataset, DatasetKind
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
 from lakelet.storage.delta_log import latest_version
-from lakelet.storage.schema import compare, conform, evolved, nullable
+from lakelet.storage.schema import compare, evolved, nullable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,9 +186,7 @@ def rehearse_batch(
         _check_where(context, flow.flow, changes)
         _applier(context, flow.flow, flow, dataset, batch.at).check(changes)
         return
-    reader = enforce(context.engine.stream(marked(bound.rows, dataset.expectations)), dataset, display, quality)
-    for _ in reader:
-        pass
+    pending_rows(context.engine, bound.rows, dataset, display, quality).count()
 
 
 def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint) -> Batch | None:
@@ -275,17 +275,16 @@ def _append(
     present: bool,
 ) -> Written:
     display = context.display(dataset.name)
-    reader = enforce(context.engine.stream(marked(rows, dataset.expectations)), dataset, display, quality)
+    pending = pending_rows(context.engine, rows, dataset, display, quality)
     if present:
-        return Written(output_rows=sum(batch.num_rows for batch in reader))
+        return Written(output_rows=pending.count())
     is_fresh = starts_generation(context, flow, dataset, table, receipt)
-    columns = check_columns(context, flow, dataset, reader.schema, stored=None if is_fresh else table.schema)
+    columns = check_columns(context, flow, dataset, pending.schema, stored=None if is_fresh else table.schema)
     part = context.stateful(flow)
     if is_fresh or (part is not None and part.is_complete):
-        rows_of_table = with_columns_of(reader, columns)
         partitions = dataset.partition_cols if is_fresh else None
-        return Written(output_rows=table.replace(rows_of_table, receipt=receipt, partition_cols=partitions))
-    return Written(output_rows=table.append(reader, receipt=receipt, evolve=len(columns) > len(table.schema)))
+        return Written(output_rows=pending.replace(table, columns, receipt=receipt, partition_cols=partitions))
+    return Written(output_rows=pending.append(table, receipt=receipt, evolve=len(columns) > len(table.schema)))
 
 
 def check_columns(
@@ -311,11 +310,6 @@ def check_columns(
     if change.conflicts or stray:
         raise _schema_mismatch(context, flow, dataset, change.conflicts, stray)
     return evolved(base, incoming)
-
-
-def with_columns_of(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:
-    """Return the rows with all columns of `schema`: a swap must not lose those of the dataset's other flows."""
-    return pa.RecordBatchReader.from_batches(schema, (conform(batch, schema) for batch in reader))
 
 
 def starts_generation(
@@ -438,6 +432,10 @@ def _applier(
         now=at,
         forget_deletes_after=context.forget_deletes_after(dataset),
         fail_on_ties=context.cdc_ties == "fail",
+        remember_all=any(
+            isinstance(other.flow, AutoCdcFlow) and keeps_values(other.flow)
+            for other in context.graph.flows_to(dataset.name)
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from pyspark.sql.connect.plan import LogicalPlan
 from pyspark.sql.connect.session import SparkSession
 
 from lakelet.engine.base import Engine
-from lakelet.engine.sail import connect
+from lakelet.engine.connect import connect
 from lakelet.plan.relation import Relation
 
 

@@ -21,6 +21,7 @@ from lakelet.execution.checkpoint import (
     read_generation,
     read_json,
 )
+from lakelet.execution.view_record import ViewRecords
 from lakelet.storage.base import TableStore
 from lakelet.storage.catalog import Catalog
 from lakelet.storage.retention import old_log_files, versions_before_removals
@@ -119,14 +120,12 @@ def _needs(catalog: Catalog, folder: Path) -> Iterator[tuple[str, Need]]:
     """Yield what one dataset's flows need, by location as the checkpoint has it."""
     name, own = folder.name, _location(catalog, folder)
     hidden = str(catalog.storage.joinpath("_auxiliary", *folder.parts[-3:]))
-    view = folder / "view.json"
-    if view.exists():
-        recorded = read_json(view)
-        inputs: dict[str, int] = recorded.get("inputs", {})
-        for location, version in inputs.items():
-            yield location, Need(log_from=version + 1, flow=name)
-        if own is not None and "table_version" in recorded:
-            yield own, Need(log_from=recorded["table_version"] + 1, flow=name)
+    records = ViewRecords(folder)
+    for record in filter(None, (records.note(), records.intent())):
+        for location, read in record.inputs.items():
+            yield location, Need(log_from=read.version + 1, flow=name)
+        if own is not None and record.table_version >= 0:
+            yield own, Need(log_from=record.table_version + 1, flow=name)
     for place, committed, unfinished in batches_in_use(folder, read_generation(folder)):
         flow = flow_name(place.parent.name)
         if committed is not None:
@@ -168,6 +167,17 @@ def pipeline_tables(catalog: Catalog) -> tuple[str, ...]:
     return (*found, str(catalog.system / "events"))
 
 
+def keyed_tables(catalog: Catalog) -> frozenset[str]:
+    """Return the locations of AUTO CDC targets and of what is remembered of them: their small files are in order of their
+    keys, so that a batch rewrites few, and are not put together."""
+    found = set()
+    for folder in checkpoint_folders(catalog):
+        hidden = catalog.storage.joinpath("_auxiliary", *folder.parts[-3:])
+        if hidden.is_dir():
+            found |= {str(hidden), *(catalog.absolute(text) for text in filter(None, [_location(catalog, folder)]))}
+    return frozenset(found)
+
+
 def maintain_table(
     store: TableStore,
     location: str,
@@ -175,6 +185,7 @@ def maintain_table(
     label: str,
     need: Need | None,
     retention: Retention,
+    compact: bool = True,
     now: datetime | None = None,
     dry_run: bool = False,
 ) -> Maintained:
@@ -185,6 +196,7 @@ def maintain_table(
 
     Args:
         need: what flows still need of it; that stays, however old.
+        compact: put small files together.
 
     Raises:
         StorageError: the table cannot be read or written.
@@ -203,7 +215,7 @@ def maintain_table(
             )
         keep = found
     before = table.size().files
-    if before > 1 and not dry_run:
+    if compact and before > 1 and not dry_run:
         table.keep_log()
         newest = table.version
         table.compact()
@@ -248,6 +260,7 @@ def maintain(
         StorageError: a checkpoint or a table cannot be read or written.
     """
     needs = versions_in_use(catalog)
+    keyed = keyed_tables(catalog)
     return tuple(
         maintain_table(
             store,
@@ -255,6 +268,7 @@ def maintain(
             label=catalog.relative(location),
             need=needs.get(location),
             retention=retention,
+            compact=location not in keyed,
             now=now,
             dry_run=dry_run,
         )

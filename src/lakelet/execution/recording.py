@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib.metadata import version
 
 from lakelet.events.log import EventBus, JsonLinesWriter
 from lakelet.events.model import PipelineEvent
@@ -26,6 +28,12 @@ class Recording:
 
     bus: EventBus
     flush: Callable[[], int]
+
+
+def component_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that results depend on."""
+    packages = {"engine": "pysail", "pyspark": "pyspark-client", "deltalake": "deltalake", "pyarrow": "pyarrow"}
+    return {"python": platform.python_version(), **{name: version(package) for name, package in packages.items()}}
 
 
 @contextmanager

@@ -22,13 +22,14 @@ from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
-from lakelet.execution.flows import check_columns, with_columns_of
+from lakelet.execution.flows import check_columns
 from lakelet.execution.group_refresh import Leaves, changed_groups, finished_rows, unit_values
 from lakelet.execution.refresh_plan import NO_OP, RefreshPlan, check_policy, plan_refresh
 from lakelet.execution.slices import file_rows
 from lakelet.execution.view_query import bound
 from lakelet.execution.view_record import ViewRecord, ViewRecords
 from lakelet.execution.view_state import GROUPS, ViewState
+from lakelet.execution.writing import pending_rows, with_columns_of
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset
 from lakelet.plan import relation as plan_relation
@@ -160,10 +161,7 @@ class _Refresh:
         record = self._numbered(plan)
         table = context.table(self._dataset)
         receipt = self._begin(record)
-        written = table.append(rows, receipt=receipt)
-        reach("view.swapped")
-        self._note(record, table)
-        return written
+        return self._noted(record, table, table.append(rows, receipt=receipt))
 
     def complete_from_groups(self, plan: RefreshPlan, quality: Quality) -> int:
         """Compute the view anew by way of the partial values of its groups, which are kept."""
@@ -187,10 +185,15 @@ class _Refresh:
         found = context.binder.bind(self._flow.relation, origin, slices={}, versions=plan.versions)
         for view in found.views:
             check_view(view, context.display(view.view.name), context.engine, quality)
-        rows = context.engine.stream(self._marked(found.rows))
-        reader = enforce(rows, self._dataset, context.display(self._dataset.name), quality)
+        dataset = self._dataset
+        pending = pending_rows(context.engine, found.rows, dataset, context.display(dataset.name), quality)
+        columns = None if dataset.schema is None else self._declared_columns(pending.schema)
         record = self._numbered(plan)
-        return self._swap(record, self._begin(record), reader)
+        receipt = self._begin(record)
+        table = context.table(dataset)
+        return self._noted(
+            record, table, pending.replace(table, columns, receipt=receipt, partition_cols=dataset.partition_cols)
+        )
 
     # -- what they share ------------------------------------------------------------------------------------------
 
@@ -247,11 +250,17 @@ class _Refresh:
         reach("view.noted")
 
     def _swap(self, record: ViewRecord, receipt: Receipt, reader: pa.RecordBatchReader) -> int:
-        context, dataset = self._context, self._dataset
-        if dataset.schema is not None:
-            reader = with_columns_of(reader, check_columns(context, self._flow, dataset, reader.schema, stored=None))
-        table = context.table(dataset)
-        written = table.replace(reader, receipt=receipt, partition_cols=dataset.partition_cols)
+        if self._dataset.schema is not None:
+            reader = with_columns_of(reader, self._declared_columns(reader.schema))
+        table = self._context.table(self._dataset)
+        return self._noted(
+            record, table, table.replace(reader, receipt=receipt, partition_cols=self._dataset.partition_cols)
+        )
+
+    def _declared_columns(self, columns: pa.Schema) -> pa.Schema:
+        return check_columns(self._context, self._flow, self._dataset, columns, stored=None)
+
+    def _noted(self, record: ViewRecord, table: Table, written: int) -> int:
         reach("view.swapped")
         self._note(record, table)
         return written

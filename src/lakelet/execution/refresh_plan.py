@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lakelet.errors import GraphError
+from lakelet.errors import GraphError, LakeletError
 from lakelet.execution.flows import pinned_versions
 from lakelet.execution.view_query import ViewQuery
 from lakelet.execution.view_record import InputVersion, ViewRecord, ViewRecords
@@ -20,7 +20,7 @@ from lakelet.plan.incremental import Issue, added_rows
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf
 from lakelet.storage.data_files import DataFile
-from lakelet.storage.delta_log import appended_files, changes_rows, commit_file, latest_version
+from lakelet.storage.delta_log import appended_files, changes_rows, commit_file, latest_version, snapshot_files
 
 if TYPE_CHECKING:
     from lakelet.execution.context import UpdateContext
@@ -119,6 +119,7 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         assert note is not None
         plan = _incremental(context, dataset, records, plan, note, changes)
     keeps = query.groups is not None and dataset.refresh_policy != "full" and not changes.issues
+    keeps = keeps and not context.engine.capabilities.cluster_writes
     plan = replace(plan, keeps_state=plan.technique == COMPLETE and keeps)
     return plan
 
@@ -221,6 +222,9 @@ def _incremental(
     names = ", ".join(f"`{context.catalog.relative(location)}`" for location in changes.added)
     grown = Issue(type="DATA_HAS_CHANGED", text=f"rows were appended to {names}")
     query = plan.query
+    if context.engine.capabilities.cluster_writes:
+        text = "the cluster computes and writes its rows; partial values are kept with the embedded engine only"
+        return replace(plan, issues=(grown, Issue(type="PLAN_NOT_INCREMENTALIZABLE", text=text, detail="ENGINE")))
     if query.form is None:
         return replace(plan, issues=(grown, *([query.issue] if query.issue else [])))
     leaves = [n for n, leaf in enumerate(query.leaves) if leaf.location in changes.added and not leaf.is_fixed]
@@ -229,6 +233,12 @@ def _incremental(
     terms = added_rows(query.form.below, leaves)
     if isinstance(terms, Issue):
         return replace(plan, issues=(grown, terms))
+    if len(leaves) > 1:
+        # A join of two tables that grew reads rows from before, too, and a vacuum may have taken their files.
+        for location in changes.added:
+            if not _is_readable(location, changes.old[location]):
+                text = f"version {changes.old[location]} of `{context.catalog.relative(location)}` is no longer there"
+                return replace(plan, issues=(grown, Issue(type="CHANGE_SET_MISSING", text=text)))
     state = None
     if query.groups is not None:
         state = ViewState.open(context.store, records.state_location)
@@ -245,6 +255,14 @@ def _incremental(
         terms=terms,
         state=state,
     )
+
+
+def _is_readable(location: str, version: int) -> bool:
+    """Return whether a version is still in the log, with all of its files."""
+    try:
+        return all(Path(file.path).exists() for file in snapshot_files(location, version))
+    except LakeletError:
+        return False
 
 
 def check_policy(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, plan: RefreshPlan) -> None:

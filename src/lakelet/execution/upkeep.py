@@ -11,7 +11,7 @@ from lakelet.errors import LakeletError
 from lakelet.events import kinds
 from lakelet.execution.checkpoint import read_generation
 from lakelet.execution.context import UpdateContext
-from lakelet.execution.maintenance import Retention, maintain_table, versions_in_use
+from lakelet.execution.maintenance import Retention, keyed_tables, maintain_table, versions_in_use
 from lakelet.execution.update import Key
 from lakelet.graph.elements import Dataset
 from lakelet.storage.delta_log import latest_version
@@ -59,7 +59,7 @@ class Upkeep:
         """Compact the tables of a dataset, and remove old files; returns how many tables were looked after."""
         context, display = self.context, self.context.display(dataset.name)
         try:
-            needs = versions_in_use(context.catalog)
+            needs, keyed = versions_in_use(context.catalog), keyed_tables(context.catalog)
             done = [
                 maintain_table(
                     context.store,
@@ -67,6 +67,7 @@ class Upkeep:
                     label=context.catalog.relative(location),
                     need=needs.get(location),
                     retention=Retention(),
+                    compact=location not in keyed,
                     now=context.clock(),
                 )
                 for location in self._tables(dataset)

@@ -14,6 +14,7 @@ from pyspark.errors.exceptions.connect import SparkNoSuchElementException
 from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
 from pyspark.sql.connect.client.core import AnalyzeResult, ConfigResult
 
+from lakelet.engine.connect import with_session
 from lakelet.errors import DefinitionError, LakeletError, Origin
 from lakelet.names import NameContext
 from lakelet.pipelines.call_site import CallSite, call_site
@@ -85,7 +86,7 @@ class GuardedClient(SparkConnectClient):
         configuration: Mapping[str, str],
         names: NameContext,
     ) -> None:
-        connection = f"{url.rstrip('/')}/;session_id={session_id}"
+        connection = with_session(url, session_id)
         options = [("grpc.compression_enabled_algorithms_bitset", 1)]
         super().__init__(connection=DefaultChannelBuilder(connection, channelOptions=options))
         self._handler = handler

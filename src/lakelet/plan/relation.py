@@ -202,6 +202,18 @@ def aggregated(source: Relation, measures: Mapping[str, proto.Expression]) -> Re
     return relation
 
 
+def observed(source: Relation, name: str, measures: Mapping[str, proto.Expression]) -> Relation:
+    """Return `source`, its measures counted under `name` while its rows are read."""
+    relation = new()
+    relation.collect_metrics.input.CopyFrom(source)
+    relation.collect_metrics.name = name
+    for measure, value in measures.items():
+        metric = relation.collect_metrics.metrics.add()
+        metric.alias.expr.CopyFrom(value)
+        metric.alias.name.append(measure)
+    return relation
+
+
 def union(sources: list[Relation], *, by_name: bool = False) -> Relation:
     """Return all rows of `sources`, which have the same columns in the same order.
 

@@ -204,6 +204,10 @@ class Table(Protocol):
 
     def size(self) -> TableSize: ...
 
+    def refresh(self) -> None:
+        """Go to the newest version, which somebody else has committed."""
+        ...
+
     def keep_log(self) -> None:
         """See to it that no writer of the table cleans its log up; a commit of its own where that is new."""
         ...

@@ -33,7 +33,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from lakelet.storage.schema import conform
 
-LEAF_ROWS = 4096
+LEAF_ROWS = 2048
 """Rows of a file after a split; a file is split when it has twice as many."""
 REMEMBERED_BYTES = 128 << 20
 """Memory for rows of files that were read or written last. A file never changes, and what is changed is looked up first."""
@@ -238,7 +238,6 @@ class Change:
             schema=self._delta.schema(),
             commit_properties=properties,
         )
-        self._delta.update_incremental()  # the handle does not follow by itself
 
     def _write(self, rows: pa.Table) -> list[tuple[AddAction, dict[str, Any]]]:
         """Write rows in the order of their keys, as one file or several."""

@@ -38,7 +38,8 @@ class DeltaRsTable:
     """One open Delta table."""
 
     def __init__(self, table: DeltaTable, location: str) -> None:
-        self._table = table
+        self._opened = table
+        self._is_behind = False
         self.location = location
         self._schema: pa.Schema | None = None
         self._seen: tuple[int, clustered.Files] | None = None
@@ -46,6 +47,18 @@ class DeltaRsTable:
     @property
     def delta(self) -> DeltaTable:
         return self._table
+
+    @property
+    def _table(self) -> DeltaTable:
+        if self._is_behind:
+            with storage_errors(self.location):
+                self._opened.update_incremental()
+            self._is_behind = False
+        return self._opened
+
+    def changed(self) -> None:
+        """Note that a commit was made which delta-rs does not follow by itself; costs something only if it is used again."""
+        self._is_behind = True
 
     @property
     def id(self) -> str:
@@ -94,6 +107,11 @@ class DeltaRsTable:
             sum(value or 0 for value in files.column(name).to_pylist()) for name in ("num_records", "size_bytes")
         )
         return TableSize(files=files.num_rows, rows=rows, bytes=size)
+
+    def refresh(self) -> None:
+        with storage_errors(self.location):
+            self._table.update_incremental()
+        self._schema = None
 
     def keep_log(self) -> None:
         self.set_properties({KEEPS_LOG: "false"})
@@ -312,6 +330,7 @@ class _SwappedFiles:
     def commit(self, receipt: Receipt | None) -> None:
         with storage_errors(self._table.location):
             self._change.commit(_properties(receipt) or CommitProperties())
+        self._table.changed()
 
 
 class _MergedRows:

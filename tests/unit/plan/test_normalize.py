@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from typing import Any
 
@@ -181,7 +182,7 @@ def test_references_to_a_watermark_go_to_what_it_stood_on() -> None:
 
 @pytest.mark.parametrize("can", [True, False])
 def test_only_what_the_engine_cannot_do_is_taken_out(can: bool) -> None:
-    capabilities = EngineCapabilities(file_metadata=can, join_key_by_frame=can, group_by_all=can, batch_watermark=can)
+    capabilities = EngineCapabilities(**{field.name: can for field in dataclasses.fields(EngineCapabilities)})
     tree = watermarked(plan.sql("SELECT a, count(*) FROM t GROUP BY ALL"))
     result = runnable(tree, capabilities)
     assert (result.WhichOneof("rel_type") == "with_watermark") is can

@@ -1,0 +1,90 @@
+"""What an endpoint can do, found out by small questions. Only analysis where that tells, a row or two where not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lakelet.engine.base import EngineCapabilities
+from lakelet.errors import QueryError
+
+if TYPE_CHECKING:
+    from lakelet.engine.connect import ConnectEngine
+    from lakelet.plan.relation import Relation
+
+DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
+
+
+def detect(engine: ConnectEngine) -> EngineCapabilities:
+    """Return the capabilities of an endpoint."""
+    observes = _runs(engine, observed())
+    return EngineCapabilities(
+        # A relation over no file has no metadata; an engine that knows `_metadata` is one that knows `observe`.
+        file_metadata=observes,
+        join_key_by_frame=_runs(engine, key_by_frame()),
+        group_by_all=_runs(engine, grouped_by_all()),
+        batch_watermark=_runs(engine, watermarked()),
+        scoped_sources=False,  # two queries at one instant cannot be tried, and names of their own never hurt
+        observed_metrics=observes,
+        overflow_is_an_error=not _runs(engine, overflowing()),
+        cluster_writes=observes and DELTA_EXTENSION in (engine.setting("spark.sql.extensions") or ""),
+    )
+
+
+def _runs(engine: ConnectEngine, relation: Relation) -> bool:
+    try:
+        engine.collect(relation)
+    except QueryError as error:
+        if error.condition == "ENGINE_UNAVAILABLE":
+            raise
+        return False
+    return True
+
+
+def observed() -> Relation:
+    """Return one row, and a count of it taken on the way."""
+    from lakelet.plan import relation as plan
+
+    return plan.observed(plan.sql("SELECT 1 AS id"), "probe", {"n": plan.expression("count(*)")})
+
+
+def grouped_by_all() -> Relation:
+    from lakelet.plan import relation as plan
+
+    return plan.sql("SELECT id % 2 AS odd, count(*) FROM range(4) GROUP BY ALL")
+
+
+def overflowing() -> Relation:
+    from lakelet.plan import relation as plan
+
+    return plan.sql("SELECT max(id) + 9223372036854775807L AS n FROM range(4)")
+
+
+def watermarked() -> Relation:
+    from lakelet.plan import relation as plan
+
+    relation = plan.new()
+    relation.with_watermark.input.CopyFrom(plan.sql("SELECT current_timestamp() AS at"))
+    relation.with_watermark.event_time, relation.with_watermark.delay_threshold = "at", "1 minute"
+    return relation
+
+
+def key_by_frame() -> Relation:
+    """Return a selection of the first join's key, through its frame, above two USING joins."""
+    from pyspark.sql.connect import proto
+
+    from lakelet.plan import relation as plan
+
+    first = plan.sql("SELECT 1 AS k, 2 AS c")
+    joined = first
+    for key in ("k", "c"):
+        join = plan.new()
+        join.join.left.CopyFrom(joined)
+        join.join.right.CopyFrom(plan.sql(f"SELECT 1 AS {key}" if key == "k" else f"SELECT 2 AS {key}"))
+        join.join.join_type = proto.Join.JOIN_TYPE_INNER
+        join.join.using_columns.append(key)
+        joined = join
+    result = plan.new()
+    result.project.input.CopyFrom(joined)
+    attribute = result.project.expressions.add().unresolved_attribute
+    attribute.unparsed_identifier, attribute.plan_id = "k", first.common.plan_id
+    return result
