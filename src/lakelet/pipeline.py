@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection, UpdateResult
 from lakelet.names import NameContext
 from lakelet.secrets import masked, secret_values
-from lakelet.spec import PipelineSpec, load_spec
+from lakelet.spec import PipelineSpec, absolute_path, load_spec
 from lakelet.storage.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Pipeline:
     """One pipeline project.
 
     Args:
-        spec: the project file or its folder; by default the one in this folder or the nearest above.
+        spec: the project file or its folder, or what `load_spec` returned; by default the one in this folder or the
+            nearest above.
         storage: where tables and checkpoints lie, instead of what the project file says.
         configuration: overrides of the project file's `configuration`.
         engine: one that is running already, used instead of an own one and left running by `close`.
@@ -63,14 +65,18 @@ class Pipeline:
 
     def __init__(
         self,
-        spec: str | Path | None = None,
+        spec: str | Path | PipelineSpec | None = None,
         *,
         storage: str | Path | None = None,
         configuration: Mapping[str, str] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         engine: Engine | None = None,
     ) -> None:
-        self.spec: PipelineSpec = load_spec(spec, storage=storage).overridden(configuration or {})
+        if not isinstance(spec, PipelineSpec):
+            spec = load_spec(spec, storage=storage)
+        elif storage is not None:
+            spec = replace(spec, storage=absolute_path(storage))
+        self.spec: PipelineSpec = spec.overridden(configuration or {})
         self.names = NameContext(self.spec.catalog, self.spec.database)
         self._clock = clock
         self._engine: Engine | None = engine
@@ -110,9 +116,7 @@ class Pipeline:
 
     def sibling(self) -> Pipeline:
         """Return the same project once more, on the same engine: it may be loaded anew while this one runs."""
-        other = Pipeline(self.spec.file, storage=self.spec.storage, clock=self._clock, engine=self.engine)
-        other.spec = self.spec
-        return other
+        return Pipeline(self.spec, clock=self._clock, engine=self.engine)
 
     def _located_graph(self) -> DataflowGraph:
         """Return the graph; an error that belongs to no line of a pipeline file belongs to the project file."""
