@@ -526,6 +526,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _whole(text: str) -> int:
+    if not text.strip().isdigit():
+        raise ValueError("it is a whole number, 0 or more")
+    return int(text)
+
+
 def _folders(text: str) -> tuple[str, ...]:
     return tuple(folder.strip() for folder in text.split(",") if folder.strip())
 
@@ -618,6 +624,13 @@ SETTINGS: Mapping[str, Setting] = {
             default="",
             doc="Extra folders, separated by commas, whose modules the pipeline's files may import.",
             parse=_folders,
+        ),
+        Setting(
+            key="lakelet.views.recomputeRows",
+            default="200000",
+            doc="A materialized view whose tables have no more rows than this is computed anew instead of incrementally, which "
+            "costs less; 0 never prefers that. For `refresh_policy` auto.",
+            parse=_whole,
         ),
         Setting(
             key="lakelet.cdc.ties",

@@ -370,3 +370,17 @@ def test_a_named_version_does_not_follow_its_table(project: Any) -> None:
     project.ok()
     assert project.techniques()["v"] == ("NO_OP", [])
     assert project.rows("v", "count") == [1, 1, 2]
+
+
+def test_a_small_view_is_computed_anew_and_followed_once_it_has_grown(project: Any) -> None:
+    settings = {"lakelet.views.recomputeRows": str(2 * FIRST.num_rows)}
+    project.write(view(GROUPED["sum"]))
+    chosen = []
+    for _ in range(4):
+        project.land("sales", FIRST)
+        project.ok(configuration=settings)
+        chosen.append(project.techniques()["v"])
+    assert [technique for technique, _ in chosen] == [*["COMPLETE_RECOMPUTE"] * 3, "GROUP_AGGREGATE"]
+    assert chosen[1][1] == ["DATA_HAS_CHANGED", "INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL"]
+    assert chosen[2][1] == ["DATA_HAS_CHANGED", "CHANGE_SET_MISSING"], "from here on partial values are kept"
+    assert project.rows("v", "shop", "x") == [("N", 20), ("S", 8), (None, 12)]

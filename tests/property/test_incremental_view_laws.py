@@ -25,7 +25,10 @@ from lakelet.engine.sail import SailEngine
 from lakelet.execution import faults
 from lakelet.pipeline import Pipeline
 
-SPEC = "name: laws\nstorage: data\nlibraries:\n  - glob:\n      include: pipeline/**\n"
+SPEC = (
+    "name: laws\nstorage: data\nlibraries:\n  - glob:\n      include: pipeline/**\n"
+    "configuration:\n  lakelet.views.recomputeRows: '0'\n"
+)
 COLUMNS = pa.schema(
     [
         ("k", pa.string()),

@@ -109,7 +109,11 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     query = context.view_query(flow)
     issues = _own_issues(context, dataset, record, note, query)
     changes = _Changes() if note is None else _changes(context, note, versions)
-    record = replace(record, inputs=_noted(context, versions, note, changes))
+    record = replace(
+        record,
+        inputs=_noted(context, versions, note, changes),
+        input_rows=_input_rows(context, note, versions, changes),
+    )
     plan = RefreshPlan(
         technique=COMPLETE, record=record, issues=(*issues, *changes.issues), query=query, versions=versions
     )
@@ -118,10 +122,34 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     elif not plan.issues:
         assert note is not None
         plan = _incremental(context, dataset, records, plan, note, changes)
+        could = plan.technique == query.technique or "CHANGE_SET_MISSING" in plan.reasons
+        if could and _is_small(context, dataset, record):
+            text = (
+                f"it reads {record.input_rows:,} rows, which are computed anew in less time than changes are followed"
+            )
+            rejected = Issue(type="INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL", text=text)
+            plan = replace(plan, technique=COMPLETE, issues=(plan.issues[0], rejected), added={}, terms=(), state=None)
     keeps = query.groups is not None and dataset.refresh_policy != "full" and not changes.issues
-    keeps = keeps and not context.engine.capabilities.cluster_writes
+    keeps = keeps and not context.engine.capabilities.cluster_writes and not _is_small(context, dataset, record)
     plan = replace(plan, keeps_state=plan.technique == COMPLETE and keeps)
     return plan
+
+
+def _is_small(context: UpdateContext, dataset: Dataset, record: ViewRecord) -> bool:
+    """Return whether the refresh policy leaves the choice to us, and so little is read that computing anew costs less than
+    following what was added, and than keeping partial values."""
+    rows = record.input_rows
+    return dataset.refresh_policy == "auto" and rows is not None and rows <= context.recompute_rows
+
+
+def _input_rows(
+    context: UpdateContext, note: ViewRecord | None, versions: Mapping[str, int], changes: _Changes
+) -> int | None:
+    """Return how many rows the tables have that a view reads: counted once, then by what was added."""
+    if note is not None and note.input_rows is not None and not changes.issues:
+        return note.input_rows + sum(file.num_records or 0 for files in changes.added.values() for file in files)
+    tables = [context.store.open(location) for location in versions]
+    return sum(table.size().rows for table in tables if table is not None)
 
 
 def _own_issues(

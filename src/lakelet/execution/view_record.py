@@ -39,6 +39,7 @@ class ViewRecord:
         files: what lay at the paths of plain files that the query reads.
         has_state: partial values of the groups are kept.
         table_version: of the view after the refresh, -1 in an intent.
+        input_rows: of all tables that it read, as their logs say; None where nobody counted.
     """
 
     batch: int
@@ -51,6 +52,7 @@ class ViewRecord:
     files: list[list[Any]]
     has_state: bool = False
     table_version: int = -1
+    input_rows: int | None = None
 
     def is_like(self, other: ViewRecord) -> bool:
         """Return whether two refreshes are of the same query under the same settings."""
