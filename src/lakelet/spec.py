@@ -628,7 +628,7 @@ SETTINGS: Mapping[str, Setting] = {
         Setting(
             key="lakelet.views.recomputeRows",
             default="200000",
-            doc="A materialized view whose tables have no more rows than this is computed anew instead of incrementally, which "
+            doc="A view with groups whose tables have no more rows than this is computed anew instead of incrementally, which "
             "costs less; 0 never prefers that. For `refresh_policy` auto.",
             parse=_whole,
         ),

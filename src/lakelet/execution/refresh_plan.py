@@ -123,7 +123,7 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         assert note is not None
         plan = _incremental(context, dataset, records, plan, note, changes)
         could = plan.technique == query.technique or "CHANGE_SET_MISSING" in plan.reasons
-        if could and _is_small(context, dataset, record):
+        if could and query.groups is not None and _is_small(context, dataset, record):
             text = (
                 f"it reads {record.input_rows:,} rows, which are computed anew in less time than changes are followed"
             )
