@@ -384,3 +384,15 @@ def test_a_small_view_is_computed_anew_and_followed_once_it_has_grown(project: A
     assert chosen[1][1] == ["DATA_HAS_CHANGED", "INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL"]
     assert chosen[2][1] == ["DATA_HAS_CHANGED", "CHANGE_SET_MISSING"], "from here on partial values are kept"
     assert project.rows("v", "shop", "x") == [("N", 20), ("S", 8), (None, 12)]
+
+
+def test_a_view_is_computed_anew_if_the_files_that_were_added_are_gone(project: Any) -> None:
+    project.write(view(GROUPED["sum"])).land("sales", FIRST)
+    project.ok()
+    project.land("sales", FIRST)
+    landing = DeltaTable(str(project.root / "data" / "Volumes" / "main" / "raw" / "landing" / "sales"))
+    landing.optimize.compact()
+    landing.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    project.ok()
+    assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["DATA_FILE_MISSING"])
+    assert project.rows("v", "shop", "x") == [("N", 10), ("S", 4), (None, 6)]

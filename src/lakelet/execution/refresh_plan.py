@@ -213,6 +213,9 @@ def _changes(context: UpdateContext, note: ViewRecord, versions: Mapping[str, in
             if changes_rows(location, after=known.version, until=version):
                 text = f"rows of `{context.catalog.relative(location)}` were updated or deleted, or its columns changed"
                 changes.issues.append(Issue(type="DATA_HAS_CHANGED", text=text))
+        elif not all(Path(file.path).exists() for file in files):
+            text = f"files that `{context.catalog.relative(location)}` gained were put together with others and removed"
+            changes.issues.append(Issue(type="DATA_FILE_MISSING", text=text))
         elif files:
             changes.added[location] = files
     return changes
