@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from lakelet.execution.update import UpdatePlan
     from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
     from lakelet.graph.elements import Dataset
+    from lakelet.portability import Use
     from lakelet.storage.delta_rs import DeltaRsStore
 
 __all__ = ["FlowOutcome", "Pipeline", "RefreshSelection", "UpdateResult"]
@@ -113,6 +114,14 @@ class Pipeline:
             self._graph = resolve_graph(resolver, definitions)
             self._resolver = resolver
         return self._graph
+
+    def missing_on(self, platform: str) -> list[Use]:
+        """Return the features that the pipeline uses and `databricks` or `spark` lacks, by file and line."""
+        from lakelet.portability import Target, missing
+        from lakelet.project import library_files
+
+        graph = self._located_graph()
+        return missing(graph, self.spec, library_files(self.spec), hooks=len(self._hooks), target=Target(platform))
 
     def sibling(self) -> Pipeline:
         """Return the same project once more, on the same engine: it may be loaded anew while this one runs."""
