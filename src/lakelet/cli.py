@@ -1,5 +1,5 @@
-"""The command line: `lakelet run | dry-run | graph | query | events | explain | state | repair | reset | maintain | ui | init
-| spark`.
+"""The command line: `lakelet run | dry-run | check | export | graph | query | events | explain | state | repair | reset
+| maintain | ui | init | spark`.
 
 Data goes to stdout, errors and logs to stderr; what the user's own files print goes to stderr, too. Commands import
 what they need when they run, so that `lakelet --help` answers at once.
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from lakelet.errors import LakeletError, SpecError
+from lakelet.terminal.check import check
 from lakelet.terminal.command_group import INTERRUPTED, LakeletGroup
+from lakelet.terminal.export import export
 from lakelet.terminal.project_command import json_option, names_of, opened, project_options, write_json
 from lakelet.terminal.spark_commands import spark
 from lakelet.terminal.upkeep import maintain, repair, reset, state
@@ -296,7 +298,7 @@ def explain(spec: str | None, storage: str | None, configuration: dict[str, str]
             out.write(explanation.render() + "\n")
 
 
-for _command in (state, repair, reset, maintain):
+for _command in (check, export, state, repair, reset, maintain):
     cli.add_command(_command)
 
 

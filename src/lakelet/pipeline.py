@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from lakelet.execution.update import UpdatePlan
     from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
     from lakelet.graph.elements import Dataset
+    from lakelet.portability import Use
     from lakelet.storage.delta_rs import DeltaRsStore
 
 __all__ = ["FlowOutcome", "Pipeline", "RefreshSelection", "UpdateResult"]
@@ -113,6 +114,39 @@ class Pipeline:
             self._graph = resolve_graph(resolver, definitions)
             self._resolver = resolver
         return self._graph
+
+    def missing_on(self, platform: str) -> list[Use]:
+        """Return the features that the pipeline uses and `databricks` or `spark` lacks, by file and line."""
+        from lakelet.portability import Target, missing
+        from lakelet.project import library_files
+
+        graph = self._located_graph()
+        return missing(graph, self.spec, library_files(self.spec), hooks=len(self._hooks), target=Target(platform))
+
+    def export_bundle(self, folder: Path | None = None, *, force: bool = False) -> list[Path]:
+        """Write a Databricks bundle for the pipeline, by default beside the project file, and return its files."""
+        from lakelet.bundle.writing import write_bundle
+        from lakelet.graph.formats import external_inputs
+
+        graph = self._located_graph()
+        paths = [path for label in external_inputs(graph) for path in label.partition(":")[2].split(",")]
+        parts = [tuple(path.split("/")[2:5]) for path in paths if path.startswith("/Volumes/")]
+        return write_bundle(
+            absolute_path(folder or self.spec.root),
+            name=self.spec.name,
+            catalog=self.spec.catalog,
+            schema=self.spec.database,
+            configuration=self.spec.configuration,
+            libraries=self.spec.libraries,
+            root=self.spec.root,
+            schemas=[
+                dataset.name.schema
+                for dataset in graph.datasets.values()
+                if dataset.is_stored and dataset.name.catalog == self.spec.catalog
+            ],
+            volumes=[(part[0], part[1], part[2]) for part in parts if len(part) == 3],
+            force=force,
+        )
 
     def sibling(self) -> Pipeline:
         """Return the same project once more, on the same engine: it may be loaded anew while this one runs."""
