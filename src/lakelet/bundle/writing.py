@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lakelet.errors import SpecError
+from lakelet.secrets import is_secret
 
 _HEADER = "# Written by `lakelet export --databricks`; yours to change.\n"
 FREE_EDITION_CATALOG = "workspace"
@@ -68,7 +69,13 @@ def write_bundle(
         "libraries": [{"glob": {"include": _below(up, library)}} for library in libraries],
     }
     if configuration:
-        pipeline["configuration"] = dict(configuration)
+        # A secret's value stays here: it becomes a variable that a deployment must give.
+        hidden = {setting: _key(setting).lower() for setting in configuration if is_secret(setting)}
+        bundle["variables"] |= {name: {"description": f"The value of `{setting}`."} for setting, name in hidden.items()}
+        pipeline["configuration"] = {
+            setting: f"${{var.{hidden[setting]}}}" if setting in hidden else value
+            for setting, value in configuration.items()
+        }
     resources: dict[str, Any] = {"pipelines": {key: pipeline}}
     if named:
         resources["schemas"] = {_key(each): {"name": each, "catalog_name": "${var.catalog}"} for each in named}

@@ -69,3 +69,15 @@ def test_what_is_there_is_kept_unless_forced(project: Path) -> None:
     assert (project / "databricks.yml").read_text() == "mine"
     assert export(project, "--force")[0] == 0
     assert (project / "databricks.yml").read_text().startswith("# Written by")
+
+
+def test_the_value_of_a_secret_is_not_written(project: Path) -> None:
+    spec = project / "spark-pipeline.yml"
+    spec.write_text(spec.read_text().replace('rows: "3"', 'rows: "3", shop.api.token: abc123'))
+    code, told = export(project)
+    assert code == 0, told
+    files = [project / "databricks.yml", *(project / "resources").glob("*.yml")]
+    assert not [file for file in files if "abc123" in file.read_text()]
+    checked(project / "databricks.yml")
+    (resource,) = (project / "resources").glob("*.yml")
+    assert "shop.api.token: ${var.shop_api_token}" in resource.read_text()
