@@ -9,10 +9,15 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from lakelet.execution import faults
+from lakelet.execution import faults, refresh_plan
 
 LANDING = "/Volumes/main/raw/landing/sales"
 READ = f'spark.read.format("delta").load("{LANDING}")'
+
+
+@pytest.fixture(autouse=True)
+def follows_few_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refresh_plan, "SMALL_INPUT_ROWS", 0)
 
 
 def sales(*rows: tuple[Any, ...]) -> pa.Table:
@@ -251,6 +256,41 @@ def test_explain_says_what_the_next_update_does(project: Any) -> None:
     [planned] = [event for event in project.events if event.event_type == "planning_information"]
     assert planned.details["technique_information"] == explained.to_dict()["technique_information"]
     assert "rewrites rows by shop" in explained.render()
+
+
+def test_groups_are_followed_once_there_are_many_rows(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refresh_plan, "SMALL_INPUT_ROWS", FIRST.num_rows + MORE.num_rows + 1)
+    query = GROUPED["several"]
+    forced = view(query, decorator='@dp.materialized_view(name="forced", refresh_policy="incremental")')
+    project.write(view(query)).write(forced, file="forced.py").land("sales", FIRST)
+    project.ok()
+    for rows, technique, issues in (
+        (MORE, "COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "INPUTS_ARE_SMALL"]),
+        (FIRST, "COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "CHANGE_SET_MISSING"]),
+        (MORE, "GROUP_AGGREGATE", []),
+    ):
+        project.land("sales", rows)
+        explained = project.pipeline().explain("v")
+        project.ok()
+        assert project.techniques() == {"v": (technique, issues), "forced": ("GROUP_AGGREGATE", [])}
+        assert explained.technique == technique
+        if "INPUTS_ARE_SMALL" in issues:
+            assert "from 8 rows" in explained.render()
+            [possible] = [item for item in explained.candidates if item["maintenance_type"].endswith("GROUP_AGGREGATE")]
+            assert (possible["is_applicable"], possible["is_chosen"]) == (True, False)
+        assert project.rows("v") == project.rows("forced") == expected(project, query)
+
+
+def test_rows_that_were_deleted_make_a_view_small_again(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refresh_plan, "SMALL_INPUT_ROWS", 3)
+    project.write(view(GROUPED["sum"])).land("sales", FIRST)
+    project.ok()
+    DeltaTable(str(project.root / f"data{LANDING}")).delete("amount > 1")
+    project.ok()
+    project.land("sales", sales(("W", 9, "c")))
+    project.ok()
+    assert project.techniques() == {"v": ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "INPUTS_ARE_SMALL"])}
+    assert project.rows("v") == expected(project, GROUPED["sum"])
 
 
 def test_only_views_are_explained(project: Any) -> None:

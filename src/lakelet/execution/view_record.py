@@ -21,11 +21,13 @@ class InputVersion:
     Attributes:
         table_id: of the table, as its log has it; None where nobody asked.
         commit_file: what identifies the file of that commit on this file system.
+        num_rows: about how many rows the table has, as its log says; None where that is not known, or nobody asked.
     """
 
     version: int
     table_id: str | None = None
     commit_file: tuple[int, int] | None = None
+    num_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,7 @@ def _read(path: Path) -> ViewRecord | None:
             version=item["version"],
             table_id=item["table_id"],
             commit_file=tuple(item["commit_file"]) if item["commit_file"] else None,
+            num_rows=item.get("num_rows"),
         )
         for name, item in data.pop("inputs").items()
     }
