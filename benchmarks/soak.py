@@ -39,6 +39,7 @@ from lakelet import Pipeline
 
 PIPELINE = Path(operations.__file__).parent / "pipeline"
 CONFIGURATION = {
+    "lakelet.views.recomputeRows": "0",
     "pipelines.trigger.interval": "50 milliseconds",
     "lakelet.maintenance.interval": "3 seconds",
     # The oracle computes from the intents of all batches.

@@ -27,6 +27,7 @@ class Peer:
         environment: a key of `PACKAGES`; None runs in lakelet's own environment.
         stores: how its tables can be read back, `delta` or `duckdb`.
         settings: added to the environment variables.
+        most_sales: the largest history that it is asked for, so that the whole run ends within the hour.
         is_equal: whether it can express everything, so that its tables must hold the same rows.
     """
 
@@ -36,6 +37,7 @@ class Peer:
     environment: str | None = None
     stores: str = "delta"
     settings: dict[str, str] = field(default_factory=dict)
+    most_sales: int = 100_000_000
     is_equal: bool = True
 
     def command(self, landing: Path, out: Path) -> list[str]:
@@ -50,15 +52,24 @@ PEERS = (
         label="Spark Structured Streaming by hand, Delta",
         script="structured_streaming.py",
         environment="spark",
+        most_sales=5_000_000,
     ),
     Peer(
         name="spark-pipelines",
         label="Spark Declarative Pipelines, Delta",
         script="spark_pipelines.py",
         environment="spark",
+        most_sales=100_000,
         is_equal=False,
     ),
-    Peer(name="dbt", label="dbt-duckdb, incremental", script="dbt_duckdb.py", environment="dbt", stores="duckdb"),
+    Peer(
+        name="dbt",
+        label="dbt-duckdb, incremental",
+        script="dbt_duckdb.py",
+        environment="dbt",
+        stores="duckdb",
+        most_sales=5_000_000,
+    ),
     Peer(
         name="dbt-complete",
         label="dbt-duckdb, complete",
@@ -66,6 +77,7 @@ PEERS = (
         environment="dbt",
         stores="duckdb",
         settings={"DBT_STYLE": "complete"},
+        most_sales=5_000_000,
     ),
 )
 

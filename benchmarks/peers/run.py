@@ -89,11 +89,11 @@ def _reported(ours: Contestant) -> dict[tuple[str, str], int]:
     return {(dataset, rule): passed for (dataset, rule, _), passed in found.items()}
 
 
-def cold(peers: Sequence[Peer], *, runs: int) -> dict[str, list[float]]:
+def cold(peers: Sequence[Peer], *, runs: int, budget_seconds: float) -> dict[str, list[float]]:
     """New process to finished first update of empty tables, the generator's first batch; seconds."""
     seconds: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for seed in range(runs):
-        for peer in peers:
+        for peer in [peer for peer in peers if sum(seconds[peer.name]) < budget_seconds]:
             contestant = Contestant(peer, seed=seed)
             contestant.land()
             started = time.perf_counter()
@@ -249,12 +249,12 @@ def main() -> None:
     quick = options.quick
     equal = check_equal([peer for peer in peers if peer.is_equal], batches=3 if quick else 8)
     print(equal, flush=True)
-    colds = cold(peers, runs=1 if quick else 3)
+    colds = cold(peers, runs=1 if quick else 5, budget_seconds=options.budget_seconds)
     print(colds, flush=True)
     warms = {}
     for history in (20_000,) if quick else map(int, options.histories.split(",")):
         warms[history] = warm(
-            peers,
+            [peer for peer in peers if history <= peer.most_sales],
             history=history,
             updates=5 if quick else options.updates,
             budget_seconds=10 if quick else options.budget_seconds,
@@ -262,7 +262,7 @@ def main() -> None:
         print(history, warms[history], flush=True)
     loads: dict[int, dict[str, Load]] = {}
     for sales in (200_000,) if quick else map(int, options.backlogs.split(",")):
-        loads[sales] = {peer.name: backlog(peer, sales=sales) for peer in peers}
+        loads[sales] = {peer.name: backlog(peer, sales=sales) for peer in peers if sales <= peer.most_sales}
         print(sales, loads[sales], flush=True)
     text = report(equal, peers, colds, warms, loads)
     print(text)

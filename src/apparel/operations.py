@@ -71,16 +71,8 @@ def setup(storage: Path) -> tuple[Place, ...]:
     Raises:
         LakeletError: LANDING_PERMISSION_DENIED, LANDING_DISK_FULL, LANDING_WRITE_FAILED.
     """
-    landing, tables = landing_folder(storage), storage / "tables" / CATALOG
-    wanted = [
-        ("catalog", CATALOG, tables),
-        ("schema", f"{CATALOG}.00_landing", landing.parent),
-        *(("schema", f"{CATALOG}.{schema}", tables / schema) for schema in SCHEMAS),
-        ("volume", f"{CATALOG}.00_landing.streaming", landing),
-        *(("folder", f"/Volumes/{CATALOG}/00_landing/streaming/{stream}", landing / stream) for stream in Stream),
-    ]
     places = []
-    for kind, name, path in wanted:
+    for kind, name, path in wanted_places(storage):
         created = not path.is_dir()
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -88,6 +80,18 @@ def setup(storage: Path) -> tuple[Place, ...]:
             raise landing_error(error, path, "write") from error
         places.append(Place(kind=kind, name=name, path=path, created=created))
     return tuple(places)
+
+
+def wanted_places(storage: Path) -> list[tuple[str, str, Path]]:
+    """Return what `setup` creates, in order: kind, name, and where it lies below a local storage root."""
+    landing, tables = landing_folder(storage), storage / "tables" / CATALOG
+    return [
+        ("catalog", CATALOG, tables),
+        ("schema", f"{CATALOG}.00_landing", landing.parent),
+        *(("schema", f"{CATALOG}.{schema}", tables / schema) for schema in SCHEMAS),
+        ("volume", f"{CATALOG}.00_landing.streaming", landing),
+        *(("folder", f"/Volumes/{CATALOG}/00_landing/streaming/{stream}", landing / stream) for stream in Stream),
+    ]
 
 
 # --- list and health

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection, UpdateResult
 from lakelet.names import NameContext
 from lakelet.secrets import masked, secret_values
-from lakelet.spec import PipelineSpec, load_spec
+from lakelet.spec import PipelineSpec, absolute_path, load_spec
 from lakelet.storage.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Pipeline:
     """One pipeline project.
 
     Args:
-        spec: the project file or its folder; by default the one in this folder or the nearest above.
+        spec: the project file or its folder, or what `load_spec` returned; by default the one in this folder or the
+            nearest above.
         storage: where tables and checkpoints lie, instead of what the project file says.
         configuration: overrides of the project file's `configuration`.
         engine: one that is running already, used instead of an own one and left running by `close`.
@@ -63,14 +65,18 @@ class Pipeline:
 
     def __init__(
         self,
-        spec: str | Path | None = None,
+        spec: str | Path | PipelineSpec | None = None,
         *,
         storage: str | Path | None = None,
         configuration: Mapping[str, str] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         engine: Engine | None = None,
     ) -> None:
-        self.spec: PipelineSpec = load_spec(spec, storage=storage).overridden(configuration or {})
+        if not isinstance(spec, PipelineSpec):
+            spec = load_spec(spec, storage=storage)
+        elif storage is not None:
+            spec = replace(spec, storage=absolute_path(storage))
+        self.spec: PipelineSpec = spec.overridden(configuration or {})
         self.names = NameContext(self.spec.catalog, self.spec.database)
         self._clock = clock
         self._engine: Engine | None = engine
@@ -110,9 +116,7 @@ class Pipeline:
 
     def sibling(self) -> Pipeline:
         """Return the same project once more, on the same engine: it may be loaded anew while this one runs."""
-        other = Pipeline(self.spec.file, storage=self.spec.storage, clock=self._clock, engine=self.engine)
-        other.spec = self.spec
-        return other
+        return Pipeline(self.spec, clock=self._clock, engine=self.engine)
 
     def _located_graph(self) -> DataflowGraph:
         """Return the graph; an error that belongs to no line of a pipeline file belongs to the project file."""
@@ -194,11 +198,17 @@ class Pipeline:
             How the update and each flow ended. Errors of flows are in the result; an error of the definition or the
             project file is in `error`, and nothing was run then.
         """
+        from lakelet import __version__
         from lakelet.events import kinds
         from lakelet.events.hooks import EventHooks
+        from lakelet.events.lineage import lineage_told
+        from lakelet.execution.recording import component_versions
 
         selection = selection or RefreshSelection()
-        with self._recorded(subscribers) as recording:
+        with (
+            self._recorded(subscribers) as recording,
+            lineage_told(recording.bus, self.spec, self.names, version=__version__),
+        ):
             hooks = EventHooks(recording.bus)
             recording.bus.subscribe(hooks)
             kinds.create_update(
@@ -209,6 +219,7 @@ class Pipeline:
                 refresh_selection=selection.refresh,
                 full_refresh_selection=selection.full_refresh,
             )
+            kinds.runtime_details(recording.bus, runtime=f"lakelet {__version__}", versions=component_versions())
             try:
                 return self._run(
                     recording, selection, continuous, stop or threading.Event(), drain or threading.Event(), hooks
@@ -216,11 +227,10 @@ class Pipeline:
             finally:
                 hooks.close()
 
-    @contextmanager
-    def _recorded(self, subscribers: Sequence[Subscriber]) -> Iterator[Recording]:
+    def _recorded(self, subscribers: Sequence[Subscriber]) -> AbstractContextManager[Recording]:
         from lakelet.execution.recording import recorded
 
-        with recorded(
+        return recorded(
             self.catalog,
             pipeline=self.spec.name,
             pipeline_id=self._pipeline_id(),
@@ -229,8 +239,7 @@ class Pipeline:
             retention=timedelta(seconds=self.spec.setting("lakelet.events.retention")),
             subscribers=subscribers,
             secrets=secret_values(self.spec.configuration),
-        ) as recording:
-            yield recording
+        )
 
     def _run(
         self,
@@ -286,10 +295,9 @@ class Pipeline:
 
         with self._recorded(subscribers) as recording:
             kinds.create_update(recording.bus, configuration=self._described(), cause="REPAIR")
-            graph = self.graph()
-            context = self._context(graph, recording.bus, threading.Event())
+            context = self._context(self.graph(), recording.bus, threading.Event())
             try:
-                found = repair_dataset(context, graph.find(dataset), drop_rows=drop_rows)
+                found = repair_dataset(context, context.graph.find(dataset), drop_rows=drop_rows)
             except LakeletError as error:
                 kinds.update_progress(recording.bus, UpdateState.FAILED, error=error)
                 raise
@@ -444,8 +452,8 @@ class Pipeline:
 
     def table(self, name: str) -> pa.Table:
         """Return the rows of a dataset."""
-        dataset = self.graph().find(name)
-        parts = (dataset.name.catalog, dataset.name.schema, dataset.name.name)
+        found = self.graph().find(name).name
+        parts = (found.catalog, found.schema, found.name)
         return self.query("SELECT * FROM " + ".".join(f"`{part}`" for part in parts))
 
     def state(self, name: str) -> tuple[StateReport, ...]:
@@ -472,9 +480,8 @@ class Pipeline:
         from lakelet.events.log import EventBus
         from lakelet.execution.explanation import explain
 
-        graph = self.graph()
         bus = EventBus(self._pipeline_id(), self.spec.name, "explain", clock=self._clock)
-        return explain(self._context(graph, bus, threading.Event()), graph.find(name))
+        return explain(self._context(self.graph(), bus, threading.Event()), self.graph().find(name))
 
     def events(self) -> pa.Table:
         """Return the event log, oldest first."""

@@ -1,5 +1,7 @@
 """The project file `spark-pipeline.yml`: Apache's fields, and our settings as `lakelet.*` configuration keys.
 
+A Databricks bundle (`databricks.yml`) is a project file, too: `lakelet.bundle` reads it.
+
 Source of the fields: https://spark.apache.org/docs/latest/declarative-pipelines-programming-guide.html
 """
 
@@ -14,12 +16,15 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from lakelet.bundle.fields import BUNDLE_FILE_NAMES
+from lakelet.bundle.pipeline import BundleChoice, load_pipeline
 from lakelet.errors import Origin, SpecError, did_you_mean
 
 SPEC_FILE_NAMES = ("spark-pipeline.yml", "spark-pipeline.yaml")
 FIELDS = ("name", "storage", "catalog", "database", "schema", "configuration", "libraries")
 STORAGE_VARIABLE = "LAKELET_STORAGE"
 TABLES_PREFIX = "lakelet.tables."
+SOURCE_FOLDERS = "lakelet.source.folders"
 TIME_ZONE = "spark.sql.session.timeZone"
 TRIGGER_INTERVAL = "pipelines.trigger.interval"
 KEPT_BATCHES = "spark.sql.streaming.minBatchesToRetain"
@@ -111,7 +116,7 @@ class PipelineSpec:
     @property
     def source_folders(self) -> tuple[Path, ...]:
         """Extra folders whose modules the pipeline's files may import."""
-        return tuple(self.root / folder for folder in self.setting("lakelet.source.folders"))
+        return tuple(self.root / folder for folder in self.setting(SOURCE_FOLDERS))
 
 
 def find_spec(path: str | Path | None = None) -> Path:
@@ -146,20 +151,32 @@ def find_spec(path: str | Path | None = None) -> Path:
     raise _spec_not_found(start)
 
 
-def load_spec(path: str | Path | None = None, *, storage: str | Path | None = None) -> PipelineSpec:
+def load_spec(
+    path: str | Path | None = None, *, storage: str | Path | None = None, choice: BundleChoice | None = None
+) -> PipelineSpec:
     """Read and check a project file.
 
     Args:
         path: as in `find_spec`.
         storage: wins over the variable `LAKELET_STORAGE`, which wins over the file; relative to the working
             directory, while a relative path in the file is relative to the file's folder.
+        choice: of a bundle, which pipeline and target.
 
     Raises:
         SpecError: Spark's condition where it has one, else `PIPELINE_SPEC_INVALID_YAML`,
             `PIPELINE_SPEC_DUPLICATE_KEY`, `PIPELINE_SPEC_FIELD_NOT_STRING`, `PIPELINE_SETTING_UNKNOWN` or
-            `PIPELINE_SETTING_INVALID`.
+            `PIPELINE_SETTING_INVALID`; `BUNDLE_CHOICE_WITHOUT_BUNDLE`; those of `lakelet.bundle.pipeline.load_pipeline`.
     """
     file = find_spec(path)
+    if file.name in BUNDLE_FILE_NAMES:
+        return _bundle_spec(file, storage=storage, choice=choice)
+    if choice:
+        raise SpecError(
+            "BUNDLE_CHOICE_WITHOUT_BUNDLE",
+            f"`{file.name}` is no bundle, so there is no pipeline, target or variable to choose",
+            origin=Origin(file=file.name),
+            hint=f"leave the options out, or give `--spec {BUNDLE_FILE_NAMES[0]}`",
+        )
     document = _Document.read(file)
     fields = document.fields
     for required in ("name", "storage"):
@@ -172,11 +189,10 @@ def load_spec(path: str | Path | None = None, *, storage: str | Path | None = No
             )
     root = file.parent
     own_storage = _local_path(document.text("storage"), base=root, origin=document.origin("storage"))
-    override = storage if storage is not None else os.environ.get(STORAGE_VARIABLE) or None
     configuration, settings = _settings(document)
     return PipelineSpec(
         name=document.text("name"),
-        storage=_local_path(str(override), base=Path.cwd(), origin=None) if override is not None else own_storage,
+        storage=_chosen_storage(storage) or own_storage,
         catalog=document.text("catalog", default="spark_catalog"),
         database=document.text("database" if fields.get("database") is not None else "schema", default="default"),
         configuration=MappingProxyType(configuration),
@@ -187,8 +203,39 @@ def load_spec(path: str | Path | None = None, *, storage: str | Path | None = No
     )
 
 
+def _chosen_storage(storage: str | Path | None) -> Path | None:
+    override = storage if storage is not None else os.environ.get(STORAGE_VARIABLE) or None
+    return None if override is None else _local_path(str(override), base=Path.cwd(), origin=None)
+
+
+def _bundle_spec(file: Path, *, storage: str | Path | None, choice: BundleChoice | None) -> PipelineSpec:
+    """Return a pipeline of a bundle; without a chosen storage each pipeline of each target has its own below the bundle."""
+    found = load_pipeline(file, choice)
+    root = file.parent
+    settings = {key: value for key, value in found.configuration.items() if _is_setting(key)}
+    for key, value in settings.items():
+        check_setting(key, value, origin=found.origins.get(f"configuration.{key}"))
+    if found.root_path is not None:
+        folders = [*_folders(settings.get(SOURCE_FOLDERS, "")), os.path.relpath(found.root_path, root)]
+        settings[SOURCE_FOLDERS] = ",".join(dict.fromkeys(folders))
+    plain = {key: value for key, value in found.configuration.items() if not key.startswith("lakelet.")}
+    return PipelineSpec(
+        name=found.name,
+        storage=_chosen_storage(storage) or root / ".lakelet" / found.target / found.key,
+        catalog=found.catalog or "spark_catalog",
+        database=found.schema or "default",
+        configuration=MappingProxyType(plain),
+        settings=MappingProxyType(settings),
+        libraries=tuple(os.path.relpath(library, root) for library in found.libraries),
+        root=root,
+        file=file,
+    )
+
+
 def _spec_in(folder: Path) -> Path | None:
     found = [folder / name for name in SPEC_FILE_NAMES if (folder / name).is_file()]
+    if not found:
+        return next((folder / name for name in BUNDLE_FILE_NAMES if (folder / name).is_file()), None)
     if len(found) > 1:
         raise SpecError(
             "MULTIPLE_PIPELINE_SPEC_FILES_FOUND",
@@ -202,7 +249,7 @@ def _spec_in(folder: Path) -> Path | None:
 def _spec_not_found(folder: Path) -> SpecError:
     return SpecError(
         "PIPELINE_SPEC_FILE_NOT_FOUND",
-        f"no `{SPEC_FILE_NAMES[0]}` in `{folder}` or a folder above it",
+        f"no `{SPEC_FILE_NAMES[0]}` and no `{BUNDLE_FILE_NAMES[0]}` in `{folder}` or a folder above it",
         hint="change to the pipeline's folder, give `--spec PATH`, or write one with `lakelet init`",
     )
 
@@ -479,6 +526,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _whole(text: str) -> int:
+    if not text.strip().isdigit():
+        raise ValueError("it is a whole number, 0 or more")
+    return int(text)
+
+
 def _folders(text: str) -> tuple[str, ...]:
     return tuple(folder.strip() for folder in text.split(",") if folder.strip())
 
@@ -486,6 +539,25 @@ def _folders(text: str) -> tuple[str, ...]:
 def _path(text: str) -> str:
     if not text.strip():
         raise ValueError("it is the path of a Delta table")
+    return text
+
+
+def _file(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is the path of a file")
+    return text
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is a name")
+    return text
+
+
+def _http_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+        raise ValueError("it is an `http://` or `https://` address without a password in it")
     return text
 
 
@@ -548,16 +620,42 @@ SETTINGS: Mapping[str, Setting] = {
             parse=_timezone,
         ),
         Setting(
-            key="lakelet.source.folders",
+            key=SOURCE_FOLDERS,
             default="",
             doc="Extra folders, separated by commas, whose modules the pipeline's files may import.",
             parse=_folders,
+        ),
+        Setting(
+            key="lakelet.views.recomputeRows",
+            default="200000",
+            doc="A view with groups whose tables have no more rows than this is computed anew instead of incrementally, which "
+            "costs less; 0 never prefers that. For `refresh_policy` auto.",
+            parse=_whole,
         ),
         Setting(
             key="lakelet.cdc.ties",
             default="warn",
             doc="What happens when two changes of a key have the same sequence and differ: `warn` or `fail`.",
             parse=_ties,
+        ),
+        Setting(
+            key="lakelet.openlineage.url",
+            default=None,
+            doc="The server that gets the lineage of updates as OpenLineage events; its key is in the variable "
+            "`OPENLINEAGE_API_KEY`.",
+            parse=_http_address,
+        ),
+        Setting(
+            key="lakelet.openlineage.file",
+            default=None,
+            doc="A file, relative to the project file, to which OpenLineage events are appended as JSON lines.",
+            parse=_file,
+        ),
+        Setting(
+            key="lakelet.openlineage.namespace",
+            default="lakelet",
+            doc="The namespace of jobs and tables in OpenLineage events.",
+            parse=_name,
         ),
     )
 }

@@ -17,7 +17,10 @@ from lakelet.events.model import PipelineEvent
 from lakelet.pipeline import Pipeline, UpdateResult
 from lakelet.storage.delta_log import latest_version
 
-SPEC = "name: shop\nstorage: data\nlibraries:\n  - glob:\n      include: pipeline/**\n"
+SPEC = (
+    "name: shop\nstorage: data\nlibraries:\n  - glob:\n      include: pipeline/**\n"
+    "configuration:\n  lakelet.views.recomputeRows: '0'\n"  # small as they are, views follow what is added
+)
 IMPORTS = "import dlt\nfrom pyspark import pipelines as dp\nfrom pyspark.sql import functions as F\n"
 
 

@@ -9,15 +9,10 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from lakelet.execution import faults, refresh_plan
+from lakelet.execution import faults
 
 LANDING = "/Volumes/main/raw/landing/sales"
 READ = f'spark.read.format("delta").load("{LANDING}")'
-
-
-@pytest.fixture(autouse=True)
-def follows_few_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refresh_plan, "SMALL_INPUT_ROWS", 0)
 
 
 def sales(*rows: tuple[Any, ...]) -> pa.Table:
@@ -258,41 +253,6 @@ def test_explain_says_what_the_next_update_does(project: Any) -> None:
     assert "rewrites rows by shop" in explained.render()
 
 
-def test_groups_are_followed_once_there_are_many_rows(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refresh_plan, "SMALL_INPUT_ROWS", FIRST.num_rows + MORE.num_rows + 1)
-    query = GROUPED["several"]
-    forced = view(query, decorator='@dp.materialized_view(name="forced", refresh_policy="incremental")')
-    project.write(view(query)).write(forced, file="forced.py").land("sales", FIRST)
-    project.ok()
-    for rows, technique, issues in (
-        (MORE, "COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "INPUTS_ARE_SMALL"]),
-        (FIRST, "COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "CHANGE_SET_MISSING"]),
-        (MORE, "GROUP_AGGREGATE", []),
-    ):
-        project.land("sales", rows)
-        explained = project.pipeline().explain("v")
-        project.ok()
-        assert project.techniques() == {"v": (technique, issues), "forced": ("GROUP_AGGREGATE", [])}
-        assert explained.technique == technique
-        if "INPUTS_ARE_SMALL" in issues:
-            assert "from 8 rows" in explained.render()
-            [possible] = [item for item in explained.candidates if item["maintenance_type"].endswith("GROUP_AGGREGATE")]
-            assert (possible["is_applicable"], possible["is_chosen"]) == (True, False)
-        assert project.rows("v") == project.rows("forced") == expected(project, query)
-
-
-def test_rows_that_were_deleted_make_a_view_small_again(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refresh_plan, "SMALL_INPUT_ROWS", 3)
-    project.write(view(GROUPED["sum"])).land("sales", FIRST)
-    project.ok()
-    DeltaTable(str(project.root / f"data{LANDING}")).delete("amount > 1")
-    project.ok()
-    project.land("sales", sales(("W", 9, "c")))
-    project.ok()
-    assert project.techniques() == {"v": ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "INPUTS_ARE_SMALL"])}
-    assert project.rows("v") == expected(project, GROUPED["sum"])
-
-
 def test_only_views_are_explained(project: Any) -> None:
     from lakelet.errors import GraphError
 
@@ -410,3 +370,29 @@ def test_a_named_version_does_not_follow_its_table(project: Any) -> None:
     project.ok()
     assert project.techniques()["v"] == ("NO_OP", [])
     assert project.rows("v", "count") == [1, 1, 2]
+
+
+def test_a_small_view_is_computed_anew_and_followed_once_it_has_grown(project: Any) -> None:
+    settings = {"lakelet.views.recomputeRows": str(2 * FIRST.num_rows)}
+    project.write(view(GROUPED["sum"]))
+    chosen = []
+    for _ in range(4):
+        project.land("sales", FIRST)
+        project.ok(configuration=settings)
+        chosen.append(project.techniques()["v"])
+    assert [technique for technique, _ in chosen] == [*["COMPLETE_RECOMPUTE"] * 3, "GROUP_AGGREGATE"]
+    assert chosen[1][1] == ["DATA_HAS_CHANGED", "INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL"]
+    assert chosen[2][1] == ["DATA_HAS_CHANGED", "CHANGE_SET_MISSING"], "from here on partial values are kept"
+    assert project.rows("v", "shop", "x") == [("N", 20), ("S", 8), (None, 12)]
+
+
+def test_a_view_is_computed_anew_if_the_files_that_were_added_are_gone(project: Any) -> None:
+    project.write(view(GROUPED["sum"])).land("sales", FIRST)
+    project.ok()
+    project.land("sales", FIRST)
+    landing = DeltaTable(str(project.root / "data" / "Volumes" / "main" / "raw" / "landing" / "sales"))
+    landing.optimize.compact()
+    landing.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    project.ok()
+    assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["DATA_FILE_MISSING"])
+    assert project.rows("v", "shop", "x") == [("N", 10), ("S", 4), (None, 6)]

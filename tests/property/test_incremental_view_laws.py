@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,25 +17,18 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pytest
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lakelet.engine.sail import SailEngine
-from lakelet.execution import faults, refresh_plan
+from lakelet.execution import faults
 from lakelet.pipeline import Pipeline
 
-
-@pytest.fixture(autouse=True, scope="module")
-def follows_few_rows_too() -> Iterator[None]:
-    """Views begin small and are followed once their tables have some rows."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refresh_plan, "SMALL_INPUT_ROWS", 4)
-        yield
-
-
-SPEC = "name: laws\nstorage: data\nlibraries:\n  - glob:\n      include: pipeline/**\n"
+SPEC = (
+    "name: laws\nstorage: data\nlibraries:\n  - glob:\n      include: pipeline/**\n"
+    "configuration:\n  lakelet.views.recomputeRows: '0'\n"
+)
 COLUMNS = pa.schema(
     [
         ("k", pa.string()),

@@ -66,6 +66,11 @@ def generator(storage: Path, *, seed: int, start: datetime = NEW_YEAR, **changes
     return Generator(settings, DeltaLanding(storage), clock=SteppingClock(start, step_seconds=20))
 
 
+def _settings(size: str) -> dict[str, str]:
+    """Return the settings of a pipeline; that of medium micro-batches follows changes of views however small these are."""
+    return {"lakelet.maxBytesPerTrigger": size, "lakelet.views.recomputeRows": "0" if size == "12kb" else "200000"}
+
+
 @dataclass(slots=True)
 class Play:
     """One storage, its pipelines and the updates so far."""
@@ -78,9 +83,7 @@ class Play:
     def pipeline(self, size: str = "64mb") -> Pipeline:
         """Return the pipeline that cuts micro-batches of this size; each has an engine of its own."""
         if size not in self._pipelines:
-            self._pipelines[size] = Pipeline(
-                PIPELINE, storage=self.storage, configuration={"lakelet.maxBytesPerTrigger": size}
-            )
+            self._pipelines[size] = Pipeline(PIPELINE, storage=self.storage, configuration=_settings(size))
         return self._pipelines[size]
 
     def update(self, size: str = "64mb") -> UpdateResult:

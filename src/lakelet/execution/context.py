@@ -53,6 +53,7 @@ class UpdateContext:
 
     Attributes:
         cdc_ties: `warn` or `fail`: what different events with one key and one sequence value mean.
+        recompute_rows: a view whose tables have no more rows is computed anew rather than incrementally.
         drop_invalid: leave out change rows that AUTO CDC cannot apply; set by a repair only.
         on_dropped: is handed, with the flow's name, the rows that drop rules remove.
         heads: how far a source is read, where that is fixed.
@@ -72,6 +73,7 @@ class UpdateContext:
     time_zone: str = "UTC"
     cdc_ties: str = "warn"
     kept_batches: int = KEEP_BATCHES
+    recompute_rows: int = 0
     drop_invalid: bool = False
     on_dropped: Callable[[str, DroppedRows], None] | None = None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -288,6 +290,7 @@ def update_context(
         time_zone=spec.time_zone,
         cdc_ties=str(spec.setting("lakelet.cdc.ties")),
         kept_batches=spec.setting(KEPT_BATCHES),
+        recompute_rows=spec.setting("lakelet.views.recomputeRows"),
         on_dropped=on_dropped,
         clock=clock,
         _sources={} if sources is None else sources,

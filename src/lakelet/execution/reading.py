@@ -18,6 +18,9 @@ from lakelet.plan.sources import leaves
 from lakelet.storage.base import TableStore
 from lakelet.storage.delta_log import latest_version
 
+EVENT_LOG_NAMES = ("event_log", "event_log_raw")
+"""Databricks' example queries read a view of the event log by the second name."""
+
 
 def run_query(resolver: Resolver, sql: str, *, event_log: str) -> pa.Table:
     """Return the result of a read-only query over the newest committed versions.
@@ -43,7 +46,8 @@ def bound_query(resolver: Resolver, sql: str, *, event_log: str) -> Relation:
             cause=sql.strip()[:200],
             hint="write one SELECT; only the pipeline writes its tables",
         )
-    resolver.external = {**resolver.external, resolver.names.resolve("event_log").key: event_log}
+    own = {resolver.names.resolve(name).key: event_log for name in EVENT_LOG_NAMES}
+    resolver.external = {**resolver.external, **own}
     binder = Binder(resolver)
     relation = normalize(plan.sql(sql))
     inputs = binder.inputs(relation, Origin())
@@ -68,7 +72,7 @@ def bound_query(resolver: Resolver, sql: str, *, event_log: str) -> Relation:
 
 def _not_there(label: str, location: str, *, is_own: bool) -> SourceError:
     """Return the error for a table that cannot be read yet."""
-    if not is_own and label != "event_log":
+    if not is_own and label not in EVENT_LOG_NAMES:
         return missing_table(label, location)
     return SourceError(
         "DATASET_NOT_MATERIALIZED",

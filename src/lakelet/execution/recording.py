@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
 
 from lakelet.events.log import EventBus, JsonLinesWriter
 from lakelet.events.model import PipelineEvent
@@ -26,6 +28,17 @@ class Recording:
 
     bus: EventBus
     flush: Callable[[], int]
+
+
+def component_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that results depend on; without those that are not there."""
+    found = {"python": platform.python_version()}
+    for package in ("pysail", "pyspark", "pyspark-client", "deltalake", "pyarrow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # one of the two pysparks is enough, and another engine needs no pysail
+            continue
+    return found
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from lakelet.graph.dataflow_graph import ResolvedFlow
 
 NO_OP, COMPLETE = "NO_OP", "COMPLETE_RECOMPUTE"
-SMALL_INPUT_ROWS = 100_000
-"""Below so many rows in all of its tables a view with groups is computed anew sooner than its groups are followed: finding the
-changed groups and keeping their partial values is a fixed cost of several queries and commits."""
 _REINITIALIZED = {"FIRST_REFRESH", "FULL_REFRESH", "QUERY_FINGERPRINT_CHANGED"}
 
 
@@ -45,7 +42,6 @@ class RefreshPlan:
         terms: trees whose rows together are what the view's query, or its aggregation, reads anew.
         keeps_state: a complete recompute that keeps partial values for the next refresh.
         state: what is kept, open; of GROUP_AGGREGATE only.
-        is_small: its groups could be followed, and computing it anew costs less.
     """
 
     technique: str
@@ -58,7 +54,6 @@ class RefreshPlan:
     terms: tuple[Relation, ...] = ()
     keeps_state: bool = False
     state: ViewState | None = None
-    is_small: bool = False
 
     @property
     def reasons(self) -> list[str]:
@@ -71,7 +66,7 @@ class RefreshPlan:
         for technique in dict.fromkeys((NO_OP, possible, COMPLETE)):
             is_chosen = technique == self.technique
             is_cheaper = not is_chosen and (
-                technique == NO_OP or (technique == possible and self.technique == COMPLETE and not self.is_small)
+                technique == NO_OP or (technique == possible and self.technique == COMPLETE)
             )
             result.append(
                 {
@@ -114,11 +109,11 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     query = context.view_query(flow)
     issues = _own_issues(context, dataset, record, note, query)
     changes = _Changes() if note is None else _changes(context, note, versions)
-    weighs = query.groups is not None and dataset.refresh_policy == "auto"
-    record = replace(record, inputs=_noted(context, versions, note, changes, counts=weighs))
-    counts = [item.num_rows for item in record.inputs.values()]
-    num_rows = sum(count or 0 for count in counts)
-    is_small = weighs and None not in counts and num_rows < SMALL_INPUT_ROWS
+    record = replace(
+        record,
+        inputs=_noted(context, versions, note, changes),
+        input_rows=_input_rows(context, note, versions, changes),
+    )
     plan = RefreshPlan(
         technique=COMPLETE, record=record, issues=(*issues, *changes.issues), query=query, versions=versions
     )
@@ -127,19 +122,34 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     elif not plan.issues:
         assert note is not None
         plan = _incremental(context, dataset, records, plan, note, changes)
-        if is_small and _follows_groups(plan):
-            text = f"computing it anew from {num_rows:,} rows costs less than following its groups"
-            small = Issue(type="INPUTS_ARE_SMALL", text=text)
-            plan = replace(plan, technique=COMPLETE, issues=(plan.issues[0], small), is_small=True)
-    keeps = query.groups is not None and not is_small and dataset.refresh_policy != "full" and not changes.issues
-    keeps = keeps and not context.engine.capabilities.cluster_writes
+        could = plan.technique == query.technique or "CHANGE_SET_MISSING" in plan.reasons
+        if could and query.groups is not None and _is_small(context, dataset, record):
+            text = (
+                f"it reads {record.input_rows:,} rows, which are computed anew in less time than changes are followed"
+            )
+            rejected = Issue(type="INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL", text=text)
+            plan = replace(plan, technique=COMPLETE, issues=(plan.issues[0], rejected), added={}, terms=(), state=None)
+    keeps = query.groups is not None and dataset.refresh_policy != "full" and not changes.issues
+    keeps = keeps and not context.engine.capabilities.cluster_writes and not _is_small(context, dataset, record)
     plan = replace(plan, keeps_state=plan.technique == COMPLETE and keeps)
     return plan
 
 
-def _follows_groups(plan: RefreshPlan) -> bool:
-    """Return whether groups would be followed, or only their partial values are missing for that."""
-    return plan.technique == "GROUP_AGGREGATE" or "CHANGE_SET_MISSING" in plan.reasons
+def _is_small(context: UpdateContext, dataset: Dataset, record: ViewRecord) -> bool:
+    """Return whether the refresh policy leaves the choice to us, and so little is read that computing anew costs less than
+    following what was added, and than keeping partial values."""
+    rows = record.input_rows
+    return dataset.refresh_policy == "auto" and rows is not None and rows <= context.recompute_rows
+
+
+def _input_rows(
+    context: UpdateContext, note: ViewRecord | None, versions: Mapping[str, int], changes: _Changes
+) -> int | None:
+    """Return how many rows the tables have that a view reads: counted once, then by what was added."""
+    if note is not None and note.input_rows is not None and not changes.issues:
+        return note.input_rows + sum(file.num_records or 0 for files in changes.added.values() for file in files)
+    tables = [context.store.open(location) for location in versions]
+    return sum(table.size().rows for table in tables if table is not None)
 
 
 def _own_issues(
@@ -203,50 +213,32 @@ def _changes(context: UpdateContext, note: ViewRecord, versions: Mapping[str, in
             if changes_rows(location, after=known.version, until=version):
                 text = f"rows of `{context.catalog.relative(location)}` were updated or deleted, or its columns changed"
                 changes.issues.append(Issue(type="DATA_HAS_CHANGED", text=text))
+        elif not all(Path(file.path).exists() for file in files):
+            text = f"files that `{context.catalog.relative(location)}` gained were put together with others and removed"
+            changes.issues.append(Issue(type="DATA_FILE_MISSING", text=text))
         elif files:
             changes.added[location] = files
     return changes
 
 
 def _noted(
-    context: UpdateContext,
-    versions: Mapping[str, int],
-    note: ViewRecord | None,
-    changes: _Changes,
-    *,
-    counts: bool,
+    context: UpdateContext, versions: Mapping[str, int], note: ViewRecord | None, changes: _Changes
 ) -> dict[str, InputVersion]:
-    """Return the versions that a refresh notes, each with what identifies its table.
-
-    Args:
-        counts: with the number of rows: of a table that has grown, by what its log says was added.
-    """
+    """Return the versions that a refresh notes, each with what identifies its table."""
     result = {}
     for location, version in versions.items():
         name = context.catalog.relative(location)
-        known = None if note is None else note.inputs.get(name)
         if location in changes.identified:
             result[name] = changes.identified[location]
             continue
+        known = None if note is None else note.inputs.get(name)
         is_same = known is not None and known.commit_file == commit_file(location, known.version)
-        num_rows = None
-        if counts and is_same and known is not None and known.num_rows is not None and location in changes.added:
-            num_rows = _total([known.num_rows, *(file.num_records for file in changes.added[location])])
-        is_counted = not counts or num_rows is not None
-        table = None if is_same and is_counted else context.store.open(location)
-        if not is_counted and table is not None:
-            num_rows = _total([file.num_records for file in table.files()])
+        table = None if is_same else context.store.open(location)
         table_id = known.table_id if known is not None and is_same else None if table is None else table.id
         result[name] = InputVersion(
-            version=version, table_id=table_id, commit_file=commit_file(location, version), num_rows=num_rows
-        )
+            version=version, table_id=table_id, commit_file=commit_file(location, version)
+        )  # fmt: skip
     return result
-
-
-def _total(counts: Sequence[int | None]) -> int | None:
-    """Return the sum, None if one is not known."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
 
 
 def _incremental(

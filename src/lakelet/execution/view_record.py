@@ -21,13 +21,11 @@ class InputVersion:
     Attributes:
         table_id: of the table, as its log has it; None where nobody asked.
         commit_file: what identifies the file of that commit on this file system.
-        num_rows: about how many rows the table has, as its log says; None where that is not known, or nobody asked.
     """
 
     version: int
     table_id: str | None = None
     commit_file: tuple[int, int] | None = None
-    num_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +39,7 @@ class ViewRecord:
         files: what lay at the paths of plain files that the query reads.
         has_state: partial values of the groups are kept.
         table_version: of the view after the refresh, -1 in an intent.
+        input_rows: of all tables that it read, as their logs say; None where nobody counted.
     """
 
     batch: int
@@ -53,6 +52,7 @@ class ViewRecord:
     files: list[list[Any]]
     has_state: bool = False
     table_version: int = -1
+    input_rows: int | None = None
 
     def is_like(self, other: ViewRecord) -> bool:
         """Return whether two refreshes are of the same query under the same settings."""
@@ -103,7 +103,6 @@ def _read(path: Path) -> ViewRecord | None:
             version=item["version"],
             table_id=item["table_id"],
             commit_file=tuple(item["commit_file"]) if item["commit_file"] else None,
-            num_rows=item.get("num_rows"),
         )
         for name, item in data.pop("inputs").items()
     }

@@ -12,6 +12,7 @@ from lakelet.plan.metadata import hide_columns, name_metadata
 from lakelet.plan.relation import RELATION, Relation, messages, next_plan_id, parts, relations
 from lakelet.plan.sql import normalize_sql
 from lakelet.plan.sql_engine import for_engine
+from lakelet.plan.sql_json_paths import with_json_paths
 from lakelet.plan.sql_operators import operators_of_sql
 
 
@@ -22,7 +23,8 @@ def normalize(relation: Relation, *, columns_of: Callable[[Relation], list[str]]
         columns_of: names of the columns of a part of the tree, for `frame["*"]`.
     """
     result = _map_relations(
-        relation, lambda node: operators_of_sql(normalize_sql(node, next_plan_id)) if _is_sql(node) else node
+        relation,
+        lambda node: operators_of_sql(normalize_sql(_with_json_paths(node), next_plan_id)) if _is_sql(node) else node,
     )
     result = name_metadata(result)
     if columns_of is not None:
@@ -36,6 +38,18 @@ def _is_sql(relation: Relation) -> bool:
     if kind == "with_relations":
         return relation.with_relations.root.WhichOneof("rel_type") == "sql"
     return kind == "sql"
+
+
+def _with_json_paths(relation: Relation) -> Relation:
+    """Return a node of SQL text, with its paths into JSON as functions."""
+    own = relation.with_relations.root.sql if relation.HasField("with_relations") else relation.sql
+    query = with_json_paths(own.query)
+    if query == own.query:
+        return relation
+    result = Relation()
+    result.CopyFrom(relation)
+    (result.with_relations.root.sql if result.HasField("with_relations") else result.sql).query = query
+    return result
 
 
 def _map_relations(relation: Relation, change: Callable[[Relation], Relation]) -> Relation:

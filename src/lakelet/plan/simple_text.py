@@ -1,7 +1,8 @@
 """SQL text so simple that it can be sent as a tree: a column, a number, a comparison of both, a test for NULL, a count.
 
-The embedded engine builds its SQL grammar anew for every text and never frees it, some 20 KiB each (Sail 0.7.2). The texts of rules and of our own queries go to it with every micro-batch, and most
-of them are of this kind. What is not recognized here stays text.
+The embedded engine builds its SQL grammar anew for every text and never frees it, some 20 KiB each (Sail 0.7.2). The texts of
+rules and of our own queries go to it with every micro-batch, and most of them are of this kind. What is not recognized here
+stays text.
 """
 
 from __future__ import annotations

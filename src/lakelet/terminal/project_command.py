@@ -32,11 +32,29 @@ def names_of(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
     return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
 
 
+_CHOICE = "lakelet.terminal.bundle_choice"
+"""Where the options of a bundle lie in the context: `opened` reads them, so that no command has to pass them on."""
+
+
+def _note_choice(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    if value:
+        ctx.meta.setdefault(_CHOICE, {})[param.name] = value
+    return value
+
+
+def _note_variables(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    variables = configuration_of(ctx, param, values)
+    _note_choice(ctx, param, variables)
+    return variables
+
+
 def project_options(command: Command) -> Command:
     """Add the options that say which pipeline."""
     options = (
         click.option(
-            "--spec", metavar="PATH", help="Project file, or its folder. Default: here, or the nearest above."
+            "--spec",
+            metavar="PATH",
+            help="Project file (`spark-pipeline.yml` or `databricks.yml`), or its folder. Default: here, or the nearest above.",
         ),
         click.option("--storage", metavar="FOLDER", help="Folder of tables and state, instead of the project file's."),
         click.option(
@@ -46,6 +64,30 @@ def project_options(command: Command) -> Command:
             metavar="KEY=VALUE",
             callback=configuration_of,
             help="Override a key of the project file's `configuration`. Repeatable.",
+        ),
+        click.option(
+            "--pipeline",
+            metavar="NAME",
+            expose_value=False,
+            callback=_note_choice,
+            help="Of a Databricks bundle: which pipeline, where it has several.",
+        ),
+        click.option(
+            "--bundle-target",
+            "target",
+            metavar="NAME",
+            expose_value=False,
+            callback=_note_choice,
+            help="Of a Databricks bundle: the target. Default: the one with `default: true`.",
+        ),
+        click.option(
+            "--var",
+            "variables",
+            multiple=True,
+            metavar="NAME=VALUE",
+            expose_value=False,
+            callback=_note_variables,
+            help="Of a Databricks bundle: the value of a variable. Repeatable.",
         ),
     )
     for option in reversed(options):
@@ -61,12 +103,19 @@ def opened(
     spec: str | None, storage: str | None, configuration: Mapping[str, str]
 ) -> Iterator[tuple[Pipeline, TextIO]]:
     """Open the pipeline; gives the real stdout, while what the user's files print goes to stderr."""
+    from lakelet.bundle.pipeline import BundleChoice
     from lakelet.pipeline import Pipeline
+    from lakelet.spec import load_spec
 
     out = sys.stdout
+    choice = BundleChoice(**click.get_current_context().meta.get(_CHOICE, {}))
     with (
         redirect_stdout(sys.stderr),
-        Pipeline(spec, storage=storage, configuration=configuration) as pipeline,
+        Pipeline(
+            load_spec(spec, storage=storage, choice=choice) if choice else spec,
+            storage=storage,
+            configuration=configuration,
+        ) as pipeline,
     ):
         yield pipeline, out
 

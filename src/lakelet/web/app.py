@@ -66,6 +66,7 @@ class WebApp:
             routes.append(Route(f"/actions/{name}.json", self._action(name, as_json=True), methods=["POST"]))
             routes.append(Route(f"/actions/{name}", self._action(name, as_json=False), methods=["POST"]))
         routes.append(Route("/sql/download", download(self._site), methods=["GET"]))
+        routes.append(Route("/metrics", self._site.metrics.__call__, methods=["GET"]))
         routes.append(Route("/live", LiveStream(self._site).__call__, methods=["GET"]))
         routes.append(Mount("/static", StaticFiles(directory=HERE / "static")))
         return Starlette(

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lakelet.errors import LakeletError
+from lakelet.execution.reading import EVENT_LOG_NAMES
 from lakelet.pipeline import Pipeline
 from lakelet.secrets import scrubbed, secret_values
 from lakelet.storage.delta_log import latest_version
 from lakelet.web.definition import Definition, Definitions
 from lakelet.web.index import EventIndex
+from lakelet.web.metrics import PipelineMetrics
 from lakelet.web.runner import JOIN_SECONDS, Runner
 from lakelet.web.sql import SqlService
 from lakelet.web.sql_check import check_sql
@@ -32,7 +34,8 @@ class Site:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self.index = EventIndex()
-        self.watcher = Watcher(pipeline.catalog.system, self.index)
+        self.metrics = PipelineMetrics(pipeline.spec.name, self.index, since=self.now())
+        self.watcher = Watcher(pipeline.catalog.system, self.index, metrics=self.metrics)
         load_lock = threading.Lock()
         self._definitions = Definitions(pipeline.sibling(), load_lock=load_lock)
         self.runner = Runner(pipeline, on_event=self.watcher.wake, on_load=self._definitions.take, load_lock=load_lock)
@@ -80,7 +83,7 @@ class Site:
         tables = self.tables()
         event_log = str(self.pipeline.catalog.system / "events")
         try:
-            read = check_sql(sql, tables=[*tables, "event_log"], names=self.pipeline.names)
+            read = check_sql(sql, tables=[*tables, *EVENT_LOG_NAMES], names=self.pipeline.names)
         except LakeletError:
             if not tables:
                 return []  # the files do not load, and never did

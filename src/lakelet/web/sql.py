@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakelet.errors import LakeletError, QueryError
+from lakelet.execution.reading import EVENT_LOG_NAMES
 from lakelet.pipeline import Pipeline
 from lakelet.web.sql_check import check_sql
 
@@ -66,7 +67,7 @@ class SqlService:
             LakeletError: `SQL_NOT_ALLOWED`, `SQL_TIMEOUT`, `SQL_BUSY`, `SQL_OUT_OF_MEMORY`, or what the engine says.
         """
         names = self._pipeline.names
-        check_sql(sql, tables=[*tables, "event_log"], names=names)
+        check_sql(sql, tables=[*tables, *EVENT_LOG_NAMES], names=names)
         if not self._lock.acquire(timeout=self._timeout):
             raise QueryError("SQL_BUSY", "another query is running", hint="try again when it has ended", retryable=True)
         try:

@@ -22,6 +22,7 @@ from lakelet.events.model import Level, PipelineEvent
 from lakelet.events.progress import UpdateProgress
 from lakelet.storage.delta_log import commit_file, latest_version, read_commit
 from lakelet.web.index import EventIndex
+from lakelet.web.metrics import PipelineMetrics
 
 logger = logging.getLogger("lakelet.web")
 POLL_SECONDS = 0.25
@@ -33,10 +34,12 @@ class Watcher:
 
     Args:
         system: the folder of the event log and of the updates' JSON lines; it need not exist.
+        metrics: counts the events that are new.
     """
 
-    def __init__(self, system: Path, index: EventIndex) -> None:
+    def __init__(self, system: Path, index: EventIndex, *, metrics: PipelineMetrics | None = None) -> None:
         self.index = index
+        self._metrics = metrics
         self._updates = system / "updates"
         self._log = str(system / "events")
         self._lock = threading.RLock()
@@ -114,6 +117,8 @@ class Watcher:
         new = self.index.add(events, packed=packed)
         if not new:
             return 0
+        if self._metrics is not None:
+            self._metrics.count(new)
         newest = new[-1]
         with self._lock:
             if _sequence(newest) > self.sequence:
@@ -188,6 +193,8 @@ class Watcher:
     def _restart(self) -> None:
         with self._lock:
             self.index.clear()
+            if self._metrics is not None:
+                self._metrics.restart()
             self.progress, self.changed, self.sequence = UpdateProgress(), {}, 0
             self._offsets, self._log_version = {}, -1
         self._wake.set()  # the JSON lines are read again at once
