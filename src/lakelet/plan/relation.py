@@ -17,6 +17,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from lakelet.engine.paths import readable_path
 from lakelet.errors import Origin
+from lakelet.plan.simple_text import simple_expression
 
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
@@ -114,7 +115,9 @@ def sql(query: str, sources: Mapping[str, Relation] | None = None) -> Relation:
 
 
 def expression(text: str) -> proto.Expression:
-    """Return SQL text as an expression."""
+    """Return SQL text as an expression; one that needs no parser is sent as a tree."""
+    if (simple := simple_expression(text)) is not None:
+        return simple
     result = proto.Expression()
     result.expression_string.expression = text
     return result

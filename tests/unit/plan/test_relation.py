@@ -106,11 +106,11 @@ def test_a_reference_to_a_frame_outside_of_the_tree_is_kept() -> None:
 
 
 def test_null_is_not_true() -> None:
-    condition = plan.is_not_true(plan.expression("x > 0"))
+    condition = plan.is_not_true(plan.expression("x + y > 0"))
     assert condition.unresolved_function.function_name == "not"
     inner = condition.unresolved_function.arguments[0].unresolved_function
     assert inner.function_name == "coalesce"
-    assert inner.arguments[0].expression_string.expression == "x > 0"
+    assert inner.arguments[0].expression_string.expression == "x + y > 0"
     assert inner.arguments[1].literal.boolean is False
 
 
