@@ -10,7 +10,7 @@ import ast
 import dataclasses
 import inspect
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,37 +74,39 @@ def cli_page() -> str:
         "```",
         "",
         *_options(cli),
+        *_commands(cli, "lakelet", heading="##"),
     ]
-    context = click.Context(cli, info_name="lakelet")
-    for name in cli.list_commands(context):
-        command = cli.get_command(context, name)
-        assert command is not None
-        lines += [
-            "",
-            f"## `lakelet {name}`",
-            "",
-            *_paragraphs(command),
-            "",
-            "```",
-            _usage(name, command),
-            "```",
-            "",
-            *_options(command),
-        ]
     return "\n".join(lines) + "\n"
+
+
+def _commands(group: click.Group, path: str, *, heading: str) -> Iterator[str]:
+    """Yield the sections of a group's commands, each group followed by its own."""
+    context = click.Context(group, info_name=path)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        full = f"{path} {name}"
+        yield from ("", f"{heading} `{full}`", "", *_paragraphs(command), "", "```", _usage(full, command), "```")
+        if options := _options(command):
+            yield from ("", *options)
+        if isinstance(command, click.Group):
+            yield from _commands(command, full, heading=heading + "#")
 
 
 def _paragraphs(command: click.Command) -> list[str]:
     return inspect.cleandoc(command.help or "").splitlines()
 
 
-def _usage(name: str, command: click.Command) -> str:
+def _usage(path: str, command: click.Command) -> str:
+    if isinstance(command, click.Group):
+        return f"{path} COMMAND"
     arguments = [parameter.human_readable_name for parameter in command.params if isinstance(parameter, click.Argument)]
-    return " ".join(["lakelet", name, "[OPTIONS]", *arguments])
+    return " ".join([path, "[OPTIONS]", *arguments])
 
 
 def _options(command: click.Command) -> list[str]:
-    lines = ["| option | meaning |", "|---|---|"]
+    """Return a table of a command's options, nothing for a command without any."""
+    lines: list[str] = []
     for option in command.params:
         if not isinstance(option, click.Option) or option.hidden:
             continue
@@ -117,7 +119,7 @@ def _options(command: click.Command) -> list[str]:
         if option.show_default and isinstance(option.default, str | int):
             notes.append(f"Default: `{option.default}`.")
         lines.append(f"| {names} | {' '.join(notes)} |")
-    return lines
+    return ["| option | meaning |", "|---|---|", *lines] if lines else []
 
 
 def _value_of(option: click.Option) -> str:
@@ -150,15 +152,17 @@ NOTES: Mapping[tuple[str, str], str] = {
     ("table", "cluster_by"): "kept as a table property; the files are not clustered",
     ("table", "cluster_by_auto"): "kept as a table property; the files are not clustered",
     ("table", "format"): "`delta` only",
-    ("table", "spark_conf"): "has no effect on the embedded engine, and a warning says so",
+    ("table", "spark_conf"): "`pipelines.trigger.interval` is read; other keys have no effect, and a warning says so",
     ("table", "temporary"): "older name of `private`",
     ("table", "query_function"): "the decorated function",
     ("materialized_view", "query_function"): "the decorated function",
     (
         "materialized_view",
         "refresh_policy",
-    ): "accepted; a view is computed anew, or left alone when nothing has changed",
+    ): "`auto`, `incremental`, `incremental_strict` or `full`, all obeyed; see [refresh policies]"
+    "(../concepts/incremental_views.md#refresh-policies)",
     ("temporary_view", "query_function"): "the decorated function",
+    ("temporary_view", "spark_conf"): "has no effect: a view is not run by itself",
     ("append_flow", "once"): "a batch query that runs a single time",
     ("create_auto_cdc_flow", "stored_as_scd_type"): "1 or 2; `bitemporal` is refused",
     ("create_auto_cdc_flow", "flow_name"): "older name of `name`",

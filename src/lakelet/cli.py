@@ -279,6 +279,8 @@ def events(
         )[-limit:]
         for event in selected:
             out.write((event_lines.as_json(event) if as_json else event_lines.as_text(event)) + "\n")
+    if not selected:
+        click.echo("no events match", err=True)
 
 
 # -- explain

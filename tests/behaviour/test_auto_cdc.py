@@ -645,3 +645,19 @@ def test_a_target_with_rows_of_unknown_origin_is_refused(engine: SailEngine, tmp
 
 def test_a_result_is_plain_data() -> None:
     assert dataclasses.asdict(CdcResult())["num_ties"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "num_rows"),
+    [
+        ({}, 2),
+        ({"except_column_list": ("seq",)}, 1),
+        ({"track_history_except_column_list": ("seq",)}, 1),
+    ],
+)
+def test_the_sequence_column_is_tracked_like_any_other(
+    engine: SailEngine, tmp_path: Path, options: dict[str, Any], num_rows: int
+) -> None:
+    flow = Flow(engine, tmp_path, scd_type=2, keys=("id",), sequence_by="seq", **options)
+    flow.apply(pa.table({"id": [1, 1], "name": ["a", "a"], "seq": [1, 2]}))
+    assert flow.rows.num_rows == num_rows

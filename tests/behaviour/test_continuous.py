@@ -221,6 +221,80 @@ def test_files_that_arrive_are_picked_up(project: Any) -> None:
     assert project.rows("orders", "id") == [1, 2, 3]
 
 
+SNAPSHOTS = """
+    @dp.materialized_view
+    def shops():
+        return spark.read.format("delta").load("/Volumes/main/raw/landing/shops").groupBy("id").agg(F.max("name").alias("name"))
+
+    @dp.temporary_view
+    def outside():
+        return spark.read.format("delta").load("/Volumes/main/raw/landing/shops")
+
+    dp.create_streaming_table("history"{interval})
+    dp.create_auto_cdc_from_snapshot_flow(target="history", source="{source}", keys=["id"], stored_as_scd_type=2)
+"""
+
+
+def shop(number: int, name: str) -> pa.Table:
+    return pa.table({"id": [number], "name": [name]})
+
+
+@pytest.mark.parametrize("source", ["shops", "outside"])
+def test_a_snapshot_is_taken_again_when_a_table_that_its_source_reads_has_changed(project: Any, source: str) -> None:
+    project.write(SNAPSHOTS.format(source=source, interval="")).land("shops", shop(1, "ann"))
+    story = Story(project)
+    story.steps = [
+        (when("history", "COMPLETED"), lambda: project.land("shops", shop(2, "bob"))),
+        (when("history", "COMPLETED"), lambda: project.land("shops", shop(3, "cid"))),
+        (when("history", "COMPLETED"), story.drain.set),
+    ]
+    assert story.tell().exit_code == 0
+    assert story.batches("history") == 3
+    assert project.rows("history", "id", "name", "__END_AT") == [(1, "ann", None), (2, "bob", None), (3, "cid", None)]
+
+
+def test_a_snapshot_is_taken_no_more_often_than_its_interval_and_once_more_at_the_end(project: Any) -> None:
+    interval = ', spark_conf={"pipelines.trigger.interval": "1 hour"}'
+    project.write(SNAPSHOTS.format(source="shops", interval=interval)).land("shops", shop(1, "ann"))
+    story = Story(project)
+    story.steps = [
+        (when("history", "COMPLETED"), lambda: project.land("shops", shop(1, "bob"))),
+        (when("shops", "COMPLETED"), lambda: project.land("shops", shop(1, "cid"))),
+        (when("shops", "COMPLETED"), story.drain.set),
+    ]
+    assert story.tell().exit_code == 0
+    assert story.batches("history") == 2
+    assert project.rows("history", "name") == ["ann", "cid"]
+
+
+def test_a_snapshot_function_is_asked_again(project: Any) -> None:
+    folder = project.root / "snapshots"
+    folder.mkdir()
+    project.write(
+        f"""
+        import os
+
+        def following(latest):
+            number = (latest or 0) + 1
+            if not os.path.exists(f"{folder}/{{number}}"):
+                return None
+            return spark.range(number).withColumn("n", F.lit(number)), number
+
+        dp.create_streaming_table("history")
+        dp.create_auto_cdc_from_snapshot_flow(target="history", source=following, keys=["id"])
+        """
+    )
+    (folder / "1").touch()
+    story = Story(project)
+    story.steps = [
+        (when("history", "COMPLETED"), (folder / "2").touch),
+        (when("history", "COMPLETED"), (folder / "3").touch),
+        (when("history", "COMPLETED"), story.drain.set),
+    ]
+    assert story.tell({**QUICK, "lakelet.maintenance.enabled": "false"}).exit_code == 0
+    assert project.rows("history", "id", "n") == [(0, 3), (1, 3), (2, 3)]
+
+
 # -- failures -----------------------------------------------------------------------------------------------------
 
 

@@ -192,7 +192,10 @@ def test_a_deleted_table_is_made_again(project: Any) -> None:
     project.write(TOTALS).land("sales", sales(("N", 1)))
     project.ok()
     shutil.rmtree(project.folder("totals"))
+    [issue] = project.pipeline().explain("totals").issues
+    assert (issue.type, "is gone" in issue.text) == ("TABLE_MISSING", True)
     project.ok()
+    assert project.techniques() == {"totals": ("COMPLETE_RECOMPUTE", ["TABLE_MISSING"])}
     assert project.rows("totals", "shop", "amount") == [("N", 1)]
 
 

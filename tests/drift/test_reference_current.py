@@ -12,5 +12,10 @@ def test_the_page_on_disk_is_current(name: str) -> None:
     assert current == PAGES[name](), f"run `make docs`: docs/reference/{name} is out of date"
 
 
+def test_the_commands_of_a_group_have_sections_of_their_own() -> None:
+    headings = [line for line in PAGES["cli.md"]().splitlines() if line.startswith("### ")]
+    assert headings == [f"### `lakelet spark {name}`" for name in ("down", "status", "up")]
+
+
 def test_the_picture_of_the_flagship_is_current() -> None:
     assert PICTURE.read_text("utf-8") == picture(), "run `make docs`: docs/images/apparel.svg is out of date"

@@ -262,6 +262,11 @@ def test_events_filters_and_keeps_the_last(logged: FakePipeline) -> None:
     assert lakelet("events", "--limit", "1").stdout.count("\n") == 1
 
 
+def test_events_says_on_stderr_that_none_match(logged: FakePipeline) -> None:
+    result = lakelet("events", "--dataset", "orders", "--type", "create_update", "--json")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no events match\n")
+
+
 def test_events_of_an_unknown_update_exits_with_2(logged: FakePipeline) -> None:
     result = lakelet("events", "--update", "nope")
     assert result.exit_code == 2

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from tests.web.web_kit import Shop, post, wait_for
 
+from lakelet.errors import SpecError
+from lakelet.web.server import _listener
+
 COMMAND = "import sys; from lakelet.cli import main; sys.argv[0] = 'lakelet'; main()"
 
 
@@ -183,6 +186,22 @@ def test_the_address_may_be_in_use(shop: Shop, server: Server) -> None:
     done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "UI_ADDRESS_IN_USE" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("nowhere.invalid", "the name cannot be resolved"),
+        ("x" * 70, "the name cannot be resolved"),
+        ("192.0.2.1", "this machine does not have the address"),
+    ],
+)
+def test_a_host_that_is_not_here_is_no_address_in_use(host: str, reason: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        _listener(host, 0)
+    assert raised.value.condition == "UI_ADDRESS_NOT_AVAILABLE"
+    assert reason in raised.value.message
+    assert "--host" in (raised.value.hint or "")
 
 
 def test_a_site_that_closes_ends_its_update_first(shop: Shop) -> None:

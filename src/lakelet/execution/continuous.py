@@ -21,13 +21,13 @@ from lakelet.errors import FlowError, StorageError
 from lakelet.events import kinds
 from lakelet.events.model import FlowStatus
 from lakelet.execution.context import HeadKey, UpdateContext
-from lakelet.execution.heads import ExternalSources
+from lakelet.execution.heads import ExternalSources, reads_whole_tables
 from lakelet.execution.outcome import FlowOutcome
 from lakelet.execution.pace import Pace
 from lakelet.execution.update import MAX_WORKERS, Key, UpdatePlan, execute, failure_of
 from lakelet.execution.upkeep import Upkeep
 from lakelet.graph.dataflow_graph import ResolvedFlow
-from lakelet.graph.elements import Dataset, DatasetKind
+from lakelet.graph.elements import Dataset, SnapshotCdcFlow
 from lakelet.storage.delta_log import latest_version
 
 LOOK_SECONDS = 0.1
@@ -70,7 +70,7 @@ class FlowState:
         outside: keys of its heads from outside of the update.
         streams: source id to key of the dataset that it reads as a stream.
         tables: location to key of the dataset that it reads as a table.
-        looks: it reads files as a table, of which only running it tells whether they have changed.
+        looks: only running it tells whether what it reads has changed: files, or what a snapshot function returns.
         seen: heads and versions that it had read up to when it last succeeded.
         is_paused: something that it reads fails.
     """
@@ -91,8 +91,8 @@ class FlowState:
     status: FlowStatus = FlowStatus.QUEUED
 
     @property
-    def is_view(self) -> bool:
-        return self.dataset.kind is DatasetKind.MATERIALIZED_VIEW
+    def reads_whole_tables(self) -> bool:
+        return reads_whole_tables(self.flow, self.dataset)
 
     @property
     def upstream(self) -> set[Key]:
@@ -161,7 +161,7 @@ class ContinuousUpdate:
                 if item.source.dataset is not None and (flow.name, item.id) not in outside
             },
             tables={location: locations[location] for location in inputs.locations if location in locations},
-            looks=bool(inputs.files),
+            looks=bool(inputs.files) or (isinstance(flow.flow, SnapshotCdcFlow) and callable(flow.flow.source)),
         )
 
     # -- the loop -------------------------------------------------------------------------------------------------
@@ -196,8 +196,8 @@ class ContinuousUpdate:
         self._look()
         for state in self._states:
             state.pace.hurry()
-            if state.looks:
-                state.seen = None
+            if state.looks:  # once more, and not again
+                state.looks, state.seen = False, None
 
     def _look(self) -> None:
         """See whether a source has moved; then begin a new epoch."""
@@ -226,6 +226,8 @@ class ContinuousUpdate:
                 continue
             if not self._has_work(state, work, now):
                 self._advance(state, work)
+                if state.looks and not state.flow.flow.once:
+                    self._submit_at = min(self._submit_at, state.pace.due_at())
             elif now >= state.pace.due_at() or (is_draining and state.pace.error is None):
                 busy.add(key)
                 self._start(state, work, now)
@@ -272,11 +274,11 @@ class ContinuousUpdate:
         done = [self._epoch] if outside else []
         newest = [self._epoch] if outside else []
         versions: dict[str, int | None] = {}
-        if state.is_view:  # its tables belong to one instant; those from outside are watched
+        if state.reads_whole_tables:  # its tables belong to one instant; those from outside are watched
             versions = {
                 key[1]: head for key, head in heads.items() if key[1] in self._context.inputs(state.flow).locations
             }
-        marked = [*state.streams.items(), *(state.tables.items() if state.is_view else ())]
+        marked = [*state.streams.items(), *(state.tables.items() if state.reads_whole_tables else ())]
         for name, key in marked:
             others = [
                 *(done_of for other, done_of in progress.items() if other != key),
@@ -291,7 +293,7 @@ class ContinuousUpdate:
                 versions[name] = mark.version
             done.append(mark.done)
             newest.append(mark.newest)
-        if not state.is_view:
+        if not state.reads_whole_tables:
             for key in state.tables.values():
                 done.append(progress[key])
                 newest.append(max(other.newest for other in self._of[key]))

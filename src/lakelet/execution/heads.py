@@ -15,11 +15,18 @@ from lakelet.execution.binding import StreamInput
 from lakelet.execution.context import HeadKey, Unreadable, UpdateContext
 from lakelet.execution.sources import RateSource
 from lakelet.graph.dataflow_graph import ResolvedFlow
-from lakelet.graph.elements import DatasetKind
+from lakelet.graph.elements import Dataset, DatasetKind, SnapshotCdcFlow
 from lakelet.storage.delta_log import latest_version
 
 MAX_READINGS = 50
 """How often the heads are read before giving up on two equal readings; takes about a second."""
+
+
+def reads_whole_tables(flow: ResolvedFlow, dataset: Dataset) -> bool:
+    """Return whether a flow reads tables whole, and again as soon as one of them has changed."""
+    if isinstance(flow.flow, SnapshotCdcFlow):
+        return isinstance(flow.flow.source, str)
+    return dataset.kind is DatasetKind.MATERIALIZED_VIEW
 
 
 class ExternalSources:
@@ -28,7 +35,7 @@ class ExternalSources:
     Args:
         flows: of the update.
         written: keys of the datasets that the update brings up to date; they are not from outside.
-        tables: watch the tables that materialized views read, too.
+        tables: watch the tables that are read whole, too.
     """
 
     def __init__(
@@ -48,7 +55,7 @@ class ExternalSources:
             for item in inputs.streams.values():
                 if item.source.dataset is None or item.source.dataset.name.key not in written:
                     self._streams.append((flow, item))
-            if tables and context.graph.dataset(flow.target).kind is DatasetKind.MATERIALIZED_VIEW:
+            if tables and reads_whole_tables(flow, context.graph.dataset(flow.target)):
                 self._tables.update({(flow.name, location): -1 for location in inputs.locations if location not in own})
 
     def keys(self, flow: ResolvedFlow) -> tuple[HeadKey, ...]:

@@ -171,7 +171,10 @@ def _own_issues(
     if note.files != record.files:
         issues.append(Issue(type="DATA_HAS_CHANGED", text="the files that it reads have changed"))
     location = context.location(dataset)
-    if changes_rows(location, after=note.table_version, until=latest_version(location) or 0):
+    newest = latest_version(location)
+    if newest is None or newest < note.table_version:
+        issues.append(Issue(type="TABLE_MISSING", text="its table, as the last refresh wrote it, is gone"))
+    elif changes_rows(location, after=note.table_version, until=newest):
         issues.append(Issue(type="TABLE_CHANGED_BY_OTHERS", text="its table has rows that no refresh wrote"))
     if query.issue is not None and query.issue.type == "PLAN_NOT_DETERMINISTIC":
         issues.append(query.issue)

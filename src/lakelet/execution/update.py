@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lakelet.errors import FlowError, GraphError, LakeletError, raise_all
+from lakelet.errors import FlowError, GraphError, LakeletError, SpecError, raise_all
 from lakelet.events import kinds
 from lakelet.events.model import FlowStatus, UpdateState
 from lakelet.execution.checkpoint import FORMAT, read_derived, start_epoch, start_generation, write_json
@@ -52,6 +52,7 @@ def plan_update(graph: DataflowGraph, selection: RefreshSelection) -> UpdatePlan
 
     Raises:
         GraphError: `UNKNOWN_DATASET`, `UNKNOWN_FLOW`, `FULL_REFRESH_NOT_ALLOWED`.
+        SpecError: `CONFLICTING_PIPELINE_REFRESH_OPTIONS`.
     """
     stored = graph.runnable()
     listed, full = _named(graph, selection)
@@ -91,7 +92,16 @@ def _named(graph: DataflowGraph, selection: RefreshSelection) -> tuple[set[Key],
                 error.cause = error.cause or f"`{option}` names it"
                 errors.append(error)
     raise_all(errors)
-    return keys["--refresh"], keys["--full-refresh"]
+    listed, full = keys["--refresh"], keys["--full-refresh"]
+    if both := sorted(listed & full):
+        shown = ", ".join(f"`{graph.display(graph.datasets[key].name)}`" for key in both)
+        raise SpecError(
+            "CONFLICTING_PIPELINE_REFRESH_OPTIONS",
+            f"both `--refresh` and `--full-refresh` name {shown}",
+            cause="a refresh takes what is new, a full refresh begins from the start",
+            hint="name a dataset in one of the two",
+        )
+    return listed, full
 
 
 def _stored(graph: DataflowGraph, name: str) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import threading
@@ -54,7 +55,7 @@ def serve(
         ready: called once, when requests are answered.
 
     Raises:
-        SpecError: `UI_ADDRESS_IN_USE`.
+        SpecError: `UI_ADDRESS_IN_USE`, `UI_ADDRESS_NOT_AVAILABLE`.
     """
     listener = _listener(host, port)
     port = listener.getsockname()[1]
@@ -121,8 +122,17 @@ def _listener(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         listener.close()
+        is_name = isinstance(error, UnicodeError | socket.gaierror)
+        if is_name or (isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL):
+            raise SpecError(
+                "UI_ADDRESS_NOT_AVAILABLE",
+                f"the page cannot be served at {host}: "
+                + ("the name cannot be resolved" if is_name else "this machine does not have the address"),
+                cause=str(error),
+                hint="give an address of this machine with `--host`: 127.0.0.1 for this machine only, 0.0.0.0 for all networks",
+            ) from error
         raise SpecError(
             "UI_ADDRESS_IN_USE",
             f"the page cannot be served at {host}, port {port}",

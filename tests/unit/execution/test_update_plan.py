@@ -69,3 +69,10 @@ def test_all_wrong_names_are_reported_at_once() -> None:
 def test_all_and_a_list_contradict_each_other() -> None:
     with pytest.raises(SpecError, match="CONFLICTING_PIPELINE_REFRESH_OPTIONS"):
         RefreshSelection(full_refresh_all=True, refresh=("gold",))
+
+
+def test_a_dataset_in_both_lists_is_refused_by_name() -> None:
+    with pytest.raises(SpecError) as raised:
+        planned(refresh=("bronze", "silver"), full_refresh=("silver", "gold"))
+    assert raised.value.condition == "CONFLICTING_PIPELINE_REFRESH_OPTIONS"
+    assert "name `silver`" in raised.value.message
