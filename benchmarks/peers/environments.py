@@ -28,7 +28,6 @@ class Peer:
         stores: how its tables can be read back, `delta` or `duckdb`.
         settings: added to the environment variables.
         most_sales: the largest history that it is asked for, so that the whole run ends within the hour.
-        is_equal: whether it can express everything, so that its tables must hold the same rows.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Peer:
     stores: str = "delta"
     settings: dict[str, str] = field(default_factory=dict)
     most_sales: int = 100_000_000
-    is_equal: bool = True
 
     def command(self, landing: Path, out: Path) -> list[str]:
         return [python(self.environment), str(HERE / self.script), str(landing), str(out)]
@@ -53,14 +51,6 @@ PEERS = (
         script="structured_streaming.py",
         environment="spark",
         most_sales=5_000_000,
-    ),
-    Peer(
-        name="spark-pipelines",
-        label="Spark Declarative Pipelines, Delta",
-        script="spark_pipelines.py",
-        environment="spark",
-        most_sales=100_000,
-        is_equal=False,
     ),
     Peer(
         name="dbt",
