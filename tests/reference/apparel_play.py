@@ -67,8 +67,8 @@ def generator(storage: Path, *, seed: int, start: datetime = NEW_YEAR, **changes
 
 
 def _settings(size: str) -> dict[str, str]:
-    """Return the settings of a pipeline; that of medium micro-batches follows changes of views however small these are."""
-    return {"lakelet.maxBytesPerTrigger": size, "lakelet.views.recomputeRows": "0" if size == "12kb" else "200000"}
+    """Return the settings of a pipeline; only that of the smallest micro-batches computes small views anew."""
+    return {"lakelet.maxBytesPerTrigger": size, "lakelet.views.recomputeRows": "200000" if size == "1b" else "0"}
 
 
 @dataclass(slots=True)
