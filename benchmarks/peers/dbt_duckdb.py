@@ -18,6 +18,7 @@ from dbt.cli.main import dbtRunner
 
 STYLE = os.environ.get("DBT_STYLE", "incremental")
 NEWEST = "ingest_timestamp = (SELECT max(ingest_timestamp) FROM {{{{ ref('bronze_{0}') }}}})"
+THIS_RUN = "ingest_timestamp = TIMESTAMPTZ '{{ run_started_at }}'"
 APPEND = "{{ config(materialized='incremental', incremental_strategy='append') }}\n"
 DEPENDS = "-- depends_on: {{{{ ref('bronze_{0}') }}}}\n"
 TABLE = "{{ config(materialized='table') }}\n"
@@ -76,11 +77,11 @@ def models(landing: Path) -> dict[str, str]:
     for table, query in spec.gold("{{ ref('denormalized_sales_facts') }}").items():
         found[table] = TABLE + query
     counted = [
-        (f"{name}_cleaned_stream", f"{{{{ ref('{name}_cleaned') }}}} WHERE {NEWEST.format(name)}", spec.rules_of(name))
+        (f"{name}_cleaned_stream", f"{{{{ ref('{name}_cleaned') }}}} WHERE {THIS_RUN}", spec.rules_of(name))
         for name in spec.STREAMS
     ]
     counted += [
-        (table, f"{fresh} AND quantity {sign} 0", spec.FACT_DROP)
+        (table, f"{{{{ ref('sales_cleaned') }}}} WHERE {THIS_RUN} AND quantity {sign} 0", spec.FACT_DROP)
         for table, sign in (("silver_sales_transactions", ">"), ("silver_returns_transactions", "<"))
     ]
     found["rule_counts"] = TABLE + "\nUNION ALL\n".join(

@@ -5,7 +5,7 @@ What the embedded engine lacks (`CREATE CATALOG`, `OPTIMIZE`, `VACUUM`) is recor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,12 @@ NOTEBOOKS = Path(__file__).parents[2] / "src" / "apparel" / "pipeline" / "notebo
 
 
 @pytest.fixture(scope="module")
-def spark(engine: SailEngine) -> Any:
+def spark(engine: SailEngine) -> Iterator[Any]:
     from pyspark.sql.connect.session import SparkSession
 
-    return SparkSession.builder.remote(engine.url).create()
+    session = SparkSession.builder.remote(engine.url).create()
+    yield session
+    session.client.close()  # or it looks for its server for ten minutes when the process ends
 
 
 @dataclass

@@ -9,6 +9,7 @@ they were all.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import uuid
 import warnings
@@ -197,6 +198,8 @@ def connect(url: str, session_id: str) -> SparkConnectClient:
     warnings.filterwarnings("ignore", message=r"\[RETRIES_EXCEEDED\]")
     client = SparkConnectClient(DefaultChannelBuilder(with_session(url, session_id), channelOptions=CHANNEL_OPTIONS))
     client.set_retry_policies([DefaultPolicy(max_retries=6, max_backoff=1000)])
+    # At exit it would try for seconds to reach an endpoint that may have ended before it, to clear a cache of models.
+    atexit.unregister(client._on_exit)
     return client
 
 
