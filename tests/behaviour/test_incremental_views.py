@@ -396,3 +396,18 @@ def test_a_view_is_computed_anew_if_the_files_that_were_added_are_gone(project: 
     project.ok()
     assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["DATA_FILE_MISSING"])
     assert project.rows("v", "shop", "x") == [("N", 10), ("S", 4), (None, 6)]
+
+
+def test_partial_values_of_too_many_rows_are_not_taken_up_at_once(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakelet.execution.refresh_plan.MOST_ROWS_AT_ONCE", FIRST.num_rows - 1)
+    project.write(view(GROUPED["sum"]))
+    for _ in range(2):
+        project.land("sales", FIRST)
+        project.ok()
+    assert project.techniques()["v"] == (
+        "COMPLETE_RECOMPUTE",
+        ["DATA_HAS_CHANGED", "INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL"],
+    )
+    assert project.rows("v", "shop", "x") == [("N", 10), ("S", 4), (None, 6)]

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from lakelet.graph.dataflow_graph import ResolvedFlow
 
 NO_OP, COMPLETE = "NO_OP", "COMPLETE_RECOMPUTE"
+
+MOST_ROWS_AT_ONCE = 2_000_000
+"""Partial values of the groups of more rows are not taken up in one refresh: they would be in memory all at once, distinct values
+above all. A view that grows to that size step by step has them already."""
 _REINITIALIZED = {"FIRST_REFRESH", "FULL_REFRESH", "QUERY_FINGERPRINT_CHANGED"}
 
 
@@ -129,7 +133,12 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
             )
             rejected = Issue(type="INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL", text=text)
             plan = replace(plan, technique=COMPLETE, issues=(plan.issues[0], rejected), added={}, terms=(), state=None)
-    keeps = query.groups is not None and dataset.refresh_policy != "full" and not changes.issues
+    is_large = record.input_rows is not None and record.input_rows > MOST_ROWS_AT_ONCE
+    if is_large and "CHANGE_SET_MISSING" in plan.reasons:
+        text = f"it reads {record.input_rows:,} rows, too many to take up the partial values of their groups at once"
+        rejected = Issue(type="INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL", text=text)
+        plan = replace(plan, issues=(plan.issues[0], rejected))
+    keeps = not is_large and query.groups is not None and dataset.refresh_policy != "full" and not changes.issues
     keeps = keeps and not context.engine.capabilities.cluster_writes and not _is_small(context, dataset, record)
     plan = replace(plan, keeps_state=plan.technique == COMPLETE and keeps)
     return plan
