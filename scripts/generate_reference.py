@@ -26,7 +26,8 @@ from lakelet.engine.known import ENGINES
 from lakelet.graph.drawing import as_svg
 from lakelet.pipeline import Pipeline
 from lakelet.pipelines import dlt, dp
-from lakelet.spec import SETTINGS, STORAGE_VARIABLE
+from lakelet.settings import SETTINGS
+from lakelet.spec import STORAGE_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"

@@ -16,7 +16,8 @@ from lakelet.graph.dataflow_graph import DataflowGraph
 from lakelet.graph.elements import AutoCdcFlow, Dataset, DatasetKind, Flow, SnapshotCdcFlow
 from lakelet.pipelines.call_site import display_path
 from lakelet.pipelines.notebook import PythonPart, RunPart, parts_of
-from lakelet.spec import TRIGGER_INTERVAL, PipelineSpec
+from lakelet.settings import TRIGGER_INTERVAL
+from lakelet.spec import PipelineSpec
 
 
 class Target(enum.Enum):

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from lakelet.errors import SpecError
-from lakelet.spec import SETTINGS, PipelineSpec, find_spec, interval_seconds, load_spec, size_bytes
+from lakelet.settings import SETTINGS, interval_seconds, size_bytes
+from lakelet.spec import PipelineSpec, find_spec, load_spec
 
 MINIMAL = "name: shop\nstorage: store\n"
 

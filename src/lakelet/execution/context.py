@@ -31,7 +31,8 @@ from lakelet.execution.view_query import ViewQuery, view_query
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import TOMBSTONE_PROPERTY, Dataset
 from lakelet.names import TableName
-from lakelet.spec import KEPT_BATCHES, PipelineSpec
+from lakelet.settings import KEPT_BATCHES
+from lakelet.spec import PipelineSpec
 from lakelet.storage.base import Table, TableDefinition, TableStore
 from lakelet.storage.catalog import Catalog
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from lakelet.errors import LakeletError
 from lakelet.graph.elements import AnyFlow, Dataset, DatasetKind
 from lakelet.graph.trigger import declared_interval
-from lakelet.spec import TRIGGER_INTERVAL, PipelineSpec, interval_seconds
+from lakelet.settings import TRIGGER_INTERVAL, interval_seconds
+from lakelet.spec import PipelineSpec
 
 STREAM_SECONDS = 5.0
 DELTA_VIEW_SECONDS = 60.0

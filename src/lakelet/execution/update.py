@@ -25,7 +25,7 @@ from lakelet.execution.reset import announce_checkpoint_reset, find_flow
 from lakelet.execution.snapshot_cdc import run_snapshots
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import Dataset, DatasetKind, SnapshotCdcFlow, reset_allowed
-from lakelet.spec import TRIGGER_INTERVAL
+from lakelet.settings import TRIGGER_INTERVAL
 from lakelet.storage.base import TableDefinition
 
 Key = tuple[str, str, str]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lakelet.errors import GraphError, LakeletError
 from lakelet.graph.dataflow_graph import DataflowGraph
 from lakelet.graph.elements import AnyFlow, Dataset
-from lakelet.spec import TRIGGER_INTERVAL, interval_seconds
+from lakelet.settings import TRIGGER_INTERVAL, interval_seconds
 
 
 def declared_interval(flow: AnyFlow, dataset: Dataset) -> str | None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from lakelet.errors import DefinitionError, SpecError
-from lakelet.spec import interval_seconds
+from lakelet.settings import interval_seconds
 from lakelet.testing.crash import Crash, check_point
 
 
