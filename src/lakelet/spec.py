@@ -197,7 +197,10 @@ def _bundle_spec(file: Path, *, storage: str | Path | None, choice: BundleChoice
     for key, value in settings.items():
         check_setting(key, value, origin=found.origins.get(f"configuration.{key}"))
     if found.root_path is not None:
-        folders = [*SETTINGS[SOURCE_FOLDERS].parse(settings.get(SOURCE_FOLDERS, "")), os.path.relpath(found.root_path, root)]
+        folders = [
+            *SETTINGS[SOURCE_FOLDERS].parse(settings.get(SOURCE_FOLDERS, "")),
+            os.path.relpath(found.root_path, root),
+        ]
         settings[SOURCE_FOLDERS] = ",".join(dict.fromkeys(folders))
     plain = {key: value for key, value in found.configuration.items() if not key.startswith("lakelet.")}
     return PipelineSpec(

@@ -16,8 +16,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +27,20 @@ from pyspark.sql.types import DataType, StructType
 
 from lakelet.errors import CdcError, DefinitionError
 from lakelet.execution.arrow_values import before as before_limit
-from lakelet.execution.auto_cdc_events import EXAMPLES, Events, auxiliary_schema, event_relation
-from lakelet.execution.auto_cdc_history import History, Shape, difference, history_of, latest_truncate, unique
-from lakelet.execution.auto_cdc_pieces import PIECE_ROWS, Piece, Pieces
+from lakelet.execution.auto_cdc_batch import (
+    CdcResult,
+    CdcTie,
+    Step,
+    Ties,
+    marked,
+    sequence_of,
+    spelled,
+    upserts_and_deletes,
+    without_forgotten,
+)
+from lakelet.execution.auto_cdc_events import Events, auxiliary_schema, event_relation
+from lakelet.execution.auto_cdc_history import Shape, history_of, latest_truncate, unique
+from lakelet.execution.auto_cdc_pieces import PIECE_ROWS, Pieces
 from lakelet.execution.auto_cdc_schema import (
     APP_ID,
     BATCH_ID,
@@ -49,7 +59,6 @@ from lakelet.execution.auto_cdc_schema import (
     target_schema,
     tracked_names,
 )
-from lakelet.execution.auto_cdc_tombstones import forgettable
 from lakelet.execution.faults import reach
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table, TableDefinition, TableStore
@@ -66,33 +75,6 @@ RECENT_EVENTS = 8192
 
 _turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """By target: flows that share one take turns, since each derives rows from what the others stored."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CdcTie:
-    """Two or more different events with the same key and sequence."""
-
-    key: Mapping[str, Any]
-    sequence: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CdcResult:
-    """What one batch did to the target.
-
-    Attributes:
-        num_upserted_rows: rows of the target inserted or updated.
-        num_deleted_rows: rows of the target removed.
-        num_input_rows: change rows of the batch; of a replay, those that the batch had added.
-        num_ties: ties that an event of the batch takes part in.
-        ties: up to five of them.
-    """
-
-    num_upserted_rows: int = 0
-    num_deleted_rows: int = 0
-    num_input_rows: int = 0
-    num_ties: int = 0
-    ties: tuple[CdcTie, ...] = ()
 
 
 class AutoCdc:
@@ -196,7 +178,7 @@ class AutoCdc:
         spelling = {name.lower(): name for name in self._definition.schema.names}
         reader = self._engine.stream(event_relation(self._flow, self._source, changes, spelling))
         schema = auxiliary_schema(reader.schema)
-        ties = _Ties()
+        ties = Ties()
         events = self._events(reader, schema, receipt)
         with Pieces(events.reader(), column=self._keys(schema)[0]) as pieces:
             if auxiliary is None:
@@ -212,12 +194,12 @@ class AutoCdc:
         return self._rebuild(auxiliary, target, receipt, num_input_rows=events.rows, replace=restart, ties=ties)
 
     def _remembered(
-        self, pieces: Pieces, truncate: pa.Table, schema: pa.Schema, ties: _Ties
+        self, pieces: Pieces, truncate: pa.Table, schema: pa.Schema, ties: Ties
     ) -> Iterator[pa.RecordBatch]:
         """Yield what the auxiliary table has after the first batch, in the order of its keys."""
         yield from truncate.to_batches()
         for piece in pieces:
-            found = history_of(_marked(piece.events, new=True), self._shape(schema), truncated_at=_sequence(truncate))
+            found = history_of(marked(piece.events, new=True), self._shape(schema), truncated_at=sequence_of(truncate))
             ties.add(found.ties)
             yield from found.events.to_batches()
         self._refuse_ties(ties)
@@ -236,7 +218,7 @@ class AutoCdc:
             before = self._truncate(auxiliary)
             truncate = _latest(before, events.truncate)
             is_truncating = not truncate.equals(before)
-            step = _Step(self, auxiliary, target, truncate, forget_before=self._forget_before)
+            step = Step(self._shape(auxiliary.schema), auxiliary, target, truncate, forget_before=self._forget_before)
             if is_truncating:
                 step.remember(truncate)
             everything = is_behind or is_truncating
@@ -256,8 +238,8 @@ class AutoCdc:
         keys = unique(auxiliary.recent_rows().select(shape.keys))
         for start in range(0, keys.num_rows, RECENT_EVENTS):
             some = keys.slice(start, RECENT_EVENTS)
-            events = _remembered(_upserts_and_deletes(auxiliary.rows_of(some)), shape, self._forget_before)
-            found = history_of(_marked(events, new=False), shape, truncated_at=_sequence(truncate))
+            events = without_forgotten(upserts_and_deletes(auxiliary.rows_of(some)), shape, self._forget_before)
+            found = history_of(marked(events, new=False), shape, truncated_at=sequence_of(truncate))
             change.replace(some, found.events.drop_columns([NEW]))
         if truncate.num_rows:
             change.replace(truncate.select(shape.keys), truncate)
@@ -275,7 +257,7 @@ class AutoCdc:
         self._check_drift(auxiliary)
         everything = target is None or (bool(optional) and bool(pc.any(added.column(TRUNCATE)).as_py()))
         target = self._open_target(auxiliary, target)
-        step = _Step(self, auxiliary, target, self._truncate(auxiliary))
+        step = Step(self._shape(auxiliary.schema), auxiliary, target, self._truncate(auxiliary))
         empty = auxiliary.schema.empty_table()
         if everything:
             with Pieces(empty.to_reader(), column=keys[0]) as pieces:
@@ -295,7 +277,7 @@ class AutoCdc:
         *,
         num_input_rows: int,
         replace: bool,
-        ties: _Ties | None,
+        ties: Ties | None,
     ) -> CdcResult:
         """Write every row of the target, derived from all events, in one commit.
 
@@ -304,7 +286,7 @@ class AutoCdc:
         """
         if target is None:
             target = self._store.create(self._target_location, self._definition)
-        found = _Ties()
+        found = Ties()
         rows = self._all_rows(auxiliary, found)
         if replace:
             written = target.replace(_conformed(rows, self._definition.schema), receipt=receipt, clustered=True)
@@ -314,21 +296,21 @@ class AutoCdc:
         reach("cdc.target_committed")
         return CdcResult(num_upserted_rows=written, num_input_rows=num_input_rows, **(ties or found).summary())
 
-    def _all_rows(self, auxiliary: Table, ties: _Ties) -> pa.RecordBatchReader:
+    def _all_rows(self, auxiliary: Table, ties: Ties) -> pa.RecordBatchReader:
         """Return the rows of the target, in the order of their keys, as they follow from all events."""
         shape = self._shape(auxiliary.schema)
-        truncated_at = _sequence(self._truncate(auxiliary))
+        truncated_at = sequence_of(self._truncate(auxiliary))
         column = shape.keys[0]
         edges = [None, *auxiliary.split_points(column, rows=PIECE_ROWS), None]
 
         def rows() -> Iterator[pa.RecordBatch]:
             for low, high in itertools.pairwise(edges):
-                events = _upserts_and_deletes(auxiliary.rows_between(column, low, high))
-                found = history_of(_marked(events, new=True), shape, truncated_at=truncated_at)
+                events = upserts_and_deletes(auxiliary.rows_between(column, low, high))
+                found = history_of(marked(events, new=True), shape, truncated_at=truncated_at)
                 ties.add(found.ties)
                 yield from found.rows.to_batches()
 
-        empty = history_of(_marked(auxiliary.schema.empty_table(), new=True), shape)
+        empty = history_of(marked(auxiliary.schema.empty_table(), new=True), shape)
         return pa.RecordBatchReader.from_batches(empty.rows.schema, rows())
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -375,9 +357,7 @@ class AutoCdc:
         )
 
     def _keys(self, schema: pa.Schema) -> tuple[str, ...]:
-        """Return the keys as `schema` spells them."""
-        spelling = {name.lower(): name for name in schema.names}
-        return tuple(spelling[key.lower()] for key in self._flow.keys)
+        return spelled(self._flow.keys, schema)
 
     # -- checks -------------------------------------------------------------------------------------------------------
 
@@ -412,7 +392,7 @@ class AutoCdc:
             if before != after:
                 raise self._invalid_state(condition, f"{what} changed from {_shown(before)} to {_shown(after)}")
 
-    def _refuse_ties(self, ties: _Ties) -> None:
+    def _refuse_ties(self, ties: Ties) -> None:
         """Raise if the events of a batch, together with those that are remembered, have ties; nothing is committed yet."""
         found = ties.summary()
         if self._fail_on_ties and found["num_ties"]:
@@ -440,136 +420,6 @@ class AutoCdc:
             cause=cause,
             hint=f"undo the change, or rebuild the table with `lakelet run --full-refresh {self._flow.target.name}`",
         )
-
-
-class _Step:
-    """One batch on its way into both tables; piece by piece, then two commits."""
-
-    def __init__(
-        self,
-        cdc: AutoCdc,
-        auxiliary: Table,
-        target: Table,
-        truncate: pa.Table,
-        *,
-        forget_before: datetime | None = None,
-    ) -> None:
-        self._forget_before = forget_before
-        self._auxiliary, self._target = auxiliary, target
-        self._shape = cdc._shape(auxiliary.schema)
-        self._truncated_at = _sequence(truncate)
-        self._keys = cdc._keys(target.schema)
-        self._identity = self._keys + ((START_AT,) if self._shape.scd_type == 2 else ())
-        self._events = auxiliary.change(keys=self._shape.keys, identity=(*self._shape.keys, SEQUENCE))
-        self._rows = target.change(keys=self._keys, identity=self._identity)
-        self._num_upserted = self._num_deleted = 0
-        self.ties = _Ties()
-
-    def remember(self, events: pa.Table) -> None:
-        self._events.add(events)
-
-    def apply(self, piece: Piece, *, everything: bool) -> None:
-        """Add the events of a piece to those that are remembered, and bring the rows of their keys up to date.
-
-        Args:
-            everything: look at every key of the piece's range, not only at those with events.
-        """
-        names, new = list(self._shape.keys), piece.events
-        if everything:
-            stored = _upserts_and_deletes(self._auxiliary.rows_between(names[0], piece.low, piece.high))
-            rows = self._target.rows_between(self._keys[0], piece.low, piece.high)
-        else:
-            keys = unique(new.select(names))
-            if not keys.num_rows:
-                return
-            stored = self._auxiliary.rows_of(keys)
-            rows = self._target.rows_of(keys.rename_columns(list(self._keys)))
-        remembered = _remembered(stored, self._shape, self._forget_before)
-        found = self._history(pa.concat_tables([_marked(remembered, new=False), _marked(new, new=True)]))
-        if remembered.num_rows < stored.num_rows:
-            keys = unique(pa.concat_tables([stored.select(names), new.select(names)]))
-            self._events.replace(keys, found.events.drop_columns([NEW]))
-        else:
-            self.remember(found.events.filter(found.events.column(NEW)).drop_columns([NEW]))
-        self._compare(rows, found.rows)
-
-    def derive(self, keys: pa.Table, receipt: Receipt) -> None:
-        """Bring the rows of some keys up to date with the events that are remembered; those of the receipt are new."""
-        stored = self._auxiliary.rows_of(keys)
-        mine = [pc.equal(stored.column(APP_ID), receipt.app_id), pc.equal(stored.column(BATCH_ID), receipt.batch_id)]
-        found = self._history(stored.append_column(NEW, pc.and_(*mine)))
-        self._compare(self._target.rows_of(keys.rename_columns(list(self._keys))), found.rows)
-
-    def commit_events(self, receipt: Receipt) -> None:
-        self._events.commit(receipt)
-
-    def commit_rows(self, receipt: Receipt, *, num_input_rows: int) -> CdcResult:
-        """Write the rows that differ; none, no commit."""
-        if self._num_upserted or self._num_deleted:
-            self._rows.commit(receipt)
-            reach("cdc.target_committed")
-        return CdcResult(
-            num_upserted_rows=self._num_upserted,
-            num_deleted_rows=self._num_deleted,
-            num_input_rows=num_input_rows,
-            **self.ties.summary(),
-        )
-
-    def _history(self, events: pa.Table) -> History:
-        found = history_of(events, self._shape, truncated_at=self._truncated_at)
-        self.ties.add(found.ties)
-        return found
-
-    def _compare(self, stored: pa.Table, wanted: pa.Table) -> None:
-        schema = self._target.schema
-        conformed = [conform(batch, schema) for batch in wanted.to_batches()]
-        rows = pa.Table.from_batches(conformed, schema=schema)
-        found = difference(stored, rows, keys=self._keys, identity=self._identity)
-        if found.keys.num_rows:
-            self._rows.replace(found.keys, found.rows, changes=found.changes)
-        self._num_upserted += found.num_upserted
-        self._num_deleted += found.num_deleted
-
-
-class _Ties:
-    """How many ties there are, and the first few of them."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._examples: dict[str, CdcTie] = {}
-
-    def add(self, found: pa.Table) -> None:
-        """Count ties: keys and sequence, one row each."""
-        self._count += found.num_rows
-        for row in found.slice(0, EXAMPLES).to_pylist() if len(self._examples) < EXAMPLES else ():
-            tie = CdcTie(sequence=row.pop(SEQUENCE), key=row)
-            self._examples[repr(tie)] = tie
-
-    def summary(self) -> dict[str, Any]:
-        first = sorted(self._examples)[:EXAMPLES]
-        return {"num_ties": self._count, "ties": tuple(self._examples[text] for text in first)}
-
-
-def _marked(events: pa.Table, *, new: bool) -> pa.Table:
-    return events.append_column(NEW, pa.repeat(new, events.num_rows))
-
-
-def _remembered(events: pa.Table, shape: Shape, before: datetime | None) -> pa.Table:
-    """Return the events of some keys without those that are old enough to be forgotten."""
-    if before is None:
-        return events
-    forgotten = forgettable(events, keys=shape.keys, scd_type=shape.scd_type, before=before)
-    return events.filter(pa.array(~forgotten)) if forgotten.any() else events
-
-
-def _upserts_and_deletes(events: pa.Table) -> pa.Table:
-    if TRUNCATE not in events.column_names:
-        return events
-    return events.filter(pc.invert(pc.fill_null(events.column(TRUNCATE), False)))
-
-
-def _sequence(truncate: pa.Table) -> pa.Scalar | None:
-    return truncate.column(SEQUENCE)[0] if truncate.num_rows else None
 
 
 def _latest(before: pa.Table, new: pa.Table) -> pa.Table:

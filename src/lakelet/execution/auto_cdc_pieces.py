@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakelet.storage.clustered import between, split_points
+from lakelet.storage.file_index import between, split_points
 
 PIECE_ROWS = 2_000_000
 PIECE_BYTES = 256 << 20

@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 
 from lakelet.errors import SourceError, StorageError
 from lakelet.storage.data_files import DataFile, data_files
-from lakelet.storage.delta_rs import storage_errors
+from lakelet.storage.failures import storage_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ caller reads `batch_id` and commits on the same handle, and a writer in between 
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,13 +13,14 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import TableNotFoundError
 
-from lakelet.errors import LakeletError, StorageError
-from lakelet.storage import clustered
+from lakelet.errors import StorageError
+from lakelet.storage import clustered, file_index
 from lakelet.storage.base import Receipt, TableChange, TableDefinition, TableSize
 from lakelet.storage.catalog import remove_folder
 from lakelet.storage.data_files import DataFile, data_files
+from lakelet.storage.failures import storage_errors
 from lakelet.storage.schema import conform, evolved, nullable
 
 CHECKPOINT_INTERVAL = "10"
@@ -145,20 +145,20 @@ class DeltaRsTable:
             if self._is_plain:
                 return self.leaf_files.rows_of(keys, columns)
             rows = self._stored()
-            return rows.filter(pa.array(clustered.matching(rows, keys))).select(columns or rows.column_names)
+            return rows.filter(pa.array(file_index.matching(rows, keys))).select(columns or rows.column_names)
 
     def rows_between(self, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
         with storage_errors(self.location):
             if self._is_plain:
                 return self.leaf_files.rows_between(column, low, high)
-            return clustered.between(self._stored(), column, low, high)
+            return file_index.between(self._stored(), column, low, high)
 
     def split_points(self, column: str, *, rows: int) -> list[pa.Scalar]:
         with storage_errors(self.location):
             if self._is_plain:
                 return self.leaf_files.split_points(column, rows)
             stored = self._stored()
-            return clustered.split_points(stored.column(column), -(-stored.num_rows // rows))
+            return file_index.split_points(stored.column(column), -(-stored.num_rows // rows))
 
     def recent_rows(self) -> pa.Table:
         with storage_errors(self.location):
@@ -454,53 +454,3 @@ def _properties(receipt: Receipt | None) -> CommitProperties | None:
     if receipt is None:
         return None
     return CommitProperties(app_transactions=[Transaction(receipt.app_id, receipt.batch_id)])
-
-
-@contextlib.contextmanager
-def storage_errors(location: str, counted: Any = None) -> Iterator[None]:
-    """Translate what delta-rs and the file system raise; an error of the rows' own source passes through as it is."""
-    try:
-        yield
-    except LakeletError:
-        raise
-    except TableNotFoundError:
-        raise
-    except (DeltaError, OSError, pa.ArrowException) as error:
-        failure = getattr(counted, "failure", None)
-        if isinstance(failure, LakeletError):
-            raise failure from failure.__cause__
-        if failure is not None and not isinstance(failure, (DeltaError, OSError, pa.ArrowException)):
-            raise failure from failure.__cause__  # an interrupt, or a bug of ours: not the store's failure
-        raise _storage_error(location, failure or error) from (failure or error)
-
-
-def _storage_error(location: str, error: BaseException) -> StorageError:
-    text = str(error)
-    if "No space left" in text or "os error 28" in text:
-        return StorageError(
-            "DISK_FULL",
-            f"no space left while writing `{location}`",
-            cause=text,
-            hint="free some space and run the update again; nothing of this batch was committed",
-        )
-    if "Permission denied" in text or "Read-only file system" in text:
-        return StorageError(
-            "STORAGE_NOT_WRITABLE",
-            f"`{location}` cannot be written",
-            cause=text,
-            hint="check the owner and the mount of the storage folder, then run the update again",
-        )
-    if isinstance(error, CommitFailedError):
-        return StorageError(
-            "CONCURRENT_WRITE",
-            f"another writer committed to `{location}` at the same time",
-            cause=text,
-            hint="make sure that only this pipeline writes the table, then run the update again",
-            retryable=True,
-        )
-    return StorageError(
-        "TABLE_IO_FAILED",
-        f"the table at `{location}` cannot be read or written",
-        cause=text.partition("\n")[0],
-        hint="restore its folder from a copy; if it is one of the pipeline's own, `lakelet reset <dataset>` starts it anew",
-    )

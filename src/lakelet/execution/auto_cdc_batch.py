@@ -1,0 +1,183 @@
+"""One batch of AUTO CDC on its way into the auxiliary table and the target, and what it did there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakelet.execution.auto_cdc_events import EXAMPLES
+from lakelet.execution.auto_cdc_history import History, Shape, difference, history_of, unique
+from lakelet.execution.auto_cdc_pieces import Piece
+from lakelet.execution.auto_cdc_schema import APP_ID, BATCH_ID, NEW, SEQUENCE, START_AT, TRUNCATE
+from lakelet.execution.auto_cdc_tombstones import forgettable
+from lakelet.execution.faults import reach
+from lakelet.storage.base import Receipt, Table
+from lakelet.storage.schema import conform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CdcTie:
+    """Two or more different events with the same key and sequence."""
+
+    key: Mapping[str, Any]
+    sequence: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CdcResult:
+    """What one batch did to the target.
+
+    Attributes:
+        num_upserted_rows: rows of the target inserted or updated.
+        num_deleted_rows: rows of the target removed.
+        num_input_rows: change rows of the batch; of a replay, those that the batch had added.
+        num_ties: ties that an event of the batch takes part in.
+        ties: up to five of them.
+    """
+
+    num_upserted_rows: int = 0
+    num_deleted_rows: int = 0
+    num_input_rows: int = 0
+    num_ties: int = 0
+    ties: tuple[CdcTie, ...] = ()
+
+
+class Step:
+    """One batch on its way into both tables; piece by piece, then two commits."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        auxiliary: Table,
+        target: Table,
+        truncate: pa.Table,
+        *,
+        forget_before: datetime | None = None,
+    ) -> None:
+        self._forget_before = forget_before
+        self._auxiliary, self._target = auxiliary, target
+        self._shape = shape
+        self._truncated_at = sequence_of(truncate)
+        self._keys = spelled(shape.keys, target.schema)
+        self._identity = self._keys + ((START_AT,) if self._shape.scd_type == 2 else ())
+        self._events = auxiliary.change(keys=self._shape.keys, identity=(*self._shape.keys, SEQUENCE))
+        self._rows = target.change(keys=self._keys, identity=self._identity)
+        self._num_upserted = self._num_deleted = 0
+        self.ties = Ties()
+
+    def remember(self, events: pa.Table) -> None:
+        self._events.add(events)
+
+    def apply(self, piece: Piece, *, everything: bool) -> None:
+        """Add the events of a piece to those that are remembered, and bring the rows of their keys up to date.
+
+        Args:
+            everything: look at every key of the piece's range, not only at those with events.
+        """
+        names, new = list(self._shape.keys), piece.events
+        if everything:
+            stored = upserts_and_deletes(self._auxiliary.rows_between(names[0], piece.low, piece.high))
+            rows = self._target.rows_between(self._keys[0], piece.low, piece.high)
+        else:
+            keys = unique(new.select(names))
+            if not keys.num_rows:
+                return
+            stored = self._auxiliary.rows_of(keys)
+            rows = self._target.rows_of(keys.rename_columns(list(self._keys)))
+        remembered = without_forgotten(stored, self._shape, self._forget_before)
+        found = self._history(pa.concat_tables([marked(remembered, new=False), marked(new, new=True)]))
+        if remembered.num_rows < stored.num_rows:
+            keys = unique(pa.concat_tables([stored.select(names), new.select(names)]))
+            self._events.replace(keys, found.events.drop_columns([NEW]))
+        else:
+            self.remember(found.events.filter(found.events.column(NEW)).drop_columns([NEW]))
+        self._compare(rows, found.rows)
+
+    def derive(self, keys: pa.Table, receipt: Receipt) -> None:
+        """Bring the rows of some keys up to date with the events that are remembered; those of the receipt are new."""
+        stored = self._auxiliary.rows_of(keys)
+        mine = [pc.equal(stored.column(APP_ID), receipt.app_id), pc.equal(stored.column(BATCH_ID), receipt.batch_id)]
+        found = self._history(stored.append_column(NEW, pc.and_(*mine)))
+        self._compare(self._target.rows_of(keys.rename_columns(list(self._keys))), found.rows)
+
+    def commit_events(self, receipt: Receipt) -> None:
+        self._events.commit(receipt)
+
+    def commit_rows(self, receipt: Receipt, *, num_input_rows: int) -> CdcResult:
+        """Write the rows that differ; none, no commit."""
+        if self._num_upserted or self._num_deleted:
+            self._rows.commit(receipt)
+            reach("cdc.target_committed")
+        return CdcResult(
+            num_upserted_rows=self._num_upserted,
+            num_deleted_rows=self._num_deleted,
+            num_input_rows=num_input_rows,
+            **self.ties.summary(),
+        )
+
+    def _history(self, events: pa.Table) -> History:
+        found = history_of(events, self._shape, truncated_at=self._truncated_at)
+        self.ties.add(found.ties)
+        return found
+
+    def _compare(self, stored: pa.Table, wanted: pa.Table) -> None:
+        schema = self._target.schema
+        conformed = [conform(batch, schema) for batch in wanted.to_batches()]
+        rows = pa.Table.from_batches(conformed, schema=schema)
+        found = difference(stored, rows, keys=self._keys, identity=self._identity)
+        if found.keys.num_rows:
+            self._rows.replace(found.keys, found.rows, changes=found.changes)
+        self._num_upserted += found.num_upserted
+        self._num_deleted += found.num_deleted
+
+
+class Ties:
+    """How many ties there are, and the first few of them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._examples: dict[str, CdcTie] = {}
+
+    def add(self, found: pa.Table) -> None:
+        """Count ties: keys and sequence, one row each."""
+        self._count += found.num_rows
+        for row in found.slice(0, EXAMPLES).to_pylist() if len(self._examples) < EXAMPLES else ():
+            tie = CdcTie(sequence=row.pop(SEQUENCE), key=row)
+            self._examples[repr(tie)] = tie
+
+    def summary(self) -> dict[str, Any]:
+        first = sorted(self._examples)[:EXAMPLES]
+        return {"num_ties": self._count, "ties": tuple(self._examples[text] for text in first)}
+
+
+def marked(events: pa.Table, *, new: bool) -> pa.Table:
+    return events.append_column(NEW, pa.repeat(new, events.num_rows))
+
+
+def without_forgotten(events: pa.Table, shape: Shape, before: datetime | None) -> pa.Table:
+    """Return the events of some keys without those that are old enough to be forgotten."""
+    if before is None:
+        return events
+    forgotten = forgettable(events, keys=shape.keys, scd_type=shape.scd_type, before=before)
+    return events.filter(pa.array(~forgotten)) if forgotten.any() else events
+
+
+def upserts_and_deletes(events: pa.Table) -> pa.Table:
+    if TRUNCATE not in events.column_names:
+        return events
+    return events.filter(pc.invert(pc.fill_null(events.column(TRUNCATE), False)))
+
+
+def sequence_of(truncate: pa.Table) -> pa.Scalar | None:
+    return truncate.column(SEQUENCE)[0] if truncate.num_rows else None
+
+
+def spelled(keys: Sequence[str], schema: pa.Schema) -> tuple[str, ...]:
+    """Return the keys as `schema` spells them."""
+    spelling = {name.lower(): name for name in schema.names}
+    return tuple(spelling[key.lower()] for key in keys)
