@@ -29,6 +29,7 @@ from apparel.options import (
     storage_option,
 )
 from lakelet.errors import LakeletError
+from lakelet.terminal.project_command import server_options
 
 if TYPE_CHECKING:
     from apparel.generator.clock import Stop
@@ -175,23 +176,7 @@ def demo(
 @cli.command()
 @storage_option
 @json_option
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen at; beyond this machine a token is needed.",
-)
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=4040, show_default=True, help="0 takes any that is free."
-)
-@click.option("--token", envvar="LAKELET_UI_TOKEN", help="The token to ask for, instead of a new one.")
-@click.option(
-    "--allowed-host",
-    "allowed_hosts",
-    multiple=True,
-    metavar="NAME",
-    help="A name under which this machine is reached. Repeatable.",
-)
+@server_options
 def dashboard(
     storage: Path, as_json: bool, host: str, port: int, token: str | None, allowed_hosts: tuple[str, ...]
 ) -> None:

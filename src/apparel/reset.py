@@ -19,6 +19,7 @@ from apparel.generator.landing import landing_error, landing_folder
 from apparel.generator.model import Stream
 from lakelet.errors import LockError, SpecError
 from lakelet.execution.lock import pipeline_lock
+from lakelet.processes import is_alive
 
 _STATE_FOLDERS = ("_auxiliary", "_checkpoints", "system")
 _OUR_FOLDERS = {"Volumes", "tables", *_STATE_FOLDERS}
@@ -139,16 +140,6 @@ def lock_holder(storage: Path) -> str | None:
         return "a running process"
     except (OSError, ValueError, KeyError, TypeError):
         return "an unknown process"
-    if host == socket.gethostname() and not _is_alive(pid):
+    if host == socket.gethostname() and not is_alive(pid):
         return None
     return f"process {pid} on {host}"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -21,7 +21,7 @@ from lakelet.errors import LakeletError, SpecError
 from lakelet.terminal.check import check
 from lakelet.terminal.command_group import INTERRUPTED, LakeletGroup
 from lakelet.terminal.export import export
-from lakelet.terminal.project_command import json_option, names_of, opened, project_options, write_json
+from lakelet.terminal.project_command import json_option, names_of, opened, project_options, server_options, write_json
 from lakelet.terminal.spark_commands import spark
 from lakelet.terminal.upkeep import maintain, repair, reset, state
 
@@ -309,23 +309,7 @@ for _command in (check, export, state, repair, reset, maintain):
 
 @cli.command()
 @project_options
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen at. Beyond this machine a token is needed.",
-)
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=4040, show_default=True, help="0 takes any that is free."
-)
-@click.option("--token", envvar="LAKELET_UI_TOKEN", help="The token to ask for, instead of a new one.")
-@click.option(
-    "--allowed-host",
-    "allowed_hosts",
-    multiple=True,
-    metavar="NAME",
-    help="A name under which this machine is reached. Repeatable.",
-)
+@server_options
 @json_option
 def ui(
     spec: str | None,

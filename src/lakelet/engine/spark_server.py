@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lakelet.errors import LakeletError
+from lakelet.processes import is_alive
 
 SPARK_VERSION = "4.2.0"
 DELTA_VERSION = "4.4.0"
@@ -110,7 +111,7 @@ def status() -> RunningServer | None:
         server = RunningServer(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-    return server if _is_alive(server.pid) and _listens(server.port) else None
+    return server if is_alive(server.pid) and _listens(server.port) else None
 
 
 # -- installing ---------------------------------------------------------------------------------------------------
@@ -206,16 +207,6 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _end(pid: int) -> None:
     """End the server and what it started; at first kindly."""
     for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
@@ -225,6 +216,6 @@ def _end(pid: int) -> None:
         while time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-            if not _is_alive(pid):
+            if not is_alive(pid):
                 return
             time.sleep(0.1)

@@ -95,6 +95,32 @@ def project_options(command: Command) -> Command:
     return command
 
 
+def server_options(command: Command) -> Command:
+    """Add the options of a command that serves pages: where, to whom."""
+    options = (
+        click.option(
+            "--host",
+            default="127.0.0.1",
+            show_default=True,
+            help="Address to listen at. Beyond this machine a token is needed.",
+        ),
+        click.option(
+            "--port", type=click.IntRange(0, 65535), default=4040, show_default=True, help="0 takes any that is free."
+        ),
+        click.option("--token", envvar="LAKELET_UI_TOKEN", help="The token to ask for, instead of a new one."),
+        click.option(
+            "--allowed-host",
+            "allowed_hosts",
+            multiple=True,
+            metavar="NAME",
+            help="A name under which this machine is reached. Repeatable.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, and nothing else, to stdout.")
 
 

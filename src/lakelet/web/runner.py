@@ -14,6 +14,7 @@ from lakelet.errors import LakeletError, LockError
 from lakelet.events.model import PipelineEvent
 from lakelet.graph.dataflow_graph import DataflowGraph
 from lakelet.pipeline import Pipeline, RefreshSelection, UpdateResult
+from lakelet.processes import is_alive
 from lakelet.terminal.error_data import errors_as_data
 
 JOIN_SECONDS = 30.0
@@ -136,7 +137,7 @@ class Runner:
             owner = Owner(pid=int(found["pid"]), host=str(found["host"]), started_at=str(found["started_at"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if owner.host == socket.gethostname() and not _is_alive(owner.pid):
+        if owner.host == socket.gethostname() and not is_alive(owner.pid):
             return None
         return owner
 
@@ -155,13 +156,3 @@ class Runner:
             "can_stop": own and not self.is_stopping,
             "errors": [] if self.last_error is None else errors_as_data(self.last_error),
         }
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
