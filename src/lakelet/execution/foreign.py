@@ -21,7 +21,6 @@ from lakelet.storage.delta_log import Commit, latest_version, read_commit, snaps
 RECEIPTS = "lakelet/"
 """How the application ids of all receipts begin."""
 
-
 LOOKED_THROUGH = 20
 """After so many commits of the dataset's other flows a flow notes that it has looked through them."""
 

@@ -116,7 +116,7 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     record = replace(
         record,
         inputs=_noted(context, versions, note, changes),
-        input_rows=_input_rows(context, note, versions, changes),
+        input_rows=None if query.groups is None else _input_rows(context, note, versions, changes),
     )
     plan = RefreshPlan(
         technique=COMPLETE, record=record, issues=(*issues, *changes.issues), query=query, versions=versions
@@ -126,22 +126,32 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     elif not plan.issues:
         assert note is not None
         plan = _incremental(context, dataset, records, plan, note, changes)
-        could = plan.technique == query.technique or "CHANGE_SET_MISSING" in plan.reasons
-        if could and query.groups is not None and _is_small(context, dataset, record):
-            text = (
-                f"it reads {record.input_rows:,} rows, which are computed anew in less time than changes are followed"
-            )
-            rejected = Issue(type="INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL", text=text)
-            plan = replace(plan, technique=COMPLETE, issues=(plan.issues[0], rejected), added={}, terms=(), state=None)
-    is_large = record.input_rows is not None and record.input_rows > MOST_ROWS_AT_ONCE
-    if is_large and "CHANGE_SET_MISSING" in plan.reasons:
-        text = f"it reads {record.input_rows:,} rows, too many to take up the partial values of their groups at once"
-        rejected = Issue(type="INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL", text=text)
-        plan = replace(plan, issues=(plan.issues[0], rejected))
-    keeps = not is_large and query.groups is not None and dataset.refresh_policy != "full" and not changes.issues
-    keeps = keeps and not context.engine.capabilities.cluster_writes and not _is_small(context, dataset, record)
-    plan = replace(plan, keeps_state=plan.technique == COMPLETE and keeps)
-    return plan
+    if query.groups is None:
+        return plan
+    plan = _weighed(context, dataset, plan)
+    is_never_kept = context.engine.capabilities.cluster_writes or dataset.refresh_policy == "full"
+    is_worth_it = not (_is_small(context, dataset, record) or _is_large(record))
+    keeps = plan.technique == COMPLETE and is_worth_it and not is_never_kept and not changes.issues
+    return replace(plan, keeps_state=keeps)
+
+
+def _weighed(context: UpdateContext, dataset: Dataset, plan: RefreshPlan) -> RefreshPlan:
+    """Return the plan of a view with groups, or that of computing it anew where following its groups, or taking up their
+    partial values, costs more."""
+    takes_up = "CHANGE_SET_MISSING" in plan.reasons
+    rows = plan.record.input_rows
+    if (takes_up or plan.technique == plan.query.technique) and _is_small(context, dataset, plan.record):
+        text = f"it reads {rows:,} rows, which are computed anew in less time than changes are followed"
+    elif takes_up and _is_large(plan.record):
+        text = f"it reads {rows:,} rows, too many to take up the partial values of their groups at once"
+    else:
+        return plan
+    rejected = Issue(type="INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL", text=text)
+    return replace(plan, technique=COMPLETE, issues=(plan.issues[0], rejected), added={}, terms=(), state=None)
+
+
+def _is_large(record: ViewRecord) -> bool:
+    return record.input_rows is not None and record.input_rows > MOST_ROWS_AT_ONCE
 
 
 def _is_small(context: UpdateContext, dataset: Dataset, record: ViewRecord) -> bool:

@@ -39,7 +39,7 @@ class ViewRecord:
         files: what lay at the paths of plain files that the query reads.
         has_state: partial values of the groups are kept.
         table_version: of the view after the refresh, -1 in an intent.
-        input_rows: of all tables that it read, as their logs say; None where nobody counted.
+        input_rows: of a view with groups, in all tables that it read, as their logs say; None where nobody counted.
     """
 
     batch: int
