@@ -19,8 +19,7 @@ from lakelet.plan.relation import Relation
 def tell_of_changes(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, checkpoint: Checkpoint) -> None:
     """Warn of a query that is not the one with which a flow has started, and of a flow that may be another one renamed."""
     path = checkpoint.folder / "query.json"
-    trees = [flow.relation, *(tree for tree, _ in context.binder.view_trees(flow.relation, context.origin(flow)))]
-    now = {"format": FORMAT, "fingerprint": [fingerprint(_without_code(tree)) for tree in trees]}
+    now = {"format": FORMAT, "fingerprint": _digests(context, flow)}
     before = read_derived(path)
     display = context.display(dataset.name)
     if before == now:
@@ -36,6 +35,15 @@ def tell_of_changes(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset
     elif not before and checkpoint.committed_id < 0:
         _tell_of_new_name(context, flow, dataset, checkpoint)
     write_json(path, now)
+
+
+def _digests(context: UpdateContext, flow: ResolvedFlow) -> list[str]:
+    """Return a digest of a flow's query, and of each view that it reads; made once as long as the code is the same."""
+    derived, key = context.resolver.derived, f"digests of {flow.name}"
+    if key not in derived:
+        trees = [flow.relation, *(tree for tree, _ in context.binder.view_trees(flow.relation, context.origin(flow)))]
+        derived[key] = [fingerprint(_without_code(tree)) for tree in trees]
+    return list(derived[key])
 
 
 def _tell_of_new_name(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, checkpoint: Checkpoint) -> None:
