@@ -40,7 +40,6 @@ class Contestant:
         self.peer = peer
         self.folder = Path(tempfile.mkdtemp(prefix=f"lakelet-bench-{peer.name}-"))
         self.peak_bytes = 0
-        self.cpu_seconds = 0.0
         clock = SteppingClock(START, step_seconds=30)
         self._generator = Generator(GeneratorSettings(seed=seed), DeltaLanding(self.folder), clock=clock)
         self._process: subprocess.Popen[str] | None = None
@@ -113,12 +112,11 @@ class Contestant:
         return answer
 
     def _watch(self, process: psutil.Process) -> None:
-        """Sample the memory and the CPU time of the peer's processes."""
+        """Sample the memory of the peer's processes."""
         while not self._stopped.wait(0.1):
             try:
                 family = [process, *process.children(recursive=True)]
                 self.peak_bytes = max(self.peak_bytes, sum(one.memory_info().rss for one in family))
-                self.cpu_seconds = sum(sum(one.cpu_times()[:2]) for one in family)
             except psutil.Error:
                 return  # ended while it was looked at
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,6 @@ PIPELINE = Path(__file__).resolve().parents[2] / "src" / "apparel" / "pipeline"
 def make(landing: Path, out: Path) -> Callable[[], protocol.Rules]:
     storage = landing.parents[3]
     pipeline = Pipeline(PIPELINE, storage=storage)
-    link = out / "storage"
-    out.mkdir(parents=True, exist_ok=True)
-    link.write_text(json.dumps(str(storage)))
 
     def step() -> protocol.Rules:
         result = pipeline.run()
