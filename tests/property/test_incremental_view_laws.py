@@ -56,7 +56,7 @@ MEASURES = {
     "count(DISTINCT k)": "count(DISTINCT k)",
     "stddev(x)": "stddev_samp(x)",
     "var_pop(n)": "var_pop(n)",
-    "count_if(n > 2)": "count_if(n > 2)",
+    "count_if(n > 2)": "count(*) FILTER (WHERE n > 2)",  # DuckDB's own gives NULL where Spark counts 0
     "bool_or(n > 4)": "bool_or(n > 4)",
     "sum(n) + coalesce(max(n), 0) * 2": "CAST(sum(n) AS BIGINT) + coalesce(max(n), 0) * 2",
 }
