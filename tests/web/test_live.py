@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import signal
@@ -121,6 +122,31 @@ def test_only_what_has_changed_is_sent(shop: Shop) -> None:
     middle = next(event["sequence"] for event in site.index.events(dataset="silver.paid", limit=1))
     assert "bronze.orders" not in stream._message(middle)["datasets"]
     assert stream._message(middle - 1)["events"][0]["sequence"] == middle
+
+
+def test_a_browser_that_comes_back_waits_for_a_server_that_is_still_reading(shop: Shop) -> None:
+    from lakelet.web.live import LiveStream
+
+    shop.run()
+    before = shop.site()
+    before.watcher.read()
+    last = before.watcher.sequence
+    site = shop.site()
+
+    async def first_message() -> dict[str, Any]:
+        messages = LiveStream(site)._messages(last)
+        assert await anext(messages) == "retry: 1000\n\n"
+        message = asyncio.ensure_future(anext(messages))
+        await asyncio.sleep(0.2)
+        assert not message.done()
+        site.watcher.read()
+        site.watcher.is_ready.set()
+        data: dict[str, Any] = json.loads((await message).partition("data: ")[2])
+        await messages.aclose()
+        return data
+
+    message = asyncio.run(first_message())
+    assert (message["sequence"], message["state"], message["events"]) == (last, "COMPLETED", [])
 
 
 def test_an_update_of_another_process_is_followed_line_by_line(shop: Shop) -> None:

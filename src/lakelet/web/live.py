@@ -51,6 +51,8 @@ class LiveStream:
         self._site.watcher.listen(notice)
         try:
             yield "retry: 1000\n\n"
+            if after is not None:
+                await self._until_caught_up()
             while not self._site.closing.is_set():
                 message = await run_in_threadpool(self._message, after)
                 after = message["sequence"]
@@ -60,6 +62,11 @@ class LiveStream:
         finally:
             self._site.watcher.unlisten(notice)
             self._open -= 1
+
+    async def _until_caught_up(self) -> None:
+        """Wait until a server that has just started knows what the browser saw of its predecessor."""
+        while not self._site.watcher.is_ready.is_set() and not self._site.closing.is_set():
+            await asyncio.sleep(0.05)
 
     async def _wait(self, changed: asyncio.Event) -> None:
         """Wait for news, but not for ever: times go on, and a process may die without an event."""
