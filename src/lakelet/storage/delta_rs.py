@@ -21,6 +21,7 @@ from lakelet.storage.base import Receipt, TableChange, TableDefinition, TableSiz
 from lakelet.storage.catalog import remove_folder
 from lakelet.storage.data_files import DataFile, data_files
 from lakelet.storage.failures import storage_errors
+from lakelet.storage.handles import Handles, OpenTable
 from lakelet.storage.schema import conform, evolved, nullable
 
 CHECKPOINT_INTERVAL = "10"
@@ -391,15 +392,29 @@ class _Counted:
 class DeltaRsStore:
     """Delta tables on the local file system."""
 
+    def __init__(self) -> None:
+        self._handles = Handles()
+
     def open(self, location: str, *, version: int | None = None) -> DeltaRsTable | None:
         check_location(location)
         if not (Path(location) / "_delta_log").is_dir():
             return None
         try:
             with storage_errors(location):
-                return DeltaRsTable(DeltaTable(location, version=version), location)
+                if version is not None:
+                    return self._table(DeltaTable(location, version=version), location)
+                return self._lent(self._handles.take(location) or OpenTable.new(DeltaTable(location)), location)
         except TableNotFoundError:
             return None
+
+    def _table(self, delta: DeltaTable, location: str) -> DeltaRsTable:
+        return DeltaRsTable(delta, location)
+
+    def _lent(self, handle: OpenTable, location: str) -> DeltaRsTable:
+        """Return a table whose handle goes back when the table is no longer used."""
+        table = self._table(handle.delta, location)
+        self._handles.lend(handle, location, to=table)
+        return table
 
     def exists(self, location: str) -> bool:
         log = Path(location) / "_delta_log"
@@ -424,9 +439,10 @@ class DeltaRsStore:
                 },
                 raise_if_key_not_exists=False,
             )
-            return DeltaRsTable(table, location)
+            return self._lent(OpenTable.new(table), location)
 
     def drop(self, location: str) -> None:
+        self._handles.forget(location)
         with storage_errors(location):
             remove_folder(Path(location))
 

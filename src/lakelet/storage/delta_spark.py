@@ -114,14 +114,11 @@ class DeltaSparkStore(DeltaRsStore):
     """Delta tables in a folder that this process and the cluster see at the same path."""
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__()
         self._engine = engine
 
-    def open(self, location: str, *, version: int | None = None) -> DeltaSparkTable | None:
-        found = super().open(location, version=version)
-        return None if found is None else DeltaSparkTable(found.delta, location, self._engine)
-
-    def create(self, location: str, definition: TableDefinition) -> DeltaSparkTable:
-        return DeltaSparkTable(super().create(location, definition).delta, location, self._engine)
+    def _table(self, delta: DeltaTable, location: str) -> DeltaSparkTable:
+        return DeltaSparkTable(delta, location, self._engine)
 
 
 def _fitted(rows: Relation, incoming: pa.Schema, columns: pa.Schema, *, complete: bool) -> Relation:
