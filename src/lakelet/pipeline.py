@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from lakelet.graph.elements import Dataset
     from lakelet.portability import Use
     from lakelet.storage.delta_rs import DeltaRsStore
+    from lakelet.storage.handles import Handles
 
 __all__ = ["FlowOutcome", "Pipeline", "RefreshSelection", "UpdateResult"]
 
@@ -88,6 +89,7 @@ class Pipeline:
         self._notes: tuple[str, ...] = ()
         self._sources: dict[tuple[str, str], StreamSource] = {}
         self._hooks: tuple[EventHook, ...] = ()
+        self._event_log: Handles | None = None
 
     # -- definition -----------------------------------------------------------------------------------------------
 
@@ -263,7 +265,9 @@ class Pipeline:
 
     def _recorded(self, subscribers: Sequence[Subscriber]) -> AbstractContextManager[Recording]:
         from lakelet.execution.recording import recorded
+        from lakelet.storage.handles import Handles
 
+        self._event_log = self._event_log or Handles()
         return recorded(
             self.catalog,
             pipeline=self.spec.name,
@@ -273,6 +277,7 @@ class Pipeline:
             retention=timedelta(seconds=self.spec.setting("lakelet.events.retention")),
             subscribers=subscribers,
             secrets=secret_values(self.spec.configuration),
+            handles=self._event_log,
         )
 
     def _run(

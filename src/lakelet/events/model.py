@@ -15,6 +15,9 @@ from typing import Any
 from lakelet.errors import DefinitionErrors, LakeletError
 from lakelet.secrets import scrubbed
 
+compact_json = json.JSONEncoder(default=str, separators=(",", ":")).encode
+"""Returns a value as JSON text; `json.dumps` would make an encoder for each."""
+
 
 class Level(enum.Enum):
     INFO = "INFO"
@@ -141,7 +144,7 @@ class PipelineEvent:
         return scrubbed(event, self.secrets) if self.secrets else event
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), default=str, separators=(",", ":"))
+        return compact_json(self.to_dict())
 
 
 def error_to_dict(error: BaseException) -> dict[str, Any]:

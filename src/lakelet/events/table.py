@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lakelet.errors import StorageError
-from lakelet.events.model import PipelineEvent
+from lakelet.events.model import PipelineEvent, compact_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,6 +77,7 @@ class DeltaEventLog:
         updates: folder of the updates' JSON lines.
         update_id: the update whose events this log receives.
         retention: older events are removed, about once a day; None to keep all.
+        table: its table, if it is open already.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class DeltaEventLog:
         flush_every: int = FLUSH_EVERY,
         retention: timedelta | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        table: DeltaTable | None = None,
     ) -> None:
         self.location = Path(location)
         self._updates = Path(updates) if updates is not None else None
@@ -96,10 +98,15 @@ class DeltaEventLog:
         self._next_flush = flush_every
         self._lock = threading.RLock()
         self._waiting: list[dict[str, Any]] = []
-        self._table: DeltaTable | None = None
+        self._table = table
         self._retention = retention
         self._clock = clock
         self._trimmed_at: datetime | None = None
+
+    @property
+    def table(self) -> DeltaTable | None:
+        """Its table, once it is open."""
+        return self._table
 
     def __call__(self, event: PipelineEvent) -> None:
         """Take one event; one that was published already, and a replay publishes again, counts once.
@@ -297,14 +304,10 @@ def _row(event: Mapping[str, Any]) -> dict[str, Any]:
         **{name: event[name] for name in ("id", "message", "level", "maturity_level", "event_type")},
         "origin": event["origin"],
         "timestamp": datetime.fromisoformat(event["timestamp"]),
-        "sequence": _json(event["sequence"]),
-        "error": _json(event["error"]) if event["error"] else None,
-        "details": _json(event["details"]),
+        "sequence": compact_json(event["sequence"]),
+        "error": compact_json(event["error"]) if event["error"] else None,
+        "details": compact_json(event["details"]),
     }
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, default=str, separators=(",", ":"))
 
 
 class _Translated:

@@ -91,7 +91,7 @@ class Checkpoint:
         self._commits.mkdir(parents=True, exist_ok=True)
         intents, commits = _numbers(self._offsets), _numbers(self._commits)
         self._last_intent = max(intents, default=-1)
-        self._last_commit = max(commits, default=-1)
+        self._last_commit = _last_whole(self._commits, commits)
         self._oldest = min(intents + commits, default=0)
         self._keep = keep
 
@@ -148,9 +148,13 @@ class Checkpoint:
         write_json(self._offsets / str(batch.id), batch.to_json())
         self._last_intent = batch.id
 
-    def write_commit(self, batch: Batch, details: Mapping[str, Any] | None = None) -> None:
-        """Record that the batch is in the table, and forget batches long done."""
-        write_json(self._commits / str(batch.id), {"format": FORMAT, **(details or {})})
+    def write_commit(self, batch: Batch, details: Mapping[str, Any] | None = None, *, durable: bool = True) -> None:
+        """Record that the batch is in the table, and forget batches long done.
+
+        Args:
+            durable: wait until the disk has it; not needed where the receipt of the batch tells the same.
+        """
+        write_json(self._commits / str(batch.id), {"format": FORMAT, **(details or {})}, durable=durable)
         self._last_commit = batch.id
         while self._oldest <= batch.id - self._keep:
             (self._offsets / str(self._oldest)).unlink(missing_ok=True)
@@ -185,7 +189,8 @@ def batches_in_use(folder: Path, generation: int) -> Iterator[tuple[Path, Batch 
         path = flow / current_epoch(flow, generation) / "offsets"
         if not path.is_dir():
             continue
-        intent, commit = _last_number(path), _last_number(path.with_name("commits"))
+        commits = path.with_name("commits")
+        intent, commit = _last_number(path), _last_whole(commits, _numbers(commits))
         committed = None if commit < 0 else _read_batch(path / str(commit))
         yield path.parent, committed, _read_batch(path / str(intent)) if intent > commit else None
 
@@ -250,15 +255,20 @@ def _flow_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a file that is either whole or not there, whatever happens in between."""
+def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Write a file that is either whole or not there, whatever happens in between.
+
+    Args:
+        durable: without it, it may also be empty after a loss of power.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file)
-            file.flush()
-            os.fsync(file.fileno())
+            file.write(json.dumps(value))
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise StorageError(
@@ -316,6 +326,14 @@ def _numbers(folder: Path) -> list[int]:
 
 def _last_number(folder: Path) -> int:
     return max(_numbers(folder), default=-1)
+
+
+def _last_whole(folder: Path, numbers: list[int]) -> int:
+    """Return the last number whose file is not empty: an empty one is a note that a loss of power has cut off."""
+    for number in sorted(numbers, reverse=True):
+        if (folder / str(number)).stat().st_size:
+            return number
+    return -1
 
 
 def file_name(flow: str) -> str:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -35,6 +35,8 @@ from lakelet.settings import KEPT_BATCHES
 from lakelet.spec import PipelineSpec
 from lakelet.storage.base import Table, TableDefinition, TableStore
 from lakelet.storage.catalog import Catalog
+
+T = TypeVar("T")
 
 HeadKey = tuple[str, str]
 """Name of a flow, and the id of its source or the location of a table."""
@@ -81,8 +83,6 @@ class UpdateContext:
     heads: Mapping[HeadKey, Any] = field(default_factory=dict)
     versions: Mapping[str, int | None] = field(default_factory=dict)
     _sources: dict[tuple[str, str], StreamSource] = field(default_factory=dict)
-    _inputs: dict[str, Inputs] = field(default_factory=dict)
-    _stateful: dict[str, StatefulPart | None] = field(default_factory=dict)
 
     def at(self, instant: datetime) -> UpdateContext:
         """Return the context of one batch, for which the clock stands still."""
@@ -145,22 +145,24 @@ class UpdateContext:
         return Quality(on_dropped=self.on_dropped and functools.partial(self.on_dropped, flow.name))
 
     def inputs(self, flow: ResolvedFlow) -> Inputs:
-        if flow.name not in self._inputs:
-            self._inputs[flow.name] = self.binder.inputs(flow.relation, self.origin(flow))
-        return self._inputs[flow.name]
+        return self._derived(f"inputs of {flow.name}", lambda: self.binder.inputs(flow.relation, self.origin(flow)))
 
     def stateful(self, flow: ResolvedFlow) -> StatefulPart | None:
         """Return the operator with state of a flow, None if it works row by row."""
-        if flow.name not in self._stateful:
-            self._stateful[flow.name] = stateful_part(self.resolver, flow.relation, self.origin(flow))
-        return self._stateful[flow.name]
+        return self._derived(
+            f"operator of {flow.name}", lambda: stateful_part(self.resolver, flow.relation, self.origin(flow))
+        )
 
     def view_query(self, flow: ResolvedFlow) -> ViewQuery:
         """Return what the query of a materialized view allows its refreshes to do."""
-        known = self.resolver.derived.get(flow.name)
-        if known is None:
-            known = self.resolver.derived[flow.name] = view_query(self, flow)
-        result: ViewQuery = known
+        return self._derived(f"view query of {flow.name}", lambda: view_query(self, flow))
+
+    def _derived(self, key: str, make: Callable[[], T]) -> T:
+        """Return what follows from the code alone; made once for all updates of the same code."""
+        derived = self.resolver.derived
+        if key not in derived:
+            derived[key] = make()
+        result: T = derived[key]
         return result
 
     def source(self, flow: ResolvedFlow, item: StreamInput) -> StreamSource:

@@ -85,11 +85,12 @@ class ViewRecords:
         _write(self._intent, record)
 
     def write_note(self, record: ViewRecord, *, table_version: int) -> None:
-        _write(self._note, replace(record, table_version=table_version))
+        # The receipts in the tables tell the same, if a loss of power takes it.
+        _write(self._note, replace(record, table_version=table_version), durable=False)
 
 
-def _write(path: Path, record: ViewRecord) -> None:
-    write_json(path, {"format": FORMAT, **asdict(record)})
+def _write(path: Path, record: ViewRecord, *, durable: bool = True) -> None:
+    write_json(path, {"format": FORMAT, **asdict(record)}, durable=durable)
 
 
 def _read(path: Path) -> ViewRecord | None:

@@ -17,7 +17,7 @@ from lakelet.errors import StorageError
 from lakelet.names import quote
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
-from lakelet.storage.base import Receipt, TableDefinition
+from lakelet.storage.base import Receipt
 from lakelet.storage.delta_rs import DeltaRsStore, DeltaRsTable
 from lakelet.storage.schema import nullable, stored_type
 
