@@ -126,9 +126,15 @@ class PipelineEvent:
     error: LakeletError | BaseException | None = None
     is_replay: bool = False
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON-ready values."""
+        if "values" not in self._made:
+            self._made["values"] = self._to_dict()
+        return dict(self._made["values"])
+
+    def _to_dict(self) -> dict[str, Any]:
         event = {
             "id": self.id,
             "sequence": {"data_plane_id": {"seq_no": self.sequence}},
@@ -143,8 +149,16 @@ class PipelineEvent:
         }
         return scrubbed(event, self.secrets) if self.secrets else event
 
+    def details_json(self) -> str:
+        """Return the details as JSON text; every event has them twice, in the JSON lines and in the event log."""
+        if "details" not in self._made:
+            self._made["details"] = compact_json(self.to_dict()["details"])
+        return str(self._made["details"])
+
     def to_json(self) -> str:
-        return compact_json(self.to_dict())
+        event = self.to_dict()
+        del event["details"]
+        return f'{compact_json(event)[:-1]},"details":{self.details_json()}}}'
 
 
 def error_to_dict(error: BaseException) -> dict[str, Any]:

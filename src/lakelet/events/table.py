@@ -117,7 +117,7 @@ class DeltaEventLog:
         with self._lock:
             if event.is_replay and self._has(event.id):
                 return
-            self._waiting.append(event.to_dict())
+            self._waiting.append(_row(event.to_dict(), event.details_json()))
             if len(self._waiting) >= self._next_flush:
                 self.flush()
 
@@ -171,7 +171,7 @@ class DeltaEventLog:
             present = self._present(list(events))
             missing = [event for key, event in reversed(events.items()) if key not in present]
             if missing:
-                self._append(missing)
+                self._append([_row(event, compact_json(event["details"])) for event in missing])
             for path in left_over:
                 path.with_suffix(RECORDED).touch()
             for path in dead[:-KEPT_UPDATES]:
@@ -229,12 +229,14 @@ class DeltaEventLog:
                 )
         return table
 
-    def _append(self, events: Sequence[Mapping[str, Any]]) -> int:
-        """Commit `events`; returns the new version."""
+    def _append(self, waiting: Sequence[Mapping[str, Any]]) -> int:
+        """Commit rows of the table; returns the new version."""
         import pyarrow as pa
         from deltalake import write_deltalake
 
-        rows = pa.Table.from_pylist([_row(event) for event in events], schema=event_log_schema())
+        schema = event_log_schema()
+        columns = [pa.array([row[field.name] for row in waiting], field.type) for field in schema]
+        rows = pa.table(columns, schema=schema)
         table = self._open_or_create()
         with _Translated(self.location):
             write_deltalake(table, rows, mode="append")
@@ -298,15 +300,15 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _row(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an event, as `PipelineEvent.to_dict` gives it, as a row of the table."""
+def _row(event: Mapping[str, Any], details: str) -> dict[str, Any]:
+    """Return an event, as `PipelineEvent.to_dict` gives it, as a row of the table; `details` as JSON text."""
     return {
         **{name: event[name] for name in ("id", "message", "level", "maturity_level", "event_type")},
         "origin": event["origin"],
         "timestamp": datetime.fromisoformat(event["timestamp"]),
         "sequence": compact_json(event["sequence"]),
         "error": compact_json(event["error"]) if event["error"] else None,
-        "details": compact_json(event["details"]),
+        "details": details,
     }
 
 
