@@ -40,12 +40,15 @@ from lakelet.storage.file_index import (
     split_points,
     statistics,
     statistics_json,
+    surpassing,
 )
 from lakelet.storage.log_writer import AddedFile, RemovedFile, write_commit
 from lakelet.storage.schema import conform
 
 LEAF_ROWS = 2048
 """Rows of a file after a split; a file is split when it has twice as many."""
+SMALL_BYTES = 4 << 20
+"""A file up to this size is read with one call of the file system, not one for every page."""
 REMEMBERED_BYTES = 128 << 20
 """Memory for rows of files that were read or written last. A file never changes, and what is changed is looked up first."""
 INDEX_CHUNKS = 16
@@ -144,6 +147,14 @@ class Files:
         read = self.load(overlapping(self.index, column, low, high))
         return pa.concat_tables([self.schema.empty_table(), *(between(rows, column, low, high) for rows in read)])
 
+    def surely_before(self, keys: pa.Table, column: str, values: pa.ChunkedArray) -> np.ndarray:
+        """Return for which keys all rows have less in `column` than the value given; reads nothing but recent rows."""
+        leaves = self.index.filter(pc.invert(pc.starts_with(self.index.column("path"), RECENT)))
+        found = surpassing(leaves, keys, column, values)
+        for rows in self.load(self.recent):
+            found &= ~matching(keys, rows.select(keys.column_names))
+        return found
+
     def split_points(self, column: str, rows: int) -> list[pa.Scalar]:
         """Return values of `column` that cut the table into pieces of about so many rows each."""
         total = pc.sum(self.index.column("num_records")).as_py() or 0
@@ -168,7 +179,9 @@ class Files:
             return known
         path = self._path(position)
         wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
-        file = pq.ParquetFile(path)
+        small = (self.index.column("size_bytes")[position].as_py() or SMALL_BYTES) < SMALL_BYTES
+        source = pa.BufferReader(Path(path).read_bytes()) if small else path
+        file = pq.ParquetFile(source, pre_buffer=not small)
         present = set(file.schema_arrow.names)
         table = file.read([name for name in wanted.names if name in present], use_threads=False)
         if not table.schema.equals(wanted):

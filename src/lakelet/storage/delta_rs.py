@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import TableNotFoundError
@@ -176,6 +177,12 @@ class DeltaRsTable:
                 return self.leaf_files.rows_of(keys, columns)
             rows = self._stored()
             return rows.filter(pa.array(file_index.matching(rows, keys))).select(columns or rows.column_names)
+
+    def surely_before(self, keys: pa.Table, column: str, values: pa.ChunkedArray) -> np.ndarray:
+        with storage_errors(self.location):
+            if self._is_plain:
+                return self.leaf_files.surely_before(keys, column, values)
+            return np.zeros(keys.num_rows, bool)
 
     def rows_between(self, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
         with storage_errors(self.location):
