@@ -51,8 +51,9 @@ bench: setup  ## measure, the peers too, and write docs/benchmarks.md (an hour; 
 soak: setup  ## kill generator and pipeline again and again (KILLS=100 MINUTES=10), compare with an oracle, write docs/reliability.md
 	@PYTHONPATH=. $(BIN)/python -m benchmarks.soak --kills $(or $(KILLS),100) --minutes $(or $(MINUTES),10) --report
 
-compare-spark-cdc: setup  ## compare AUTO CDC with Apache Spark's own (needs Java, SPARK_PYTHON, ICEBERG_JAR)
-	@$(BIN)/python -m tests.spark.compare_auto_cdc
+compare-spark-cdc: setup  ## compare AUTO CDC with Apache Spark's own: needs a Java 17 JDK, downloads 600 MB once
+	@$(PYTHON) scripts/setup_spark.py $(SPARK_VENV)-cdc cdc
+	@$(BIN)/python -m tests.spark.compare_auto_cdc $(abspath $(SPARK_VENV)-cdc)
 
 lock: setup  ## write requirements.lock anew from pyproject.toml
 	@$(BIN)/python -m pip install -q uv && $(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \

@@ -19,7 +19,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from tests.reference import scd
 
 from lakelet.engine.sail import SailEngine
-from lakelet.errors import CdcError
+from lakelet.errors import CdcError, StorageError
 from lakelet.execution import auto_cdc, auto_cdc_pieces
 from lakelet.execution.auto_cdc import AutoCdc, CdcResult, sequence_type_of
 from lakelet.graph.elements import AutoCdcFlow
@@ -577,6 +577,36 @@ def test_a_batch_rewrites_only_the_files_of_its_keys(
     flow.apply(table("id name op seq\n3 b U 2\n801 b U 2\n2000 b U 2"))
     assert len(set(tmp_path.glob("target/*.parquet")) - files) == 3
     assert flow.rows.num_rows == 1603
+
+
+@pytest.mark.parametrize("scd_type", [1, 2])
+def test_events_in_order_need_no_event_before_them(
+    engine: SailEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scd_type: int
+) -> None:
+    flow = Flow(engine, tmp_path, scd_type=scd_type, **BY_SEQ)
+    flow.apply(table("id name op seq\n1 ann U 1\n2 bob U 1\n3 cat U 1\n4 dan D 1"))
+    monkeypatch.setattr(clustered, "_remembered", clustered._Remembered())
+    (events,) = tmp_path.glob("auxiliary/part-*.parquet")
+    events.rename(tmp_path / "away")
+    flow.apply(table("id name op seq\n1 zoe U 2\n2 - D 2\n3 cat U 2\n4 dan U 2\n5 eve U 2"))
+    with pytest.raises(StorageError, match="TABLE_IO_FAILED"):
+        flow.apply(table("id name op seq\n3 old U 0"))
+    (tmp_path / "away").rename(events)
+    flow.apply(table("id name op seq\n1 old U 1\n5 old U 1\n3 cam U 3"))
+    if scd_type == 1:
+        wanted = [(1, "zoe"), (3, "cam"), (4, "dan"), (5, "eve")]
+        assert rows(flow.rows.select(["id", "name"])) == wanted
+    else:
+        assert rows(flow.rows.select(["id", "name", "__START_AT", "__END_AT"])) == [
+            (1, "old", 1, 2),
+            (1, "zoe", 2, None),
+            (2, "bob", 1, 2),
+            (3, "cam", 3, None),
+            (3, "cat", 1, 3),
+            (4, "dan", 2, None),
+            (5, "eve", 2, None),
+            (5, "old", 1, 2),
+        ]
 
 
 def test_a_target_that_others_have_laid_out_is_changed_as_well(engine: SailEngine, tmp_path: Path) -> None:

@@ -12,13 +12,16 @@ from typing import Any
 import duckdb
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from deltalake.transaction import AddAction
 
 from lakelet.engine.sail import SailEngine
 from lakelet.errors import StorageError
 from lakelet.plan import relation as plan
-from lakelet.storage import clustered
+from lakelet.storage import clustered, delta_rs, log_writer
 from lakelet.storage.base import Receipt, TableDefinition
 from lakelet.storage.delta_rs import DeltaRsStore, DeltaRsTable
 
@@ -191,6 +194,87 @@ def test_every_reader_finds_the_rows_by_the_statistics(
         column, operator, value = predicate.split()
         dataset = DeltaTable(numbers.location).to_pyarrow_table(filters=[(column, operator, int(value))])
         assert sorted(dataset.column("id").to_pylist()) == wanted
+
+
+def change_names(table: DeltaRsTable, ids: list[int], name: str, batch: int) -> None:
+    change = table.change(keys=("id",), identity=("id",))
+    change.replace(*numbered(ids, name))
+    change.commit(Receipt(app_id="test", batch_id=batch))
+
+
+def test_a_process_that_has_made_the_last_commit_does_not_read_the_log(
+    numbers: DeltaRsTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_names(numbers, [5], "b", 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(delta_rs, "DeltaTable", None)
+        table = opened(DeltaRsStore(), numbers.location)
+        assert (table.version, table.batch_id("test"), table.partition_cols) == (2, 2, ())
+        assert table.rows_of(pa.table({"id": [5]})).column("name").to_pylist() == ["b"]
+        change_names(table, [6], "c", 3)
+        assert opened(DeltaRsStore(), numbers.location).batch_id("test") == 3
+    known, read = opened(DeltaRsStore(), numbers.location), DeltaTable(numbers.location)
+    assert (known.version, known.id, known.batch_id("other")) == (read.version(), str(read.metadata().id), -1)
+    assert known.properties == read.metadata().configuration
+    assert sorted(known.delta.file_uris()) == sorted(read.file_uris())
+    assert known.schema.names == [field.name for field in read.schema().fields]
+
+
+def test_a_commit_of_somebody_else_is_seen(numbers: DeltaRsTable) -> None:
+    change_names(numbers, [5], "b", 2)
+    stale = opened(DeltaRsStore(), numbers.location)
+    DeltaTable(numbers.location).delete("id = 5")
+    assert opened(DeltaRsStore(), numbers.location).rows_of(pa.table({"id": [5]})).num_rows == 0
+    with pytest.raises(StorageError, match="CONCURRENT_WRITE"):
+        change_names(stale, [6], "c", 3)
+    assert not [path for path in Path(numbers.location, "_delta_log").iterdir() if path.name.endswith(".tmp")]
+
+
+def test_another_table_at_the_same_place_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+    store, location = DeltaRsStore(), str(tmp_path / "t")
+    for name in ("a", "b"):
+        store.drop(location)
+        table = store.create(location, TableDefinition(schema=numbered([1], name)[1].schema))
+        assert opened(store, location).batch_id("test") == -1
+        change_names(table, [1], name, 1)
+        assert opened(store, location).rows_of(pa.table({"id": [1]})).column("name").to_pylist() == [name]
+    assert opened(store, location).rows().num_rows == 1
+
+
+def test_checkpoints_come_as_often_as_the_table_says(numbers: DeltaRsTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Path(numbers.location, "_delta_log")
+    for batch in range(2, 26):
+        change_names(opened(DeltaRsStore(), numbers.location), [batch], "b", batch)
+    assert len(list(log.glob("*.checkpoint.parquet"))) == 2
+    assert DeltaTable(numbers.location).to_pyarrow_table(filters=[("name", "=", "b")]).num_rows == 24
+    monkeypatch.setattr(log_writer, "FILES_PER_COMMIT", 1)
+    for batch in range(26, 46):
+        change_names(opened(DeltaRsStore(), numbers.location), [batch], "b", batch)
+    assert len(list(log.glob("*.checkpoint.parquet"))) == 3  # one after as many commits as there are files
+
+
+def test_a_file_with_any_name_is_removed(tmp_path: Path) -> None:
+    schema = numbered([1], "a")[1].schema
+    table = DeltaRsStore().create(str(tmp_path / "t"), TableDefinition(schema=schema))
+    name = "k=1 %2F ä.parquet"
+    pq.write_table(numbered([1, 2], "a")[1], Path(table.location) / name)
+    action = AddAction(name, (Path(table.location) / name).stat().st_size, {}, 1, True, '{"numRecords": 2}')
+    table.delta.create_write_transaction([action], mode="append", schema=table.delta.schema())
+    change_names(opened(DeltaRsStore(), table.location), [1], "b", 1)
+    assert sorted(DeltaTable(table.location).to_pyarrow_table().column("name").to_pylist()) == ["a", "b"]
+
+
+def test_which_keys_a_value_surely_comes_after(numbers: DeltaRsTable) -> None:
+    change = numbers.change(keys=("id",), identity=("id",))
+    change.add(numbered([50], "recent")[1])
+    change.commit(None)
+    table = opened(DeltaRsStore(), numbers.location)
+    ids = [0, 3, 4, 50, 99, 500]
+    keys, last = pa.table({"id": ids}), numbered([3], "")[1].column("seen")
+    values = pa.chunked_array([pa.concat_arrays([pc.add(last, pa.scalar(2, pa.duration("ms"))).chunk(0)] * 6)])
+    # 0 to 3 share a file whose last value is that of 3; 50 has a recent row; nothing is known of 500
+    assert table.surely_before(keys, "seen", values).tolist() == [True, True, False, False, False, True]
+    assert table.surely_before(keys, "name", pa.chunked_array([["z"] * 6])).tolist() == [False] * 6
 
 
 def test_a_table_with_a_change_feed_is_merged_and_its_feed_is_right(tmp_path: Path) -> None:

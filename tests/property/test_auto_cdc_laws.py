@@ -96,8 +96,12 @@ def deliveries(draw: st.DrawFn, *, truncates: bool = False) -> Delivery:
     if truncates:
         changes += draw(st.lists(truncate, max_size=2))
     changes += draw(st.lists(st.sampled_from(changes), max_size=20))  # the same event again, in any batch
-    changes = draw(st.permutations(changes)) if draw(st.booleans()) else changes
-    cuts = sorted(draw(st.lists(st.integers(0, len(changes)), min_size=1, max_size=3)))
+    arrival = draw(st.sampled_from(["as drawn", "shuffled", "in order"]))
+    if arrival == "shuffled":
+        changes = draw(st.permutations(changes))
+    elif arrival == "in order":  # but for a few, which every batch brings late
+        changes.sort(key=lambda row: row[-1] if draw(st.integers(0, 9)) else 9)
+    cuts = sorted(draw(st.lists(st.integers(0, len(changes)), min_size=1, max_size=4)))
     edges = [0, *cuts, len(changes)]
     batches = [changes[start:end] for start, end in itertools.pairwise(edges)]
     flags = st.lists(st.booleans(), min_size=len(batches), max_size=len(batches))

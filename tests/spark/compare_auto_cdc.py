@@ -1,9 +1,7 @@
 """The same change rows through Apache Spark's own AUTO CDC and through ours; prints where the tables differ.
 
-Not part of the test suite, since it needs Java and Spark: `make compare-spark-cdc`, with two environment variables.
-
-    SPARK_PYTHON   the Python of an environment with `pyspark[pipelines]==4.3.0`
-    ICEBERG_JAR    iceberg-spark-runtime-4.1_2.13-1.11.0.jar, from Maven Central
+Not part of the test suite, since it needs Java, Spark and minutes: `make compare-spark-cdc`, which makes an environment with
+`pyspark[pipelines]==4.3.0` and Iceberg, and gives its folder to this program.
 
 AUTO CDC of Spark writes to tables that support row-level operations of data source V2. Delta Lake 4.4 does not (it has a
 MERGE of its own), Iceberg does; `FolderCatalog.java` lets its tables load under Spark 4.3.
@@ -193,15 +191,15 @@ def differing(one: set[tuple[Any, ...]], other: set[tuple[Any, ...]]) -> set[int
 
 
 def main() -> int:
-    python, iceberg = os.environ.get("SPARK_PYTHON"), os.environ.get("ICEBERG_JAR")
-    if not python or not iceberg:
+    if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)  # noqa: T201
         return 2
+    python, iceberg = (Path(sys.argv[1]) / name for name in ("bin/python", "iceberg.jar"))
     given = batches(SEED)
     rows = [row for batch in given for row in batch]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        ours, theirs = by_lakelet(work, given), by_spark(work, given, Path(python), Path(iceberg))
+        ours, theirs = by_lakelet(work, given), by_spark(work, given, python, iceberg)
     unexpected = 0
     for target in TARGETS:
         wanted = reference(rows, target)

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lakelet.execution.arrow_values import sorted_by
 from lakelet.execution.auto_cdc_events import EXAMPLES
-from lakelet.execution.auto_cdc_history import History, Shape, difference, history_of, unique
+from lakelet.execution.auto_cdc_history import History, Shape, all_same, difference, history_of, unique
 from lakelet.execution.auto_cdc_pieces import Piece
-from lakelet.execution.auto_cdc_schema import APP_ID, BATCH_ID, NEW, SEQUENCE, START_AT, TRUNCATE
+from lakelet.execution.auto_cdc_schema import APP_ID, BATCH_ID, DELETE, END_AT, NEW, SEQUENCE, START_AT, TRUNCATE
 from lakelet.execution.auto_cdc_tombstones import forgettable
 from lakelet.execution.faults import reach
 from lakelet.storage.base import Receipt, Table
+from lakelet.storage.file_index import matching
 from lakelet.storage.schema import conform
 
 
@@ -80,6 +83,7 @@ class Step:
             everything: look at every key of the piece's range, not only at those with events.
         """
         names, new = list(self._shape.keys), piece.events
+        settled = self._target.schema.empty_table()
         if everything:
             stored = upserts_and_deletes(self._auxiliary.rows_between(names[0], piece.low, piece.high))
             rows = self._target.rows_between(self._keys[0], piece.low, piece.high)
@@ -87,8 +91,11 @@ class Step:
             keys = unique(new.select(names))
             if not keys.num_rows:
                 return
-            stored = self._auxiliary.rows_of(keys)
             rows = self._target.rows_of(keys.rename_columns(list(self._keys)))
+            in_order = self._in_order(keys, new)
+            stored = self._auxiliary.rows_of(keys.filter(pa.array(~in_order)))
+            shown, settled = self._shown(rows, keys.filter(pa.array(in_order)))
+            stored = pa.concat_tables([stored, shown])
         remembered = without_forgotten(stored, self._shape, self._forget_before)
         found = self._history(pa.concat_tables([marked(remembered, new=False), marked(new, new=True)]))
         if remembered.num_rows < stored.num_rows:
@@ -96,7 +103,41 @@ class Step:
             self._events.replace(keys, found.events.drop_columns([NEW]))
         else:
             self.remember(found.events.filter(found.events.column(NEW)).drop_columns([NEW]))
-        self._compare(rows, found.rows)
+        self._compare(rows, found.rows, settled)
+
+    def _in_order(self, keys: pa.Table, new: pa.Table) -> np.ndarray:
+        """Return for which keys all new events come after all that are remembered; False where that is not certain."""
+        if self._truncated_at is not None or self._forget_before is not None or not self._shows_events:
+            return np.zeros(keys.num_rows, bool)
+        first = new.take(pa.array(sorted_by(*(new.column(name) for name in (*keys.column_names, SEQUENCE)))))
+        first = first.filter(pa.array(~all_same(first, tuple(keys.column_names))))
+        return self._auxiliary.surely_before(keys, SEQUENCE, first.column(SEQUENCE))
+
+    @property
+    def _shows_events(self) -> bool:
+        """Whether a row of the target has the columns of an event as they are."""
+        have = {field.name.lower(): field.type for field in self._target.schema}
+        events = self._auxiliary.schema
+        same = all(have.get(name.lower()) == events.field(name).type for name in self._shape.columns)
+        return same and (self._shape.scd_type == 1 or have.get(START_AT.lower()) == events.field(SEQUENCE).type)
+
+    def _shown(self, rows: pa.Table, keys: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Return the rows of some keys that hold, as the events which they show, and the rows that hold no more.
+
+        What comes later in order needs none of the events before: a row has the values of the last one.
+        """
+        of_keys = matching(rows, keys.rename_columns(list(self._keys)))
+        holds = of_keys
+        if self._shape.scd_type == 2:
+            holds = of_keys & rows.column(END_AT).is_null().to_numpy()
+        shown, schema = rows.filter(pa.array(holds)), self._auxiliary.schema
+        spelling = {name.lower(): name for name in shown.column_names}
+        values = {name: shown.column(spelling[name.lower()]) for name in self._shape.columns}
+        values[DELETE] = pa.chunked_array([pa.repeat(False, shown.num_rows)])
+        if self._shape.scd_type == 2:
+            values[SEQUENCE] = shown.column(START_AT)
+        columns = [values.get(field.name, pa.nulls(shown.num_rows, field.type)) for field in schema]
+        return pa.table(columns, schema=schema), rows.filter(pa.array(of_keys & ~holds))
 
     def derive(self, keys: pa.Table, receipt: Receipt) -> None:
         """Bring the rows of some keys up to date with the events that are remembered; those of the receipt are new."""
@@ -125,10 +166,13 @@ class Step:
         self.ties.add(found.ties)
         return found
 
-    def _compare(self, stored: pa.Table, wanted: pa.Table) -> None:
+    def _compare(self, stored: pa.Table, wanted: pa.Table, settled: pa.Table | None = None) -> None:
+        """Note where the rows of some keys differ from those that they must have: `wanted` and `settled`."""
         schema = self._target.schema
         conformed = [conform(batch, schema) for batch in wanted.to_batches()]
         rows = pa.Table.from_batches(conformed, schema=schema)
+        if settled is not None:
+            rows = pa.concat_tables([rows, settled])
         found = difference(stored, rows, keys=self._keys, identity=self._identity)
         if found.keys.num_rows:
             self._rows.replace(found.keys, found.rows, changes=found.changes)

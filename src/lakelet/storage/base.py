@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from lakelet.storage.data_files import DataFile
@@ -110,6 +111,13 @@ class Table(Protocol):
         """Return the rows that have the values of one row of `keys` in its columns; NULL equals NULL.
 
         Reads only the files whose statistics do not rule the keys out.
+        """
+        ...
+
+    def surely_before(self, keys: pa.Table, column: str, values: pa.ChunkedArray) -> np.ndarray:
+        """Return for which keys every row certainly has less in `column` than the value given, one per key.
+
+        Looks at statistics and at recent rows only, so False means that it may or may not be so.
         """
         ...
 

@@ -12,7 +12,6 @@ import copy
 import itertools
 import json
 import threading
-import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -26,9 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake import DeltaTable
 
+from lakelet.storage.base import Receipt
 from lakelet.storage.file_index import (
     RECENT,
     between,
@@ -41,13 +40,19 @@ from lakelet.storage.file_index import (
     split_points,
     statistics,
     statistics_json,
+    surpassing,
 )
+from lakelet.storage.log_writer import AddedFile, RemovedFile, write_commit
 from lakelet.storage.schema import conform
 
 LEAF_ROWS = 2048
 """Rows of a file after a split; a file is split when it has twice as many."""
+SMALL_BYTES = 4 << 20
+"""A file up to this size is read with one call of the file system, not one for every page."""
 REMEMBERED_BYTES = 128 << 20
 """Memory for rows of files that were read or written last. A file never changes, and what is changed is looked up first."""
+INDEX_CHUNKS = 16
+"""Every change adds some to the list of files; more of them slow down each look at it."""
 SAMPLED = 64
 """One row in so many is looked at to find out how keys are distributed."""
 WORKERS = 4
@@ -127,7 +132,7 @@ class Files:
     def changed(self, index: pa.Table) -> Files:
         """Return these files with another index."""
         result = copy.copy(self)
-        result.index = index
+        result.index = index.combine_chunks() if index.column(0).num_chunks > INDEX_CHUNKS else index
         return result
 
     def rows_of(self, keys: pa.Table, columns: tuple[str, ...] | None = None) -> pa.Table:
@@ -141,6 +146,14 @@ class Files:
         """Return the rows with `low <= column < high`; None is no bound, and without any NULLs are in."""
         read = self.load(overlapping(self.index, column, low, high))
         return pa.concat_tables([self.schema.empty_table(), *(between(rows, column, low, high) for rows in read)])
+
+    def surely_before(self, keys: pa.Table, column: str, values: pa.ChunkedArray) -> np.ndarray:
+        """Return for which keys all rows have less in `column` than the value given; reads nothing but recent rows."""
+        leaves = self.index.filter(pc.invert(pc.starts_with(self.index.column("path"), RECENT)))
+        found = surpassing(leaves, keys, column, values)
+        for rows in self.load(self.recent):
+            found &= ~matching(keys, rows.select(keys.column_names))
+        return found
 
     def split_points(self, column: str, rows: int) -> list[pa.Scalar]:
         """Return values of `column` that cut the table into pieces of about so many rows each."""
@@ -166,7 +179,9 @@ class Files:
             return known
         path = self._path(position)
         wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
-        file = pq.ParquetFile(path)
+        small = (self.index.column("size_bytes")[position].as_py() or SMALL_BYTES) < SMALL_BYTES
+        source = pa.BufferReader(Path(path).read_bytes()) if small else path
+        file = pq.ParquetFile(source, pre_buffer=not small)
         present = set(file.schema_arrow.names)
         table = file.read([name for name in wanted.names if name in present], use_threads=False)
         if not table.schema.equals(wanted):
@@ -195,13 +210,12 @@ class Change:
         keys: the columns that the files are clustered by.
     """
 
-    def __init__(self, delta: DeltaTable, location: str, files: Files, *, keys: tuple[str, ...]) -> None:
-        self._delta = delta
+    def __init__(self, location: str, files: Files, *, keys: tuple[str, ...]) -> None:
         self._location = Path(location)
         self._keys = keys
         self._files = files
-        self._removed: list[RemoveAction] = []
-        self._added: dict[str, AddAction] = {}
+        self._removed: list[RemovedFile] = []
+        self._added: dict[str, AddedFile] = {}
 
     def replace(self, keys: pa.Table, rows: pa.Table) -> None:
         """Let `rows` be the rows that have `keys` from now on.
@@ -212,7 +226,7 @@ class Change:
         """
         files = self._files
 
-        def rewritten(position: int) -> list[tuple[AddAction, dict[str, Any]]]:
+        def rewritten(position: int) -> list[tuple[AddedFile, dict[str, Any]]]:
             read = hit.get(position)
             stay = files.read(position) if read is None else read.rows.filter(pa.array(~read.gone))
             return self._write(pa.concat_tables([stay, rows.filter(pa.array(homes == position))]))
@@ -238,17 +252,18 @@ class Change:
         self._take_out(recent)
         self._put_in([self._write_file(self._sorted(rows), prefix=RECENT)])
 
-    def commit(self, properties: CommitProperties) -> None:
-        """Swap the files in one commit; a writer that came in between makes it fail."""
-        properties.max_commit_retries = 0
-        self._delta.create_write_transaction(
-            [*self._removed, *self._added.values()],
-            mode="append",
-            schema=self._delta.schema(),
-            commit_properties=properties,
-        )
+    def commit(self, version: int, receipt: Receipt | None) -> Files:
+        """Swap the files in one commit, as the version after `version`, and return those that the table has now.
 
-    def _write(self, rows: pa.Table) -> list[tuple[AddAction, dict[str, Any]]]:
+        Raises:
+            CommitFailedError: a writer came in between.
+        """
+        write_commit(
+            str(self._location), version + 1, added=self._added.values(), removed=self._removed, receipt=receipt
+        )
+        return self._files
+
+    def _write(self, rows: pa.Table) -> list[tuple[AddedFile, dict[str, Any]]]:
         """Write rows in the order of their keys, as one file or several."""
         if not rows.num_rows:
             return []
@@ -260,36 +275,30 @@ class Change:
     def _sorted(self, rows: pa.Table) -> pa.Table:
         return rows.take(pc.sort_indices(rows, [(key, "ascending") for key in self._keys])).combine_chunks()
 
-    def _write_file(self, rows: pa.Table, *, prefix: str = "part-") -> tuple[AddAction, dict[str, Any]]:
+    def _write_file(self, rows: pa.Table, *, prefix: str = "part-") -> tuple[AddedFile, dict[str, Any]]:
         name = f"{prefix}{uuid.uuid4()}.snappy.parquet"
         path = self._location / name
         written: list[pq.FileMetaData] = []
+        content = pa.BufferOutputStream()  # one call of the file system, not one for every page
         pq.write_table(
             rows,
-            path,
+            content,
             compression="snappy",
             use_dictionary=False,
             store_schema=False,
             write_statistics=bounded_columns(rows),
             metadata_collector=written,
         )
+        size = path.write_bytes(content.getvalue())
         _remembered.put(str(path), rows)
-        size = path.stat().st_size
         found = statistics(rows, written[0])
         row = {"path": name, "size_bytes": size, "num_records": rows.num_rows}
         for column, (low, high, nulls) in found.items():
             row.update({f"min.{column}": low, f"max.{column}": high, f"null_count.{column}": nulls})
-        action = AddAction(
-            path=name,
-            size=size,
-            partition_values={},
-            modification_time=int(time.time() * 1000),
-            data_change=True,
-            stats=json.dumps(statistics_json(found, rows.num_rows)),
-        )
+        action = AddedFile(path=name, size_bytes=size, stats=json.dumps(statistics_json(found, rows.num_rows)))
         return action, {name: row.get(name) for name in self._files.index.column_names}
 
-    def _put_in(self, added: list[tuple[AddAction, dict[str, Any]]]) -> None:
+    def _put_in(self, added: list[tuple[AddedFile, dict[str, Any]]]) -> None:
         self._added.update({action.path: action for action, _ in added})
         new = pa.Table.from_pylist([row for _, row in added], schema=self._files.index.schema)
         self._files = self._files.changed(pa.concat_tables([self._files.index, new]))
@@ -298,14 +307,11 @@ class Change:
         """Remove files from the table; one that this change has written itself was never in it."""
         gone = np.zeros(self._files.index.num_rows, bool)
         gone[positions] = True
-        now = int(time.time() * 1000)
         for row in self._files.index.select(["path", "size_bytes"]).filter(pa.array(gone)).to_pylist():
             if self._added.pop(row["path"], None) is not None:
                 (self._location / row["path"]).unlink()
             else:
-                self._removed.append(
-                    RemoveAction(path=row["path"], deletion_timestamp=now, data_change=True, size=row["size_bytes"])
-                )
+                self._removed.append(RemovedFile(path=row["path"], size_bytes=row["size_bytes"]))
         self._files = self._files.changed(self._files.index.filter(pa.array(~gone)))
 
 

@@ -11,17 +11,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import TableNotFoundError
 
 from lakelet.errors import StorageError
-from lakelet.storage import clustered, file_index
+from lakelet.storage import clustered, file_index, known_tables
 from lakelet.storage.base import Receipt, TableChange, TableDefinition, TableSize
 from lakelet.storage.catalog import remove_folder
 from lakelet.storage.data_files import DataFile, data_files
+from lakelet.storage.delta_log import commit_file
 from lakelet.storage.failures import storage_errors
 from lakelet.storage.handles import Handles, OpenTable
+from lakelet.storage.known_tables import KnownTable
+from lakelet.storage.log_writer import checkpoint
 from lakelet.storage.schema import conform, evolved, nullable
 
 CHECKPOINT_INTERVAL = "10"
@@ -38,12 +42,11 @@ clean up nevertheless.
 class DeltaRsTable:
     """One open Delta table."""
 
-    def __init__(self, table: DeltaTable, location: str) -> None:
+    def __init__(self, table: DeltaTable | None, location: str, *, known: KnownTable | None = None) -> None:
         self._opened = table
-        self._is_behind = False
+        self._known = known
         self.location = location
         self._schema: pa.Schema | None = None
-        self._seen: tuple[int, clustered.Files] | None = None
 
     @property
     def delta(self) -> DeltaTable:
@@ -51,36 +54,58 @@ class DeltaRsTable:
 
     @property
     def _table(self) -> DeltaTable:
-        if self._is_behind:
+        if self._opened is None:
+            assert self._known is not None
             with storage_errors(self.location):
-                self._opened.update_incremental()
-            self._is_behind = False
+                self._opened = DeltaTable(self.location, version=self._known.version)
         return self._opened
 
-    def changed(self) -> None:
-        """Note that a commit was made which delta-rs does not follow by itself; costs something only if it is used again."""
-        self._is_behind = True
+    @property
+    def _current(self) -> KnownTable | None:
+        """What is known of this version without its log; nothing once delta-rs has gone on to another one."""
+        if self._known is not None and self._opened is not None and self._opened.version() != self._known.version:
+            self._known = None
+        return self._known
+
+    def changed(self, files: clustered.Files, receipt: Receipt | None) -> None:
+        """Go on to the version that was committed by swapping files."""
+        before = self._current
+        assert before is not None, "a change begins with the files of the table"
+        self._known = before.after(self.location, files, receipt)
+        self._opened = None
+        known_tables.remember(self.location, self._known)
+        with storage_errors(self.location):
+            interval = int(before.properties.get("delta.checkpointInterval", CHECKPOINT_INTERVAL))
+            checkpoint(self.location, self._known.version, files=files.index.num_rows, interval=interval)
 
     @property
     def id(self) -> str:
-        return str(self._table.metadata().id)
+        known = self._current
+        return str(self._table.metadata().id) if known is None else known.id
 
     @property
     def version(self) -> int:
-        return int(self._table.version())
+        known = self._current
+        return int(self._table.version()) if known is None else known.version
 
     @property
     def schema(self) -> pa.Schema:
+        known = self._current
+        if known is not None:
+            return known.schema
         if self._schema is None:
             self._schema = nullable(pa.schema(self._table.schema().to_arrow()))
         return self._schema
 
     @property
     def partition_cols(self) -> tuple[str, ...]:
-        return tuple(self._table.metadata().partition_columns)
+        return () if self._current is not None else tuple(self._table.metadata().partition_columns)
 
     @property
     def properties(self) -> dict[str, str]:
+        known = self._current
+        if known is not None:
+            return dict(known.properties)
         return {key: str(value) for key, value in self._table.metadata().configuration.items()}
 
     def set_properties(self, properties: Mapping[str, str]) -> None:
@@ -134,8 +159,14 @@ class DeltaRsTable:
         return len(found)
 
     def batch_id(self, app_id: str) -> int:
+        known = self._current
+        if known is not None and app_id in known.batch_ids:
+            return known.batch_ids[app_id]
         found = self._table.transaction_version(app_id)
-        return -1 if found is None else int(found)
+        batch_id = -1 if found is None else int(found)
+        if known is not None:
+            known.batch_ids[app_id] = batch_id
+        return batch_id
 
     def rows(self) -> pa.Table:
         with storage_errors(self.location):
@@ -147,6 +178,12 @@ class DeltaRsTable:
                 return self.leaf_files.rows_of(keys, columns)
             rows = self._stored()
             return rows.filter(pa.array(file_index.matching(rows, keys))).select(columns or rows.column_names)
+
+    def surely_before(self, keys: pa.Table, column: str, values: pa.ChunkedArray) -> np.ndarray:
+        with storage_errors(self.location):
+            if self._is_plain:
+                return self.leaf_files.surely_before(keys, column, values)
+            return np.zeros(keys.num_rows, bool)
 
     def rows_between(self, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Table:
         with storage_errors(self.location):
@@ -172,13 +209,23 @@ class DeltaRsTable:
 
     @property
     def _is_plain(self) -> bool:
-        return clustered.is_clusterable(self._table)
+        return self._current is not None or clustered.is_clusterable(self._table)
 
     @property
     def leaf_files(self) -> clustered.Files:
-        if self._seen is None or self._seen[0] != self.version:
-            self._seen = (self.version, clustered.Files(self._table, self.location, self.schema))
-        return self._seen[1]
+        known = self._current
+        if known is None:
+            known = self._known = KnownTable(
+                version=self.version,
+                commit=commit_file(self.location, self.version),
+                id=self.id,
+                schema=self.schema,
+                properties=self.properties,
+                files=clustered.Files(self._table, self.location, self.schema),
+                batch_ids={},
+            )
+            known_tables.remember(self.location, known)
+        return known.files
 
     def _stored(self) -> pa.Table:
         """Return all rows with the table's types, by way of delta-rs."""
@@ -318,7 +365,7 @@ class _SwappedFiles:
 
     def __init__(self, table: DeltaRsTable, keys: tuple[str, ...]) -> None:
         self._table = table
-        self._change = clustered.Change(table.delta, table.location, table.leaf_files, keys=keys)
+        self._change = clustered.Change(table.location, table.leaf_files, keys=keys)
 
     def replace(self, keys: pa.Table, rows: pa.Table, *, changes: pa.Table | None = None) -> None:
         with storage_errors(self._table.location):
@@ -330,8 +377,8 @@ class _SwappedFiles:
 
     def commit(self, receipt: Receipt | None) -> None:
         with storage_errors(self._table.location):
-            self._change.commit(_properties(receipt) or CommitProperties())
-        self._table.changed()
+            files = self._change.commit(self._table.version, receipt)
+        self._table.changed(files, receipt)
 
 
 class _MergedRows:
@@ -397,6 +444,9 @@ class DeltaRsStore:
 
     def open(self, location: str, *, version: int | None = None) -> DeltaRsTable | None:
         check_location(location)
+        known = known_tables.newest(location) if version is None else None
+        if known is not None:
+            return DeltaRsTable(None, location, known=known)
         if not (Path(location) / "_delta_log").is_dir():
             return None
         try:

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+LOOKED_AT = 4_000_000
+"""Pairs of a key and a file that are compared one by one; more than that are not worth it."""
 RECENT = "recent-"
 """How the name of the file begins that has rows which came last, of any keys."""
 
@@ -40,6 +42,29 @@ def enclosing(index: pa.Table, keys: pa.Table) -> list[int]:
         hit = (inside & ~unknown) | (unknown & ~full & bool(len(sought)))
         possible &= hit | (nulls & bool(values.null_count))
     return list(np.flatnonzero(possible).tolist())
+
+
+def surpassing(index: pa.Table, keys: pa.Table, column: str, values: pa.ChunkedArray) -> np.ndarray:
+    """Return for which keys no file can have a row whose `column` is as great as the key's value or greater, or NULL.
+
+    Args:
+        values: one per key.
+    """
+    none, size = np.zeros(keys.num_rows, bool), keys.num_rows * index.num_rows
+    if not _is_whole(values.type) or f"max.{column}" not in index.column_names or size > LOOKED_AT:
+        return none
+    possible = np.ones((keys.num_rows, index.num_rows), bool)
+    for name in keys.column_names:
+        if f"min.{name}" in index.column_names:
+            low, high = index.column(f"min.{name}"), _upper(index.column(f"max.{name}"))
+            sought, lows, highs = _ranks(keys.column(name).cast(low.type), low, high)
+            unknown = pc.or_(low.is_null(), high.is_null()).to_numpy()
+            possible &= unknown | ((lows <= sought[:, None]) & (sought[:, None] <= highs))
+    greatest = _upper(index.column(f"max.{column}"))
+    own, others = _ranks(values.cast(greatest.type), greatest)
+    has_nulls = index.column(f"null_count.{column}").fill_null(1).to_numpy() > 0
+    below = (others < own[:, None]) & (greatest.is_valid().to_numpy() & ~has_nulls)
+    return np.asarray((below | ~possible).all(axis=1))
 
 
 def overlapping(index: pa.Table, column: str, low: pa.Scalar | None, high: pa.Scalar | None) -> list[int]:
@@ -133,6 +158,12 @@ def _is_indexed(kind: pa.DataType) -> bool:
         types.is_timestamp,
     )
     return any(check(kind) for check in checks)
+
+
+def _is_whole(kind: pa.DataType) -> bool:
+    """Return whether bounds of this type are neither cut nor rounded by any writer, but for what `_upper` makes good."""
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_timestamp(kind) or types.is_date32(kind))
 
 
 def index_schema(schema: pa.Schema) -> pa.Schema:
