@@ -83,5 +83,7 @@ def recorded(
         try:
             yield Recording(bus, flush)
         finally:
-            writer.close()
-            log.close()
+            try:
+                log.close()
+            finally:
+                writer.close()
