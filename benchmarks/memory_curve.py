@@ -2,7 +2,8 @@
 
 A small pipeline with every feature runs in this process: rules on a table and on a view, SCD 1 and 2, deduplication and a
 windowed aggregation with state, a join with a dimension, a file stream, a materialized view, SQL, maintenance. Rows land as
-soon as those before have gone through. What is measured is the resident memory that the operating system has given to it.
+soon as those before have gone through. What is measured is the resident memory that the operating system has given to it, and to
+the processes that it has started: the embedded engine's. Pages of program code that they share are counted in both.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 from deltalake import write_deltalake
 
@@ -84,11 +86,13 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 class Feed:
     """Lands the next rows when those before have reached the last table, and notes the memory."""
 
-    def __init__(self, root: Path, *, batches: int, every: int) -> None:
+    def __init__(self, root: Path, *, batches: int, every: int, seconds: float) -> None:
         self.root, self.batches, self.every = root, batches, every
+        self.ends_at = time.monotonic() + seconds
         self.drain = threading.Event()
         self.landed = self.committed = 0
-        self.curve: list[tuple[int, int, int]] = []
+        self.engines: set[int] = set()
+        self.curve: list[tuple[int, int, int, int]] = []
         self._ready = threading.Event()
 
     def __call__(self, event: PipelineEvent) -> None:
@@ -100,14 +104,24 @@ class Feed:
 
     def run(self) -> None:
         for number in range(self.batches):
+            if time.monotonic() > self.ends_at:
+                break
             self.land(number)
             self._ready.wait(30)
             self._ready.clear()
             if number % self.every == 0:
-                gc.collect()
-                self.curve.append((number, self.committed, resident_bytes()))
-                print(*self.curve[-1], flush=True)
+                self.measure(number)
+        self.measure(number)
         self.drain.set()
+
+    def measure(self, number: int) -> None:
+        gc.collect()
+        here = psutil.Process()
+        others = here.children()
+        self.engines.update(process.pid for process in others)
+        size = sum(process.memory_info().rss for process in others)
+        self.curve.append((number + 1, self.committed, here.memory_info().rss, size))
+        print(*self.curve[-1], flush=True)
 
     def land(self, number: int) -> None:
         at = START + timedelta(seconds=20 * number)
@@ -129,18 +143,15 @@ class Feed:
         note.with_name(f".{number}").rename(note)
 
 
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text("utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def files_below(folder: Path) -> int:
     return sum(len(names) for _, _, names in os.walk(folder))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", type=int, default=500, help="how often rows land")
-    parser.add_argument("--points", type=int, default=10)
+    parser.add_argument("--batches", type=int, default=600, help="how often rows land, at most")
+    parser.add_argument("--minutes", type=float, default=30, help="for how long they land, at most")
+    parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--report", action="store_true", help="write the figures into docs/reliability.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lakelet-memory-") as folder:
@@ -149,7 +160,8 @@ def main() -> None:
         (root / "spark-pipeline.yml").write_text(SPEC, "utf-8")
         (root / "transformations" / "tables.py").write_text(textwrap.dedent(TABLES), "utf-8")
         (root / "transformations" / "total.sql").write_text(SQL, "utf-8")
-        feed = Feed(root, batches=options.batches, every=max(1, options.batches // options.points))
+        every = max(1, options.batches // options.points)
+        feed = Feed(root, batches=options.batches, every=every, seconds=options.minutes * 60)
         feed.land(0)
         configuration = {
             "pipelines.trigger.interval": "1 millisecond",
@@ -163,10 +175,14 @@ def main() -> None:
             writer.join()
         assert result.exit_code == 0, [error.render() for error in result.errors]
         checkpoints = files_below(root / "data" / "_checkpoints")
-    rows = [(batches, committed, f"{size / 2**20:.0f} MiB") for batches, committed, size in feed.curve]
+    rows = [
+        (landed, committed, f"{size / 2**20:.0f} MiB", f"{others / 2**20:.0f} MiB")
+        for landed, committed, size, others in feed.curve
+    ]
+    columns = ("rows landed, times", "micro-batches and refreshes committed", "this process", "the engine's processes")
     text = (
-        f"{table(('rows landed, times', 'micro-batches and refreshes committed', 'resident memory'), rows)}\n\n"
-        f"{time.monotonic() - started:.0f} s, {checkpoints} checkpoint files at the end. ({machine()})"
+        f"{table(columns, rows)}\n\n{time.monotonic() - started:.0f} s, {len(feed.engines)} processes of the engine seen at "
+        f"these points, {checkpoints} checkpoint files at the end. ({machine()})"
     )
     print(text)
     if options.report:

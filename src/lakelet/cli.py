@@ -84,7 +84,8 @@ def run(
 
     Each dataset takes what is new since its last commit. One failure does not stop datasets that do not depend on it.
     With --json, stdout has one event a line, as the event log has them. The first Ctrl-C ends the update after the
-    micro-batches under way, the second at once; nothing is lost or doubled by either.
+    micro-batches under way, without those that take longer than `lakelet.stop.timeout`; the second at once. Nothing is
+    lost or doubled by either.
 
     With --continuous, a flow that fails is tried again, after 1, 2, 4, … 60 seconds, while what reads it waits and the
     rest goes on. Ctrl-C then ends with exit code 130, or 1 if a flow is failing.

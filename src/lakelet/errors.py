@@ -18,6 +18,7 @@ Every error has a condition (Spark's own name where Spark has the case), an orig
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,8 @@ class Origin:
         return ", ".join(part for part in (place, *things) if part)
 
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""What delta-rs puts into some of its messages for a terminal."""
 NOWHERE = Origin()
 """The origin of what no file declares."""
 
@@ -74,7 +77,7 @@ class LakeletError(Exception):
         self.condition = condition
         self.message = message
         self.origin = origin
-        self.cause = cause
+        self.cause = _COLOURS.sub("", cause) if cause else cause
         self.hint = hint
         self.retryable = retryable
 

@@ -290,7 +290,9 @@ class Pipeline:
         hooks: EventHooks,
     ) -> UpdateResult:
         from lakelet.events import kinds
+        from lakelet.execution.giving_up import long_queries_given_up
         from lakelet.execution.update import Update, describe, plan_update
+        from lakelet.settings import STOP_TIMEOUT
 
         bus = recording.bus
         outcomes: tuple[FlowOutcome, ...] = ()
@@ -306,10 +308,12 @@ class Pipeline:
             update = Update(context, plan)
             update.set_up()
             kinds.update_progress(bus, UpdateState.RUNNING)
-            if continuous:
-                outcomes = self._run_continuously(context, plan, drain, recording.flush)
-            else:
-                outcomes = update.run()
+            seconds = self.spec.setting(STOP_TIMEOUT)
+            with long_queries_given_up(self.engine, bus, stop, seconds=seconds):
+                if continuous:
+                    outcomes = self._run_continuously(context, plan, drain, recording.flush)
+                else:
+                    outcomes = update.run()
         except LakeletError as error:
             kinds.update_progress(bus, UpdateState.FAILED, error=error)
             return UpdateResult(update_id=bus.update_id, state=UpdateState.FAILED, flows=outcomes, error=error)

@@ -13,6 +13,7 @@ from lakelet.errors import Origin, SpecError, did_you_mean
 TABLES_PREFIX = "lakelet.tables."
 SOURCE_FOLDERS = "lakelet.source.folders"
 TRIGGER_INTERVAL = "pipelines.trigger.interval"
+STOP_TIMEOUT = "lakelet.stop.timeout"
 KEPT_BATCHES = "spark.sql.streaming.minBatchesToRetain"
 
 _SECONDS = {"millisecond": 0.001, "second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
@@ -199,6 +200,12 @@ SETTINGS: Mapping[str, Setting] = {
             key="lakelet.maintenance.interval",
             default="10 minutes",
             doc="How long a continuous update leaves a table alone before it maintains it.",
+            parse=interval_seconds,
+        ),
+        Setting(
+            key=STOP_TIMEOUT,
+            default="10 seconds",
+            doc="How long queries still run after Ctrl-C or SIGTERM before they are given up; the next update runs them again.",
             parse=interval_seconds,
         ),
         Setting(

@@ -97,3 +97,10 @@ def test_several_errors_are_one_with_all_of_them() -> None:
 )
 def test_near_names(name: str, near: str | None) -> None:
     assert did_you_mean(name, ["customers", "orders", "bronze.orders"]) == near
+
+
+def test_a_cause_from_elsewhere_has_no_colours() -> None:
+    error = StorageError(
+        "DISK_FULL", "no space left", cause="LocalFileSystem error\n\x1b[31m↳\x1b[0m No space left on device"
+    )
+    assert error.render().splitlines()[1:] == ["  cause: LocalFileSystem error", "         ↳ No space left on device"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql.connect import proto
+    from pyspark.sql.connect.client import SparkConnectClient
     from pyspark.sql.types import StructType
 
     from lakelet.plan.relation import Relation
@@ -85,6 +87,10 @@ class Engine(Protocol):
         Args:
             settings: session settings for this command only, whatever else runs at the same time.
         """
+        ...
+
+    def client(self) -> AbstractContextManager[SparkConnectClient]:
+        """Return another client of the session, for user code that runs queries by itself; closed at the end of the block."""
         ...
 
     def interrupt(self) -> None:

@@ -165,8 +165,21 @@ class ConnectEngine:
     def _scoped(self, message: M) -> M:
         return scoped(message) if self._shares_names else message
 
+    @contextlib.contextmanager
+    def client(self) -> Iterator[SparkConnectClient]:
+        client = connect(self.url, self.session_id)
+        try:
+            yield client
+        finally:
+            client.close()
+
     def interrupt(self) -> None:
-        self._client.interrupt_all()
+        with _translated(self.url):
+            self._client.interrupt_all()
+
+    def disconnect(self) -> None:
+        """End the connection, and leave the session to its server."""
+        self._client.close()
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # the endpoint may be gone, and its session with it

@@ -235,7 +235,10 @@ class JsonLinesWriter:
 
     def close(self) -> None:
         with self._lock:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as error:  # what could not be written before cannot be written now
+                raise self._not_writable(error) from error
 
     def __enter__(self) -> Self:
         return self

@@ -201,10 +201,14 @@ class DeltaEventLog:
         if not (self.location / "_delta_log").is_dir():
             return None
         from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
 
         with _Translated(self.location):
             if self._table is None:
-                self._table = DeltaTable(str(self.location))
+                try:
+                    self._table = DeltaTable(str(self.location))
+                except TableNotFoundError:  # it was being made when the disk was full, or its process was killed
+                    return None
             else:
                 self._table.update_incremental()
             return self._table

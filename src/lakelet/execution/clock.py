@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from lakelet.plan.relation import Relation
 
 if TYPE_CHECKING:
     from pyspark.sql.connect import proto
+    from pyspark.sql.connect.client import SparkConnectClient
     from pyspark.sql.types import StructType
 
 
@@ -61,6 +63,9 @@ class ClockedEngine:
             clocked.write_operation.input.CopyFrom(self._clocked(command.write_operation.input))
             command = clocked
         return self.engine.observed(command, settings=settings)
+
+    def client(self) -> AbstractContextManager[SparkConnectClient]:
+        return self.engine.client()
 
     def interrupt(self) -> None:
         self.engine.interrupt()

@@ -21,6 +21,7 @@ from lakelet.errors import FlowError, StorageError
 from lakelet.events import kinds
 from lakelet.events.model import FlowStatus
 from lakelet.execution.context import HeadKey, UpdateContext
+from lakelet.execution.giving_up import was_given_up
 from lakelet.execution.heads import ExternalSources, reads_whole_tables
 from lakelet.execution.outcome import FlowOutcome
 from lakelet.execution.pace import Pace
@@ -374,7 +375,8 @@ class ContinuousUpdate:
             try:
                 batches = future.result()
             except Exception as error:
-                self._failed(job.state, error)
+                if not was_given_up(self._context.stop, error):
+                    self._failed(job.state, error)
             else:
                 self._succeeded(job.state, job.work, batches)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pyspark.sql.connect.client import SparkConnectClient
@@ -10,7 +12,6 @@ from pyspark.sql.connect.plan import LogicalPlan
 from pyspark.sql.connect.session import SparkSession
 
 from lakelet.engine.base import Engine
-from lakelet.engine.connect import connect
 from lakelet.plan.relation import Relation
 
 
@@ -37,6 +38,8 @@ class _Bound(LogicalPlan):
         return result
 
 
-def frame_of(engine: Engine, relation: Relation) -> DataFrame:
-    """Return a DataFrame of the rows of `relation`; every action on it computes the same rows."""
-    return DataFrame(_Bound(relation), _OpenSession(connect(engine.url, engine.session_id)))
+@contextmanager
+def open_frame(engine: Engine, relation: Relation) -> Iterator[DataFrame]:
+    """Return a DataFrame of the rows of `relation` for the block; every action on it computes the same rows."""
+    with engine.client() as client:
+        yield DataFrame(_Bound(relation), _OpenSession(client))

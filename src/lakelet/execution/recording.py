@@ -97,7 +97,9 @@ def recorded(
         try:
             yield Recording(bus, flush)
         finally:
-            writer.close()
-            log.close()
-            if handles is not None and log.table is not None:
-                handles.leave(str(location), handle or OpenTable.new(log.table))
+            try:
+                log.close()
+                if handles is not None and log.table is not None:
+                    handles.leave(str(location), handle or OpenTable.new(log.table))
+            finally:
+                writer.close()

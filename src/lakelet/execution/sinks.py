@@ -202,11 +202,12 @@ _WRITERS = {"parquet": _parquet, "csv": _csv, "json": _json}
 
 
 def _call(context: UpdateContext, sink: Dataset, batch: Batch, rows: Relation) -> int:
-    from lakelet.execution.frames import frame_of
+    from lakelet.execution.frames import open_frame
 
     count = int(context.engine.collect(plan.aggregated(rows, {"n": plan.expression("count(*)")})).to_pylist()[0]["n"])
     try:
-        sink.sink_function(frame_of(context.engine, rows), batch.id)
+        with open_frame(context.engine, rows) as frame:
+            sink.sink_function(frame, batch.id)
     except Exception as error:
         raise FlowError(
             "FOREACH_BATCH_USER_FUNCTION_ERROR",

@@ -18,6 +18,7 @@ from lakelet.events.model import FlowStatus, UpdateState
 from lakelet.execution.checkpoint import FORMAT, read_derived, start_epoch, start_generation, write_json
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.flows import has_committed, run_flow
+from lakelet.execution.giving_up import was_given_up
 from lakelet.execution.heads import ExternalSources
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection
 from lakelet.execution.refresh import refresh_view
@@ -268,6 +269,9 @@ class Update:
             try:
                 batches = self._attempt(flow, dataset)
             except Exception as error:
+                if was_given_up(self._context.stop, error):
+                    self._finish(flow, dataset, FlowStatus.STOPPED)
+                    continue
                 self._finish(flow, dataset, FlowStatus.FAILED, error=failure_of(self._context, flow, error))
                 succeeded = False
             else:

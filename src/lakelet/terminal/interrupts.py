@@ -47,7 +47,7 @@ def stopping_on_signals(stop: threading.Event, *, abort: Callable[[], None] = ab
             abort()
             return
         stop.set()
-        _tell("stopping after the micro-batches that are under way; once more aborts them")
+        _tell("stopping after the micro-batches that are under way, or when they take too long; once more aborts them")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -21,7 +21,7 @@ def shared_engine(configuration: Mapping[str, str]) -> Engine:
         if key not in _engines:
             from lakelet.engine.sail import SailEngine
 
-            engine = SailEngine(configuration=configuration)
+            engine = SailEngine(configuration=configuration, is_replaced=False)
             atexit.register(engine.close)
             _engines[key] = engine
         return _engines[key]

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from lakelet.errors import FlowError, StorageError
 from lakelet.events import kinds
 from lakelet.events.log import EventBus, JsonLinesWriter
-from lakelet.events.model import FlowStatus, UpdateState
+from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
 from lakelet.events.table import KEPT_UPDATES, DeltaEventLog, event_log_schema
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -278,3 +278,26 @@ def test_events_older_than_the_retention_go_when_the_table_is_compacted(
     for _ in range(3):
         kinds.warning(bus, "m")
     assert ids(log) == ["u1-3"]
+
+
+def test_a_log_whose_making_was_cut_off_is_made_anew(tmp_path: Path, new_bus: NewBus) -> None:
+    """A full disk left the folder of the log without a commit; every later update failed on it."""
+    (tmp_path / "events" / "_delta_log").mkdir(parents=True)
+    bus = new_bus()
+    with update(tmp_path, bus) as log:
+        kinds.update_progress(bus, UpdateState.RUNNING)
+    assert ids(log) == ["u1-1"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_of_by_the_writer_of_lines_also_at_the_end(new_bus: NewBus) -> None:
+    bus = new_bus()
+    events: list[PipelineEvent] = []
+    bus.subscribe(events.append)
+    kinds.update_progress(bus, UpdateState.RUNNING)
+    writer = JsonLinesWriter("/dev/full")
+    for call in (lambda: writer(events[0]), writer.close):
+        with pytest.raises(StorageError) as raised:
+            call()
+        assert raised.value.condition == "EVENT_LOG_NOT_WRITABLE"
+        assert "No space left" in (raised.value.cause or "")
