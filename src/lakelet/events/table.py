@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lakelet.errors import StorageError
 from lakelet.events.model import PipelineEvent
+from lakelet.places import Place, place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,7 +82,7 @@ class DeltaEventLog:
 
     def __init__(
         self,
-        location: str | Path,
+        location: str | Place,
         *,
         updates: str | Path | None = None,
         update_id: str | None = None,
@@ -89,7 +90,7 @@ class DeltaEventLog:
         retention: timedelta | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.location = Path(location)
+        self.location = place(str(location))
         self._updates = Path(updates) if updates is not None else None
         self._update_id = update_id
         self._flush_every = flush_every
@@ -310,7 +311,7 @@ def _json(value: Any) -> str:
 class _Translated:
     """Turns what delta-rs, Arrow and the file system raise into a StorageError."""
 
-    def __init__(self, location: Path) -> None:
+    def __init__(self, location: Place) -> None:
         self._location = location
 
     def __enter__(self) -> None:

@@ -62,7 +62,7 @@ def recorded(
         LockError: `PIPELINE_LOCKED`.
         StorageError: the storage folder cannot be written.
     """
-    updates = catalog.system / "updates"
+    updates = catalog.journal
     with pipeline_lock(catalog.lock, pipeline=pipeline):
         location = catalog.system / "events"
         log = DeltaEventLog(location, updates=updates, update_id=update_id, retention=retention, clock=clock)

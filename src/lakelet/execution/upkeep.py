@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from lakelet.errors import LakeletError
 from lakelet.events import kinds
@@ -14,6 +13,7 @@ from lakelet.execution.context import UpdateContext
 from lakelet.execution.maintenance import Retention, keyed_tables, maintain_table, versions_in_use
 from lakelet.execution.update import Key
 from lakelet.graph.elements import Dataset
+from lakelet.places import place
 from lakelet.storage.delta_log import latest_version
 
 MIN_COMMITS = 10
@@ -86,7 +86,7 @@ class Upkeep:
     def _tables(self, dataset: Dataset) -> Iterator[str]:
         catalog = self.context.catalog
         yield self.context.location(dataset)
-        if Path(auxiliary := catalog.auxiliary(dataset.name)).is_dir():
+        if place(auxiliary := catalog.auxiliary(dataset.name)).is_dir():
             yield auxiliary
         folder = catalog.checkpoint(dataset.name)
         yield from map(str, sorted(folder.glob(f"*/{read_generation(folder)}/state/*")))

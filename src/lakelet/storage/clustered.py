@@ -18,7 +18,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
+from lakelet.places import ObjectPath, open_file, place
 from lakelet.storage.file_index import (
     RECENT,
     between,
@@ -113,7 +113,7 @@ class Files:
     """
 
     def __init__(self, delta: DeltaTable, location: str, schema: pa.Schema) -> None:
-        self._location = Path(location)
+        self._location = place(location)
         self.schema = schema
         actions = pa.table(delta.get_add_actions(flatten=True))
         columns = {}
@@ -166,7 +166,7 @@ class Files:
             return known
         path = self._path(position)
         wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(open_file(path))
         present = set(file.schema_arrow.names)
         table = file.read([name for name in wanted.names if name in present], use_threads=False)
         if not table.schema.equals(wanted):
@@ -197,7 +197,7 @@ class Change:
 
     def __init__(self, delta: DeltaTable, location: str, files: Files, *, keys: tuple[str, ...]) -> None:
         self._delta = delta
-        self._location = Path(location)
+        self._location = place(location)
         self._keys = keys
         self._files = files
         self._removed: list[RemoveAction] = []
@@ -264,15 +264,18 @@ class Change:
         name = f"{prefix}{uuid.uuid4()}.snappy.parquet"
         path = self._location / name
         written: list[pq.FileMetaData] = []
+        content = pa.BufferOutputStream() if isinstance(path, ObjectPath) else None
         pq.write_table(
             rows,
-            path,
+            path if content is None else content,
             compression="snappy",
             use_dictionary=False,
             store_schema=False,
             write_statistics=bounded_columns(rows),
             metadata_collector=written,
         )
+        if isinstance(path, ObjectPath):
+            path.write_bytes(content.getvalue().to_pybytes())
         _remembered.put(str(path), rows)
         size = path.stat().st_size
         found = statistics(rows, written[0])

@@ -10,13 +10,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from deltalake import DeltaTable
 
 from lakelet.errors import SourceError, StorageError
+from lakelet.places import Place, is_remote, place
 from lakelet.storage.data_files import DataFile, data_files
 from lakelet.storage.failures import storage_errors
 
@@ -48,13 +48,13 @@ class Commit:
         return bool(self.removed)
 
 
-def log_folder(location: str) -> Path:
-    return Path(location) / "_delta_log"
+def log_folder(location: str) -> Place:
+    return place(location) / "_delta_log"
 
 
 def has_version(location: str, version: int) -> bool:
     """Return whether the log has a commit file of this version; costs one file-system call."""
-    return (log_folder(location) / f"{version:020d}.json").exists()
+    return (log_folder(location) / f"{version:020d}.json").is_file()
 
 
 def commit_file(location: str, version: int) -> tuple[int, int] | None:
@@ -249,7 +249,7 @@ def _data_file(location: str, add: dict[str, Any]) -> DataFile:
     stats = json.loads(add["stats"]) if add.get("stats") else {}
     path = unquote(add["path"])
     return DataFile(
-        path=path if path.startswith("/") else str(Path(location) / path),
+        path=path if path.startswith("/") or is_remote(path) else str(place(location) / path),
         size_bytes=int(add.get("size") or 0),
         num_records=stats.get("numRecords"),
         modified_at_ms=int(add.get("modificationTime") or 0),
