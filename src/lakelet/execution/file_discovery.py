@@ -28,7 +28,6 @@ import pyarrow.parquet as pq
 from lakelet.errors import SourceError, StorageError
 from lakelet.execution.checkpoint import FORMAT, read_json, write_json
 from lakelet.execution.file_options import FileRead
-from lakelet.places import Place
 
 SEGMENT_FILES = 10_000
 """Files in one segment of the log before it is packed."""
@@ -182,7 +181,7 @@ class FileLog:
         relative, absolute: shorten a path for the log, and back; the storage folder may be moved between two updates.
     """
 
-    def __init__(self, folder: Place, *, relative: Callable[[str], str], absolute: Callable[[str], str]) -> None:
+    def __init__(self, folder: Path, *, relative: Callable[[str], str], absolute: Callable[[str], str]) -> None:
         self._root = folder
         self._folder = folder / "files"
         self._relative, self._absolute = relative, absolute
@@ -279,11 +278,11 @@ class FileLog:
         if segments and segments[max(segments)].suffix == ".parquet":
             self._first, self._count = self._first + self._count, 0
 
-    def _segments(self) -> dict[int, Place]:
+    def _segments(self) -> dict[int, Path]:
         """Return the files of the log by their first number; a packed one wins over the one that it was made from."""
         if not self._folder.is_dir():
             return {}
-        found: dict[int, Place] = {}
+        found: dict[int, Path] = {}
         for path in sorted(self._folder.iterdir()):  # .jsonl before .parquet
             if path.suffix in (".jsonl", ".parquet") and path.stem.isdigit():
                 found[int(path.stem)] = path
@@ -314,7 +313,7 @@ class FileLog:
         self._segment(self._first, "jsonl").unlink()
         self._first, self._count = self._first + self._count, 0
 
-    def _segment(self, first: int, suffix: str) -> Place:
+    def _segment(self, first: int, suffix: str) -> Path:
         return self._folder / f"{first:012d}.{suffix}"
 
     def _corrupt(self, cause: str) -> StorageError:

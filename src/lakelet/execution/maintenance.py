@@ -163,7 +163,7 @@ def pipeline_tables(catalog: Catalog) -> tuple[str, ...]:
             found.append(catalog.absolute(text))
             found.append(str(catalog.storage.joinpath("_auxiliary", *folder.parts[-3:])))
         for place, _, _ in batches_in_use(folder, read_generation(folder)):
-            found += [str(path) for path in sorted(place.glob("state/*")) if path.is_dir()]
+            found += sorted(str(path) for path in place.glob("state/*") if path.is_dir())
     return (*found, str(catalog.system / "events"))
 
 

@@ -264,10 +264,10 @@ class Change:
         name = f"{prefix}{uuid.uuid4()}.snappy.parquet"
         path = self._location / name
         written: list[pq.FileMetaData] = []
-        content = pa.BufferOutputStream() if isinstance(path, ObjectPath) else None
+        content = pa.BufferOutputStream()
         pq.write_table(
             rows,
-            path if content is None else content,
+            content if isinstance(path, ObjectPath) else path,
             compression="snappy",
             use_dictionary=False,
             store_schema=False,

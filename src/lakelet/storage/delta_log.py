@@ -144,8 +144,8 @@ def commit_timestamp_ms(location: str, version: int) -> int:
     if commit is not None:
         return commit.timestamp_ms
     with storage_errors(location):  # a log that begins with a checkpoint still knows when it was written
-        checkpoint = next(iter(sorted(log_folder(location).glob(f"{version:020d}.checkpoint*.parquet"))), None)
-    return 0 if checkpoint is None else int(checkpoint.stat().st_mtime * 1000)
+        parts: list[Place] = [*log_folder(location).glob(f"{version:020d}.checkpoint*.parquet")]
+        return min((int(path.stat().st_mtime * 1000) for path in parts), default=0)
 
 
 def properties_at(location: str, version: int) -> dict[str, str]:
