@@ -3,7 +3,8 @@
 A project of thousands of small pipelines side by side (a source outside, a table that reads it, a table that reads that one,
 and a view over it) is loaded, checked and drawn, and then run by the real scheduler, planner, checkpoints, log reader and
 event log. Only the two ends are stand-ins: an engine that gives one row for every query, and a store whose commits are a file of
-one row and a line in a Delta log. So what is left is the control loop, and it must cost the same per flow whether there are a hundred or ten thousand.
+one row and a file in a Delta log. So what is left is the control loop, and it must cost the same per flow whether there are a
+hundred or ten thousand.
 """
 
 from __future__ import annotations

@@ -120,6 +120,8 @@ class ObjectPath:
         """Return size, time and identity of the key; FileNotFoundError if it is not there."""
         if self.listed is not None:
             return self.listed
+        if self._prefix is None:
+            raise FileNotFoundError(str(self))
         import obstore
 
         with _os_errors(self):
@@ -200,7 +202,7 @@ class ObjectPath:
             try:
                 obstore.put(_store(self.root), self._name, data, mode=mode)
             except (AlreadyExistsError, PreconditionError) as error:
-                raise FileExistsError(str(error)) from error
+                raise FileExistsError(str(self)) from error
 
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
         """Do nothing: a folder is there as soon as something lies in it."""
@@ -310,5 +312,7 @@ def _os_errors(path: ObjectPath) -> Iterator[None]:
 
     try:
         yield
+    except FileNotFoundError as error:  # of a key, or of the bucket
+        raise FileNotFoundError(str(error).strip().partition("\n")[0]) from error
     except BaseError as error:
-        raise OSError(f"`{path}`: {error}") from error
+        raise OSError(f"`{path}`: {str(error).strip().partition(chr(10))[0]}") from error

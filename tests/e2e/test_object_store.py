@@ -24,10 +24,15 @@ from lakelet import Pipeline
 from lakelet.errors import LakeletError
 from lakelet.execution import faults
 from lakelet.places import ObjectPath
-from lakelet.testing import CRASH_POINTS
 from lakelet.testing.crash import Crash, crashing
 
-SPEC = "name: shop\nstorage: {storage}\nlibraries:\n  - glob: {{include: transformations/**}}\n"
+SPEC = """
+name: shop
+storage: {storage}
+configuration: {{lakelet.views.recomputeRows: "0"}}
+libraries:
+  - glob: {{include: transformations/**}}
+"""
 TABLES = """
 from pyspark import pipelines as dp
 from pyspark.sql import functions as F
@@ -112,18 +117,22 @@ def places(tmp_path: Path, bucket: str) -> tuple[Path, str, str]:
     return project(tmp_path / "remote", storage, changes=changes), storage, changes
 
 
-def in_a_folder(tmp_path: Path, batches: int) -> Mapping[str, pl.DataFrame]:
-    """Return what the same pipeline makes of the same rows with its storage in a folder."""
+@pytest.fixture(scope="module")
+def in_a_folder(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, pl.DataFrame]:
+    """What the same pipeline makes of the same two landings with its storage in a folder."""
+    tmp_path = tmp_path_factory.mktemp("folder")
     storage, changes = str(tmp_path / "storage"), str(tmp_path / "changes")
     root = project(tmp_path / "local", storage, changes=changes)
-    for number in range(batches):
+    for number in range(2):
         land(storage, changes, number)
     with Pipeline(root) as pipeline:
         assert pipeline.run().exit_code == 0
     return tables_of(storage)
 
 
-def test_tables_in_an_object_store_are_those_of_a_folder(places: tuple[Path, str, str], tmp_path: Path) -> None:
+def test_tables_in_an_object_store_are_those_of_a_folder(
+    places: tuple[Path, str, str], in_a_folder: Mapping[str, pl.DataFrame]
+) -> None:
     root, storage, changes = places
     for number in range(2):
         land(storage, changes, number)
@@ -137,14 +146,25 @@ def test_tables_in_an_object_store_are_those_of_a_folder(places: tuple[Path, str
         ]
         assert pipeline.maintain()
         assert pipeline.run().exit_code == 0
-    assert_equal(tables_of(storage), in_a_folder(tmp_path, 2))
+    assert_equal(tables_of(storage), in_a_folder)
     assert sorted(path.name for path in root.iterdir()) == [".lakelet", "spark-pipeline.yml", "transformations"]
     assert not (ObjectPath.of(storage) / "_lock").exists()
 
 
-@pytest.mark.parametrize("point", [point for point in CRASH_POINTS if point in (*faults.POINTS, "state.committed")])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "flow.intent_written",
+        "state.committed",
+        "cdc.auxiliary_committed",
+        "cdc.target_committed",
+        "flow.rows_committed",
+        "view.state_committed",
+        "view.swapped",
+    ],
+)
 def test_an_update_that_dies_loses_and_doubles_nothing(
-    point: str, places: tuple[Path, str, str], tmp_path: Path
+    point: str, places: tuple[Path, str, str], in_a_folder: Mapping[str, pl.DataFrame]
 ) -> None:
     root, storage, changes = places
     land(storage, changes, 0)
@@ -153,14 +173,15 @@ def test_an_update_that_dies_loses_and_doubles_nothing(
         pipeline.run()
     with Pipeline(root) as pipeline:
         assert pipeline.run().exit_code == 0
-    assert_equal(tables_of(storage), in_a_folder(tmp_path, 2))
+    assert_equal(tables_of(storage), in_a_folder)
 
 
 def test_a_killed_process_leaves_a_lock_that_the_next_one_takes_over(
-    places: tuple[Path, str, str], tmp_path: Path
+    places: tuple[Path, str, str], in_a_folder: Mapping[str, pl.DataFrame]
 ) -> None:
     root, storage, changes = places
     land(storage, changes, 0)
+    land(storage, changes, 1)
     killed = subprocess.run(
         [str(Path(sys.executable).parent / "lakelet"), "run", "--spec", str(root)],
         env={**os.environ, faults.ENVIRONMENT: "flow.rows_committed:2"},
@@ -172,7 +193,7 @@ def test_a_killed_process_leaves_a_lock_that_the_next_one_takes_over(
     with Pipeline(root) as pipeline:
         assert pipeline.run().exit_code == 0
     assert not lock.exists()
-    assert_equal(tables_of(storage), in_a_folder(tmp_path, 1))
+    assert_equal(tables_of(storage), in_a_folder)
 
 
 @pytest.mark.parametrize("host", [socket.gethostname(), "another.example.com"])
@@ -187,15 +208,18 @@ def test_a_lock_whose_owner_may_live_is_respected(host: str, places: tuple[Path,
     assert host in str(locked.value.cause)
 
 
-def test_a_dataset_that_is_reset_starts_anew(places: tuple[Path, str, str], tmp_path: Path) -> None:
+def test_a_dataset_that_is_reset_starts_anew(
+    places: tuple[Path, str, str], in_a_folder: Mapping[str, pl.DataFrame]
+) -> None:
     root, storage, changes = places
     land(storage, changes, 0)
+    land(storage, changes, 1)
     with Pipeline(root) as pipeline:
         assert pipeline.run().exit_code == 0
         pipeline.reset(["customers"])
         assert not (ObjectPath.of(storage) / "tables/spark_catalog/default/customers").exists()
         assert pipeline.run().exit_code == 0
-    assert_equal(tables_of(storage), in_a_folder(tmp_path, 1))
+    assert_equal(tables_of(storage), in_a_folder)
 
 
 def test_the_flagship_in_an_object_store_is_row_for_row_the_one_in_a_folder(tmp_path: Path, bucket: str) -> None:

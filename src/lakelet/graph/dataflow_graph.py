@@ -144,7 +144,7 @@ class DataflowGraph:
         """
         done: dict[tuple[str, str, str], TableName] = {}
         path: dict[tuple[str, str, str], TableName] = {}
-        todo: list[tuple[TableName, bool]] = [(dataset.name, False) for dataset in reversed(self.datasets.values())]
+        todo: list[tuple[TableName, bool]] = [(dataset.name, False) for dataset in reversed([*self.datasets.values()])]
         while todo:
             name, is_left = todo.pop()
             if is_left:

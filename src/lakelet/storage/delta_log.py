@@ -52,6 +52,10 @@ def log_folder(location: str) -> Place:
     return place(location) / "_delta_log"
 
 
+_found: dict[str, int] = {}
+"""The newest version of each table when it was looked for last: a long log need not be listed again."""
+
+
 def has_version(location: str, version: int) -> bool:
     """Return whether the log has a commit file of this version; costs one file-system call."""
     return (log_folder(location) / f"{version:020d}.json").is_file()
@@ -67,17 +71,21 @@ def commit_file(location: str, version: int) -> tuple[int, int] | None:
 
 
 def latest_version(location: str, *, known: int = -1) -> int | None:
-    """Return the newest version, None where there is no table; cheap when `known` is near it."""
-    version = known
-    if known >= 0 and has_version(location, known):
+    """Return the newest version, None where there is no table; cheap when `known`, or what was found last, is near it."""
+    version = max(known, _found.get(location, -1))
+    if version >= 0 and has_version(location, version):
         while has_version(location, version + 1):
             version += 1
+        _found[location] = version
         return version
     folder = log_folder(location)
     if not folder.is_dir():
         return None
     versions = [int(entry.name[:20]) for entry in folder.iterdir() if entry.name[:20].isdigit()]
-    return max(versions) if versions else None
+    if not versions:
+        return None
+    _found[location] = max(versions)
+    return max(versions)
 
 
 def checkpointed_version(location: str) -> int:
