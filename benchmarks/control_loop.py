@@ -232,7 +232,7 @@ def run_once(pipeline: Pipeline, expected: int) -> None:
     assert batches == expected, f"{batches} micro-batches and refreshes instead of {expected}"
 
 
-def run_continuously(pipeline: Pipeline, sources: Sources, lines: int, costs: list[Cost]) -> None:
+def run_continuously(pipeline: Pipeline, sources: Sources, lines: int, costs: list[Cost], idle_seconds: float) -> None:
     """Land a row in every source, then in one of a hundred, while a continuous update runs; then do nothing for a while."""
     drain, gone_through = threading.Event(), threading.Event()
     views, wanted = 0, lines
@@ -262,13 +262,13 @@ def run_continuously(pipeline: Pipeline, sources: Sources, lines: int, costs: li
     with measured("continuous, a row in one source of a hundred", costs):
         sources.land(few)
         assert gone_through.wait(3600)
-    with measured("continuous, ten seconds in which nothing lands", costs):
-        time.sleep(10)
+    with measured(f"continuous, {idle_seconds:.0f} s in which nothing lands", costs):
+        time.sleep(idle_seconds)
     drain.set()
     updating.join()
 
 
-def measure(flows: int) -> list[Cost]:
+def measure(flows: int, *, idle_seconds: float = 10) -> list[Cost]:
     costs: list[Cost] = []
     lines = flows // FLOWS_A_LINE
     print(f"{lines * FLOWS_A_LINE:,} flows")
@@ -294,7 +294,7 @@ def measure(flows: int) -> list[Cost]:
         sources.land()
         with measured("update, one more row in every source", costs):
             run_once(pipeline, lines * FLOWS_A_LINE)
-        run_continuously(pipeline, sources, lines, costs)
+        run_continuously(pipeline, sources, lines, costs, idle_seconds)
         engine.close()
     return costs
 

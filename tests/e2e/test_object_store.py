@@ -7,14 +7,13 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from tests.object_store import new_bucket, s3_server
 
 from apparel.demo import PIPELINE as APPAREL
 from apparel.generator.landing import DeltaLanding
@@ -60,17 +59,6 @@ def per_customer():
 """
 DATASETS = ("sales", "distinct_sales", "customers", "per_customer")
 VOLATILE = ("ingest_timestamp", "source_file_path")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as address:
-        yield address
-
-
-@pytest.fixture
-def bucket(server: str) -> str:
-    return new_bucket(server)
 
 
 def project(folder: Path, storage: str, *, changes: str) -> Path:
@@ -216,7 +204,7 @@ def test_a_dataset_that_is_reset_starts_anew(
     land(storage, changes, 1)
     with Pipeline(root) as pipeline:
         assert pipeline.run().exit_code == 0
-        pipeline.reset(["customers"])
+        pipeline.reset("customers")
         assert not (ObjectPath.of(storage) / "tables/spark_catalog/default/customers").exists()
         assert pipeline.run().exit_code == 0
     assert_equal(tables_of(storage), in_a_folder)
