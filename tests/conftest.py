@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from tests.object_store import new_bucket, s3_server
 
 from lakelet.engine.connect import ConnectEngine
 from lakelet.engine.sail import SailEngine
@@ -20,3 +21,16 @@ def engine() -> Iterator[ConnectEngine]:
     engine = SailEngine() if ADDRESS == "sail" else ConnectEngine(ADDRESS)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """An S3 server for the whole session; the environment says where it is."""
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3_address: str) -> str:
+    """The address of an empty bucket."""
+    return new_bucket(s3_address)

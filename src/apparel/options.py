@@ -47,9 +47,18 @@ class ClockType(click.ParamType[datetime]):
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+class FolderType(click.Path):
+    """A folder of this machine; an address such as `s3://…` would silently become one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{str(value)!r} is not a folder of this machine, where these commands work", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 storage_option = click.option(
     "--storage",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FolderType(path_type=Path, file_okay=False),
     envvar="LAKELET_STORAGE",
     show_envvar=True,
     default=Path("apparel-data"),

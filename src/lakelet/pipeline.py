@@ -21,8 +21,9 @@ from lakelet.errors import LakeletError, Origin
 from lakelet.events.model import FlowStatus, PipelineEvent, UpdateState
 from lakelet.execution.outcome import FlowOutcome, RefreshSelection, UpdateResult
 from lakelet.names import NameContext
+from lakelet.places import Place
 from lakelet.secrets import masked, secret_values
-from lakelet.spec import PipelineSpec, absolute_path, load_spec
+from lakelet.spec import PipelineSpec, absolute_path, load_spec, storage_place
 from lakelet.storage.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Pipeline:
         self,
         spec: str | Path | PipelineSpec | None = None,
         *,
-        storage: str | Path | None = None,
+        storage: str | Place | None = None,
         configuration: Mapping[str, str] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         engine: Engine | None = None,
@@ -77,7 +78,7 @@ class Pipeline:
         if not isinstance(spec, PipelineSpec):
             spec = load_spec(spec, storage=storage)
         elif storage is not None:
-            spec = replace(spec, storage=absolute_path(storage))
+            spec = replace(spec, storage=storage_place(str(storage), base=Path.cwd()))
         self.spec: PipelineSpec = spec.overridden(configuration or {})
         self.names = NameContext(self.spec.catalog, self.spec.database)
         self._clock = clock

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from lakelet.bundle.fields import BUNDLE_FILE_NAMES
 from lakelet.bundle.pipeline import BundleChoice, load_pipeline
 from lakelet.errors import Origin, SpecError, did_you_mean
+from lakelet.places import SCHEMES, ObjectPath, Place, is_remote
 from lakelet.settings import SETTINGS, SOURCE_FOLDERS, TABLES_PREFIX, check_setting, is_setting
 
 SPEC_FILE_NAMES = ("spark-pipeline.yml", "spark-pipeline.yaml")
@@ -50,7 +51,7 @@ class PipelineSpec:
     """
 
     name: str
-    storage: Path
+    storage: Place
     catalog: str
     database: str
     configuration: Mapping[str, str]
@@ -133,7 +134,7 @@ def find_spec(path: str | Path | None = None) -> Path:
 
 
 def load_spec(
-    path: str | Path | None = None, *, storage: str | Path | None = None, choice: BundleChoice | None = None
+    path: str | Path | None = None, *, storage: str | Place | None = None, choice: BundleChoice | None = None
 ) -> PipelineSpec:
     """Read and check a project file.
 
@@ -169,7 +170,7 @@ def load_spec(
                 hint="add `name: my_pipeline`" if required == "name" else "add `storage: pipeline-storage`",
             )
     root = file.parent
-    own_storage = _local_path(document.text("storage"), base=root, origin=document.origin("storage"))
+    own_storage = storage_place(document.text("storage"), base=root, origin=document.origin("storage"))
     configuration, settings = _settings(document)
     return PipelineSpec(
         name=document.text("name"),
@@ -184,12 +185,12 @@ def load_spec(
     )
 
 
-def _chosen_storage(storage: str | Path | None) -> Path | None:
+def _chosen_storage(storage: str | Place | None) -> Place | None:
     override = storage if storage is not None else os.environ.get(STORAGE_VARIABLE) or None
-    return None if override is None else _local_path(str(override), base=Path.cwd(), origin=None)
+    return None if override is None else storage_place(str(override), base=Path.cwd(), origin=None)
 
 
-def _bundle_spec(file: Path, *, storage: str | Path | None, choice: BundleChoice | None) -> PipelineSpec:
+def _bundle_spec(file: Path, *, storage: str | Place | None, choice: BundleChoice | None) -> PipelineSpec:
     """Return a pipeline of a bundle; without a chosen storage each pipeline of each target has its own below the bundle."""
     found = load_pipeline(file, choice)
     root = file.parent
@@ -395,8 +396,10 @@ def absolute_path(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - `Path.resolve` follows links
 
 
-def _local_path(text: str, *, base: Path, origin: Origin | None) -> Path:
-    """Return a storage location as an absolute path: `file:` URI, absolute path, or relative to `base`."""
+def storage_place(text: str, *, base: Path, origin: Origin | None = None) -> Place:
+    """Return a storage location: an address in an object store, `file:` URI, absolute path, or a path relative to `base`."""
+    if is_remote(text):
+        return ObjectPath.of(text)
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text)
     if scheme is None:
         return absolute_path(base / Path(text).expanduser())
@@ -405,8 +408,8 @@ def _local_path(text: str, *, base: Path, origin: Origin | None) -> Path:
         return absolute_path(unquote(parts.path))
     raise SpecError(
         "PIPELINE_STORAGE_ROOT_INVALID",
-        f"`storage` is `{text}`, which is not a local folder",
+        f"`storage` is `{text}`, which is neither a local folder nor in an object store that is known",
         origin=origin,
-        cause="this release stores tables in local folders only",
+        cause=f"addresses begin with {', '.join(f'`{name}://`' for name in SCHEMES)}",
         hint="write `storage: file:///absolute/folder`, or a path relative to the project file",
     )

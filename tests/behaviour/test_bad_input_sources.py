@@ -66,8 +66,14 @@ def test_files_that_are_not_there(project: Project, path: str, hint: str) -> Non
 @pytest.mark.parametrize(
     ("read", "condition", "says", "hint"),
     [
-        (delta("s3://bucket/x"), "UNSUPPORTED_FILE_SYSTEM", "`s3://bucket/x`", "/Volumes/"),
-        (delta("abfss://c@a.dfs.core.windows.net/x"), "UNSUPPORTED_FILE_SYSTEM", "abfss", "/Volumes/"),
+        (delta("hdfs://name/x"), "UNSUPPORTED_FILE_SYSTEM", "`hdfs://name/x`", "/Volumes/"),
+        (
+            'spark.readStream.schema("a INT").json("s3://bucket/x")',
+            "UNSUPPORTED_FILE_SYSTEM",
+            "s3://bucket/x",
+            "Delta table",
+        ),
+        ('spark.read.csv("abfss://c@a.dfs.core.windows.net/x")', "UNSUPPORTED_FILE_SYSTEM", "abfss", "Delta table"),
         ('spark.readStream.format("kafka").load()', "UNSUPPORTED_SOURCE", "`kafka`", "Delta table first"),
         ('spark.readStream.format("cloudFiles").load("x")', "INVALID_OPTION", "which format", "cloudFiles.format"),
         ('spark.readStream.schema("a INT").json("x")', "PATH_NOT_FOUND", "`x`", "make the folder"),

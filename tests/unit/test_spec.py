@@ -114,7 +114,7 @@ def test_a_spec_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         (MINIMAL + "libraries: [a]\n", "PIPELINE_SPEC_INVALID_LIBRARY", 3),
         (MINIMAL + "libraries: [{glob: {include: 't/**/*.py'}}]\n", "PIPELINE_SPEC_INVALID_GLOB_PATTERN", 3),
         (MINIMAL + "libraries: [{glob: {include: '*.py'}}]\n", "PIPELINE_SPEC_INVALID_GLOB_PATTERN", 3),
-        ("name: shop\nstorage: s3://bucket/x\n", "PIPELINE_STORAGE_ROOT_INVALID", 2),
+        ("name: shop\nstorage: hdfs://name/x\n", "PIPELINE_STORAGE_ROOT_INVALID", 2),
         ("name: shop\nstorage: dbfs:/x\n", "PIPELINE_STORAGE_ROOT_INVALID", 2),
         ("name: shop\nstorage: file://host/x\n", "PIPELINE_STORAGE_ROOT_INVALID", 2),
         ("name: [\n", "PIPELINE_SPEC_INVALID_YAML", 2),

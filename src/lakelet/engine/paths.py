@@ -14,6 +14,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from lakelet.places import is_remote
+
 _PLAIN = re.compile(r"[\w./=,:;@&+$!'()-]*", re.ASCII)
 
 
@@ -27,7 +29,7 @@ def _links() -> Path:
 @functools.cache
 def readable_path(location: str) -> str:
     """Return a path to `location` that the engine can read."""
-    if _PLAIN.fullmatch(location):
+    if _PLAIN.fullmatch(location) or is_remote(location):
         return location
     link = Path(tempfile.mkdtemp(dir=_links())) / "table"
     link.symlink_to(Path(location).absolute(), target_is_directory=True)

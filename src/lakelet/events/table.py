@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lakelet.errors import StorageError
 from lakelet.events.model import PipelineEvent, compact_json
+from lakelet.places import Place, place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,7 +83,7 @@ class DeltaEventLog:
 
     def __init__(
         self,
-        location: str | Path,
+        location: str | Place,
         *,
         updates: str | Path | None = None,
         update_id: str | None = None,
@@ -91,7 +92,7 @@ class DeltaEventLog:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         table: DeltaTable | None = None,
     ) -> None:
-        self.location = Path(location)
+        self.location = place(str(location))
         self._updates = Path(updates) if updates is not None else None
         self._update_id = update_id
         self._flush_every = flush_every
@@ -319,7 +320,7 @@ def _row(event: Mapping[str, Any], details: str) -> dict[str, Any]:
 class _Translated:
     """Turns what delta-rs, Arrow and the file system raise into a StorageError."""
 
-    def __init__(self, location: Path) -> None:
+    def __init__(self, location: Place) -> None:
         self._location = location
 
     def __enter__(self) -> None:

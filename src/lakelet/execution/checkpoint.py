@@ -24,14 +24,13 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from lakelet.errors import StorageError
+from lakelet.places import ObjectPath, Place, remove_folder
 from lakelet.storage.catalog import Catalog
 
 FORMAT = 1
@@ -80,7 +79,7 @@ class Checkpoint:
         keep: how many finished batches stay on disk, for people to look at.
     """
 
-    def __init__(self, folder: Path, flow: str, generation: int, *, keep: int = KEEP_BATCHES) -> None:
+    def __init__(self, folder: Place, flow: str, generation: int, *, keep: int = KEEP_BATCHES) -> None:
         own = folder / file_name(flow)
         self.epoch = current_epoch(own, generation)
         self.folder = own / self.epoch
@@ -96,7 +95,7 @@ class Checkpoint:
         self._keep = keep
 
     @classmethod
-    def existing(cls, folder: Path, flow: str) -> Checkpoint | None:
+    def existing(cls, folder: Place, flow: str) -> Checkpoint | None:
         """Return the checkpoint of the newest generation, None where the flow has none; writes nothing."""
         generation = read_generation(folder)
         own = folder / file_name(flow)
@@ -138,7 +137,7 @@ class Checkpoint:
         """Return the batch that was begun and not finished, None if there is none."""
         return self._read(self._last_intent) if self._last_intent > self._last_commit else None
 
-    def source_folder(self, source: str) -> Path:
+    def source_folder(self, source: str) -> Place:
         """Return where a source keeps what it needs beside the offsets, in this generation."""
         digest = hashlib.sha256(source.encode()).hexdigest()[:12]
         return self.folder / "sources" / f"{file_name(source)[-60:].replace('%2f', '-')}-{digest}"
@@ -165,7 +164,7 @@ class Checkpoint:
         return _read_batch(self._offsets / str(number))
 
 
-def _read_batch(path: Path) -> Batch:
+def _read_batch(path: Place) -> Batch:
     data = read_json(path)
     return Batch(
         id=int(data["batch_id"]),
@@ -177,13 +176,13 @@ def _read_batch(path: Path) -> Batch:
     )
 
 
-def checkpoint_folders(catalog: Catalog) -> list[Path]:
+def checkpoint_folders(catalog: Catalog) -> list[Place]:
     """Return the folders of all datasets that have run in a storage folder, those that are no longer declared among them."""
     found = (catalog.storage / "_checkpoints").glob("*/*/*")
     return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
 
 
-def batches_in_use(folder: Path, generation: int) -> Iterator[tuple[Path, Batch | None, Batch | None]]:
+def batches_in_use(folder: Place, generation: int) -> Iterator[tuple[Place, Batch | None, Batch | None]]:
     """Yield the flows that have a checkpoint in a dataset's folder: their own one, last finished batch, batch under way."""
     for flow in _flow_folders(folder):
         path = flow / current_epoch(flow, generation) / "offsets"
@@ -195,32 +194,32 @@ def batches_in_use(folder: Path, generation: int) -> Iterator[tuple[Path, Batch 
         yield path.parent, committed, _read_batch(path / str(intent)) if intent > commit else None
 
 
-def read_generation(folder: Path) -> int:
+def read_generation(folder: Place) -> int:
     """Return the checkpoint generation of a dataset; 0 until its first full refresh."""
     path = folder / "generation.json"
     return int(read_json(path)["generation"]) if path.exists() else 0
 
 
-def start_generation(folder: Path) -> int:
+def start_generation(folder: Place) -> int:
     """Begin a full refresh: from here on every flow of the dataset starts from nothing. Returns the new generation."""
     generation = read_generation(folder) + 1
     write_json(folder / "generation.json", {"format": FORMAT, "generation": generation})
     return generation
 
 
-def current_epoch(flow: Path, generation: int) -> str:
+def current_epoch(flow: Place, generation: int) -> str:
     """Return the name of a flow's folder, and the last part of the id of its receipts: `g`, after r resets `g.r`."""
     resets = _resets(flow, generation)
     return f"{generation}.{resets}" if resets else str(generation)
 
 
-def epochs(folder: Path, flow: str, generation: int) -> tuple[str, ...]:
+def epochs(folder: Place, flow: str, generation: int) -> tuple[str, ...]:
     """Return every epoch that a flow of a dataset has had in a generation, the current one last."""
     resets = _resets(folder / file_name(flow), generation)
     return (str(generation), *(f"{generation}.{number}" for number in range(1, resets + 1)))
 
 
-def _resets(flow: Path, generation: int) -> int:
+def _resets(flow: Place, generation: int) -> int:
     path = flow / "resets.json"
     if not path.exists():
         return 0
@@ -228,7 +227,7 @@ def _resets(flow: Path, generation: int) -> int:
     return int(found["resets"]) if found["generation"] == generation else 0
 
 
-def start_epoch(folder: Path, flow: str, generation: int) -> str:
+def start_epoch(folder: Place, flow: str, generation: int) -> str:
     """Reset the checkpoint of one flow: from here on it starts from nothing, and its table keeps its rows.
 
     Returns the new epoch. One file is written, so it has happened or it has not.
@@ -242,27 +241,30 @@ def start_epoch(folder: Path, flow: str, generation: int) -> str:
     return current_epoch(own, generation)
 
 
-def drop_old_epochs(folder: Path, generation: int) -> None:
+def drop_old_epochs(folder: Place, generation: int) -> None:
     """Remove what the flows of a dataset noted in generations and epochs that are over."""
     for flow in _flow_folders(folder):
         now = current_epoch(flow, generation)
         for old in flow.iterdir():
             if old.is_dir() and old.name != now:
-                shutil.rmtree(old)
+                remove_folder(old)
 
 
-def _flow_folders(folder: Path) -> list[Path]:
+def _flow_folders(folder: Place) -> list[Place]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:
+def write_json(path: Place, value: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write a file that is either whole or not there, whatever happens in between.
 
     Args:
         durable: without it, it may also be empty after a loss of power.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
+        if isinstance(path, ObjectPath):
+            path.write_bytes(json.dumps(value).encode())
+            return
+        temporary = path.with_name(f".{path.name}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
             file.write(json.dumps(value))
@@ -279,7 +281,7 @@ def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) ->
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Place) -> dict[str, Any]:
     """Read a checkpoint file.
 
     Raises:
@@ -304,7 +306,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(data)
 
 
-def read_derived(path: Path) -> dict[str, Any]:
+def read_derived(path: Place) -> dict[str, Any]:
     """Read a file that only says what else could be found out again; one that is missing or not whole says nothing.
 
     Raises:
@@ -318,17 +320,17 @@ def read_derived(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _numbers(folder: Path) -> list[int]:
+def _numbers(folder: Place) -> list[int]:
     if not folder.is_dir():  # of a flow that is just making its folders, or was killed there
         return []
     return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
 
 
-def _last_number(folder: Path) -> int:
+def _last_number(folder: Place) -> int:
     return max(_numbers(folder), default=-1)
 
 
-def _last_whole(folder: Path, numbers: list[int]) -> int:
+def _last_whole(folder: Place, numbers: list[int]) -> int:
     """Return the last number whose file is not empty: an empty one is a note that a loss of power has cut off."""
     for number in sorted(numbers, reverse=True):
         if (folder / str(number)).stat().st_size:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -172,10 +173,12 @@ class UpdateContext:
             location = self.resolver.location(item.source)
             leaf = item.source.leaf
             if item.source.read is not None:
+                folder = self._checkpoint(flow).source_folder(item.id)
+                assert isinstance(folder, Path), "streams of files were refused when the source was found"
                 self._sources[key] = FileSource(
                     read=item.source.read,
                     schemas=self.resolver.files,
-                    folder=self._checkpoint(flow).source_folder(item.id),
+                    folder=folder,
                     max_bytes=self.max_bytes,
                     metadata=item.metadata,
                     on_new_columns=functools.partial(self._new_columns, flow),

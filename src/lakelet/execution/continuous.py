@@ -10,7 +10,11 @@ batches, and a flow that fails, or is slow, keeps back those that read it and no
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import functools
+import heapq
 import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -142,6 +146,13 @@ class ContinuousUpdate:
         for state in self._states:
             self._of.setdefault(state.dataset.name.key, []).append(state)
         self._marks: dict[Key, list[Mark]] = {key: [] for key in self._of}
+        self._datasets = [states[0].dataset for states in self._of.values()]
+        self._concerned = self._positions()
+        self._changed: set[int] = set()
+        self._due: list[tuple[float, int]] = []
+        self._is_all_changed = True
+        self._ended: queue.SimpleQueue[concurrent.futures.Future[int]] = queue.SimpleQueue()
+        self._upkeep_at = 0.0
         self._epoch = 0
         self._heads: dict[HeadKey, Any] = {}
         self._look_at = self._submit_at = 0.0
@@ -165,6 +176,14 @@ class ContinuousUpdate:
             looks=bool(inputs.files) or (isinstance(flow.flow, SnapshotCdcFlow) and callable(flow.flow.source)),
         )
 
+    def _positions(self) -> dict[Key, list[int]]:
+        """Return for each dataset where the flows stand that must be looked at when something has happened to it."""
+        result: dict[Key, list[int]] = {key: [] for key in self._of}
+        for position, state in enumerate(self._states):
+            for key in {state.dataset.name.key, *state.upstream}:
+                result[key].append(position)
+        return result
+
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def run(self, *, drain: threading.Event) -> tuple[FlowOutcome, ...]:
@@ -185,15 +204,15 @@ class ContinuousUpdate:
                 if is_draining and not running:
                     break
                 self._wait(running, stop)
-                self._collect(running)
                 self._flush_when_due()
-            concurrent.futures.wait(running)
-            self._collect(running)
+            while running:
+                self._collect(self._ended.get(), running)
         return self._outcomes(is_stopped=stop.is_set())
 
     def _begin_to_drain(self) -> None:
         """Look at the sources for the last time, and let no flow wait any more."""
         self._look_at = self._submit_at = 0.0
+        self._is_all_changed = True
         self._look()
         for state in self._states:
             state.pace.hurry()
@@ -210,45 +229,87 @@ class ContinuousUpdate:
             self._heads = self._outside.heads_at_one_instant()
             self._epoch += 1
             self._submit_at = 0.0
+            self._is_all_changed = True
         took = self._clock() - started
         self._look_at = started + min(LONGEST_LOOK_SECONDS, max(LOOK_SECONDS, took / LOOK_SHARE))
 
     def _submit(
         self, pool: concurrent.futures.Executor, running: dict[concurrent.futures.Future[int], _Job], is_draining: bool
     ) -> None:
-        """Start every flow that has something to do and may; each dataset's flows one after the other."""
+        """Start every flow that has something to do and may; each dataset's flows one after the other.
+
+        Only flows for which something has changed are looked at, in the order of execution: all of them where the sources have
+        moved, else those whose time has come, and those of datasets that have got further with their readers.
+        """
         busy = {job.key for job in running.values()}
         now = self._clock()
-        self._submit_at = math.inf
-        for state in self._states:
+        todo = self._take_changed(now)
+        while todo:
+            position = heapq.heappop(todo)
+            if todo and todo[0] == position:
+                continue
+            state = self._states[position]
             key = state.dataset.name.key
             work = None if key in busy else self._work(state)
             if work is None:
                 continue
             if not self._has_work(state, work, now):
-                self._advance(state, work)
+                if self._advance(state, work):
+                    for other in self._concerned[key]:
+                        if other > position:
+                            heapq.heappush(todo, other)
                 if state.looks and not state.flow.flow.once:
-                    self._submit_at = min(self._submit_at, state.pace.due_at())
+                    heapq.heappush(self._due, (state.pace.due_at(), position))
             elif now >= state.pace.due_at() or (is_draining and state.pace.error is None):
                 busy.add(key)
                 self._start(state, work, now)
-                running[pool.submit(self._execute, state, work)] = _Job(key, state, work)
+                self._run(pool, running, _Job(key, state, work), functools.partial(self._execute, state, work))
             else:
-                self._submit_at = min(self._submit_at, state.pace.due_at())
+                heapq.heappush(self._due, (state.pace.due_at(), position))
+        self._submit_at = self._due[0][0] if self._due else math.inf
         if self._upkeep is not None and not is_draining:
-            for dataset in self._upkeep.due(now, [states[0].dataset for states in self._of.values()]):
-                if dataset.name.key not in busy:
-                    self._upkeep.begin(dataset)
-                    running[pool.submit(self._upkeep.maintain, dataset)] = _Job(dataset.name.key)
-            self._submit_at = min(self._submit_at, self._upkeep.next_at(now))
+            if now >= self._upkeep_at:
+                for dataset in self._upkeep.due(now, self._datasets):
+                    if dataset.name.key not in busy:
+                        self._upkeep.begin(dataset)
+                        maintain = functools.partial(self._upkeep.maintain, dataset)
+                        self._run(pool, running, _Job(dataset.name.key), maintain)
+                self._upkeep_at = math.inf if self._upkeep.is_waiting else self._upkeep.next_at(now)
+            self._submit_at = min(self._submit_at, self._upkeep_at)
 
-    def _wait(self, running: Mapping[concurrent.futures.Future[int], _Job], stop: threading.Event) -> None:
+    def _take_changed(self, now: float) -> list[int]:
+        """Return the flows to look at, as a heap; they are not looked at again before something happens to them."""
+        if self._is_all_changed:
+            found = set(range(len(self._states)))
+            self._due = []
+        else:
+            found = self._changed
+            while self._due and self._due[0][0] <= now:
+                found.add(heapq.heappop(self._due)[1])
+        self._is_all_changed, self._changed = False, set()
+        return sorted(found)
+
+    def _run(
+        self,
+        pool: concurrent.futures.Executor,
+        running: dict[concurrent.futures.Future[int], _Job],
+        job: _Job,
+        call: Callable[[], int],
+    ) -> None:
+        future = pool.submit(call)
+        running[future] = job
+        future.add_done_callback(self._ended.put)
+
+    def _wait(self, running: dict[concurrent.futures.Future[int], _Job], stop: threading.Event) -> None:
         """Wait until something ends, or it is time to look or to start something."""
         seconds = max(0.0, min(min(self._look_at, self._submit_at) - self._clock(), LONGEST_SLEEP_SECONDS))
-        if running:
-            concurrent.futures.wait(running, timeout=seconds, return_when=concurrent.futures.FIRST_COMPLETED)
-        else:
+        if not running:
             stop.wait(seconds)
+            return
+        with contextlib.suppress(queue.Empty):
+            self._collect(self._ended.get(timeout=seconds), running)
+            while True:
+                self._collect(self._ended.get_nowait(), running)
 
     def _flush_when_due(self) -> None:
         now = self._clock()
@@ -322,11 +383,13 @@ class ContinuousUpdate:
             return True
         return state.seen != (work.heads, work.versions)
 
-    def _advance(self, state: FlowState, work: Work) -> None:
+    def _advance(self, state: FlowState, work: Work) -> bool:
         """Note that a flow is at a later epoch, since nothing of what it reads has changed until then."""
-        if work.done > state.done:
-            state.done = work.done
-            self._mark(state.dataset)
+        if work.done <= state.done:
+            return False
+        state.done = work.done
+        self._mark(state.dataset)
+        return True
 
     def _mark(self, dataset: Dataset) -> None:
         """Note how far the table of a dataset is; none of its flows runs."""
@@ -364,21 +427,23 @@ class ContinuousUpdate:
                 raise
             return execute(context, state.flow, state.dataset)  # something came in between; it is over by now
 
-    def _collect(self, running: dict[concurrent.futures.Future[int], _Job]) -> None:
-        for future in [future for future in running if future.done()]:
-            job = running.pop(future)
-            self._submit_at = 0.0
-            if job.state is None or job.work is None:
-                future.result()
-                self._mark(self._context.graph.datasets[job.key])
-                continue
-            try:
-                batches = future.result()
-            except Exception as error:
-                if not was_given_up(self._context.stop, error):
-                    self._failed(job.state, error)
-            else:
-                self._succeeded(job.state, job.work, batches)
+    def _collect(
+        self, future: concurrent.futures.Future[int], running: dict[concurrent.futures.Future[int], _Job]
+    ) -> None:
+        job = running.pop(future)
+        self._submit_at = self._upkeep_at = 0.0
+        self._changed.update(self._concerned[job.key])
+        if job.state is None or job.work is None:
+            future.result()
+            self._mark(self._context.graph.datasets[job.key])
+            return
+        try:
+            batches = future.result()
+        except Exception as error:
+            if not was_given_up(self._context.stop, error):
+                self._failed(job.state, error)
+        else:
+            self._succeeded(job.state, job.work, batches)
 
     def _succeeded(self, state: FlowState, work: Work, batches: int) -> None:
         is_first, was_failing = state.seen is None, state.pace.error is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -14,6 +13,7 @@ from lakelet.execution.delta_options import DeltaOptions, check_options
 from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.slices import INLINE_BYTES, MAX_FILES_BY_ENGINE, file_rows, num_rows_of
 from lakelet.execution.sources import Offset, Skipped, Slice
+from lakelet.places import place
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import TableStore
 from lakelet.storage.data_files import DataFile
@@ -252,7 +252,7 @@ class DeltaSource:
         if pattern is None:
             return files
         found = re.compile(pattern)
-        return tuple(file for file in files if not found.search(file.path.removeprefix(f"{Path(self.location)}/")))
+        return tuple(file for file in files if not found.search(file.path.removeprefix(f"{place(self.location)}/")))
 
     def _of_commit(self, commit: Commit) -> VersionFiles:
         if not commit.removed:

@@ -11,6 +11,7 @@ from pyspark.sql.types import StructType
 from lakelet.errors import DefinitionError, LakeletError, Origin, QueryError, SourceError, did_you_mean
 from lakelet.names import split_name
 from lakelet.pipelines.call_site import display_path
+from lakelet.places import Place, place
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.plan.sql import check_syntax
@@ -142,7 +143,7 @@ def _syntax_error(relation: Relation, origin: Origin) -> DefinitionError | None:
 
 def missing_table(label: str, location: str) -> SourceError:
     """Return the error for a source that is no Delta table, saying what is there instead."""
-    folder, shown = Path(location), label.removeprefix("delta:")
+    folder, shown = place(location), label.removeprefix("delta:")
     tables = sorted(child.name for child in _children(folder) if (child / "_delta_log").is_dir())
     volume = volume_hint(shown)
     if tables:
@@ -173,7 +174,7 @@ def volume_hint(path: str) -> str | None:
 
 def near_paths(path: str) -> str | None:
     """Return what is there with a name like that of a path that does not exist."""
-    missing = Path(path)
+    missing = place(path)
     while not missing.parent.exists() and missing.parent != missing:
         missing = missing.parent
     names = [child.name for child in _children(missing.parent) if not child.name.startswith((".", "_"))]
@@ -181,7 +182,7 @@ def near_paths(path: str) -> str | None:
     return f"did you mean `{missing.parent / near}`?" if near else None
 
 
-def _children(folder: Path) -> Iterator[Path]:
+def _children(folder: Place) -> Iterator[Place]:
     try:
         yield from folder.iterdir()
     except OSError:

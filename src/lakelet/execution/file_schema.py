@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pyspark.sql.types import DataType, NullType, StringType, StructField, StructType
 
@@ -27,6 +25,7 @@ from lakelet.execution.file_discovery import FoundFile, Lister, roots
 from lakelet.execution.file_options import TYPED, FileRead
 from lakelet.execution.file_parsing import file_errors, records
 from lakelet.execution.file_types import merged, merged_columns, settled, text_type
+from lakelet.places import Place, remove_folder
 from lakelet.plan.ddl import parse_columns
 from lakelet.storage.catalog import Catalog
 
@@ -103,7 +102,7 @@ class FileSchemas:
                     continue
                 key = self.key(read)
                 self._known.pop(key, None)
-                shutil.rmtree(self._folder(key), ignore_errors=True)
+                remove_folder(self._folder(key))
 
     def key(self, read: FileRead) -> str:
         """Return the name of the folder in which the columns of a read are kept."""
@@ -121,7 +120,7 @@ class FileSchemas:
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
         return f"{re.sub(r'[^A-Za-z0-9]+', '-', path)[-60:].strip('-')}-{digest}"
 
-    def _folder(self, key: str) -> Path:
+    def _folder(self, key: str) -> Place:
         return self.catalog.storage / "_schemas" / key
 
     def _versions(self, key: str) -> list[int]:

@@ -7,7 +7,6 @@ for: the event log says so, once. A table that was set back has lost rows that i
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from lakelet.errors import StorageError
@@ -101,6 +100,6 @@ def _set_back(context: UpdateContext, flow: ResolvedFlow, location: str, commit:
         "TABLE_SET_BACK",
         f"`{display}` no longer has what the flow `{flow.name}` has committed",
         origin=context.origin(flow),
-        cause=f"the table at `{Path(location)}` {what} in version {commit.version}",
+        cause=f"the table at `{location}` {what} in version {commit.version}",
         hint=f"restore version {commit.version - 1}, or rebuild the dataset with `lakelet run --full-refresh {display}`",
     )

@@ -45,10 +45,10 @@ def resolve_graph(resolver: Resolver, definitions: Definitions) -> DataflowGraph
         except LakeletError as error:
             errors.append(_at_flow(resolver, error, flow))
             broken.add(flow.target.key)
+    streamed = {flow.target.key for flow in resolved.values() if flow.streaming}
     for key, dataset in resolver.datasets.items():
         if dataset.kind is DatasetKind.TABLE and key not in broken:
-            streams = any(r.streaming for r in resolved.values() if r.target.key == key)
-            kind = DatasetKind.STREAMING_TABLE if streams else DatasetKind.MATERIALIZED_VIEW
+            kind = DatasetKind.STREAMING_TABLE if key in streamed else DatasetKind.MATERIALIZED_VIEW
             resolver.datasets[key] = replace(dataset, kind=kind)
     graph = DataflowGraph(names=resolver.names, datasets=dict(resolver.datasets), flows=tuple(resolved.values()))
     if any(error.condition == "PIPELINE_DUPLICATE_IDENTIFIERS.OUTPUT" for error in errors):

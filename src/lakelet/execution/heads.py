@@ -50,18 +50,21 @@ class ExternalSources:
         own = {context.location(context.graph.datasets[key]) for key in written}
         self._streams: list[tuple[ResolvedFlow, StreamInput]] = []
         self._tables: dict[HeadKey, int] = {}
+        self._keys: dict[str, list[HeadKey]] = {}
         for flow in flows:
             inputs = context.inputs(flow)
             for item in inputs.streams.values():
                 if item.source.dataset is None or item.source.dataset.name.key not in written:
                     self._streams.append((flow, item))
+                    self._keys.setdefault(flow.name, []).append((flow.name, item.id))
             if tables and reads_whole_tables(flow, context.graph.dataset(flow.target)):
-                self._tables.update({(flow.name, location): -1 for location in inputs.locations if location not in own})
+                found = {(flow.name, location): -1 for location in inputs.locations if location not in own}
+                self._tables.update(found)
+                self._keys.setdefault(flow.name, []).extend(found)
 
     def keys(self, flow: ResolvedFlow) -> tuple[HeadKey, ...]:
         """Return the keys of one flow's heads."""
-        streams = [(of.name, item.id) for of, item in self._streams]
-        return tuple(key for key in (*streams, *self._tables) if key[0] == flow.name)
+        return tuple(self._keys.get(flow.name, ()))
 
     def heads(self, *, clocks: bool = True) -> dict[HeadKey, Any]:
         """Return all heads as they are, one after the other.

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from lakelet.errors import SpecError
 from lakelet.execution.checkpoint import (
@@ -22,6 +21,7 @@ from lakelet.execution.checkpoint import (
     read_json,
 )
 from lakelet.execution.view_record import ViewRecords
+from lakelet.places import Place
 from lakelet.storage.base import TableStore
 from lakelet.storage.catalog import Catalog
 from lakelet.storage.retention import old_log_files, versions_before_removals
@@ -116,7 +116,7 @@ def versions_in_use(catalog: Catalog) -> dict[str, Need]:
     return found
 
 
-def _needs(catalog: Catalog, folder: Path) -> Iterator[tuple[str, Need]]:
+def _needs(catalog: Catalog, folder: Place) -> Iterator[tuple[str, Need]]:
     """Yield what one dataset's flows need, by location as the checkpoint has it."""
     name, own = folder.name, _location(catalog, folder)
     hidden = str(catalog.storage.joinpath("_auxiliary", *folder.parts[-3:]))
@@ -150,7 +150,7 @@ def _streams(batch: Batch, side: str, flow: str) -> Iterator[tuple[str, Need]]:
         yield location, Need(log_from=version, rows_from=version, flow=flow)
 
 
-def _location(catalog: Catalog, folder: Path) -> str | None:
+def _location(catalog: Catalog, folder: Place) -> str | None:
     path = folder / "definition.json"
     return None if not path.exists() else read_json(path).get("location")
 
@@ -163,7 +163,7 @@ def pipeline_tables(catalog: Catalog) -> tuple[str, ...]:
             found.append(catalog.absolute(text))
             found.append(str(catalog.storage.joinpath("_auxiliary", *folder.parts[-3:])))
         for place, _, _ in batches_in_use(folder, read_generation(folder)):
-            found += [str(path) for path in sorted(place.glob("state/*")) if path.is_dir()]
+            found += sorted(str(path) for path in place.glob("state/*") if path.is_dir())
     return (*found, str(catalog.system / "events"))
 
 

@@ -11,7 +11,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from lakelet.engine.base import Engine
-from lakelet.errors import GraphError, LakeletError, Origin, did_you_mean
+from lakelet.errors import GraphError, LakeletError, Origin, SourceError, did_you_mean
 from lakelet.execution.delta_options import check_options
 from lakelet.execution.diagnosis import missing_table, near_paths
 from lakelet.execution.file_batch import has_folders, needs_own_reader, read_batch
@@ -20,6 +20,7 @@ from lakelet.execution.file_options import file_read as checked_read
 from lakelet.execution.file_schema import FileSchemas
 from lakelet.graph.elements import Dataset, DatasetKind
 from lakelet.names import NameContext, split_name
+from lakelet.places import is_remote
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, LeafKind, leaf_of
@@ -128,6 +129,14 @@ class Reads:
 
     def _files_source(self, leaf: Leaf, place: Origin) -> Source:
         """Return the source of a read of files that the runtime does itself."""
+        if leaf.streaming and is_remote(str(self.catalog.storage)):
+            raise GraphError(
+                "UNSUPPORTED_SOURCE",
+                f"`{leaf.shown}` cannot be read as a stream of files while the storage is in an object store",
+                origin=place,
+                cause="the list of the files that such a stream has found is kept in a folder of this machine",
+                hint="land the rows in a Delta table, or keep the storage in a local folder",
+            )
         if len(leaf.paths) != 1 or (leaf.streaming and not leaf.schema and leaf.format not in _INFERRED_STREAMS):
             no_schema = len(leaf.paths) == 1
             raise GraphError(
@@ -142,13 +151,13 @@ class Reads:
                 else "call `.load(path)` with the folder; wildcards may name several",
             )
         try:
-            read = checked_read(leaf, self._path(leaf.paths[0], place))
+            read = checked_read(leaf, self._local_path(leaf.paths[0], place))
         except LakeletError as error:
             raise error.at(place) from None
         return Source(leaf=leaf, read=read, files=None if leaf.streaming else self._with_local_paths(leaf, place))
 
     def _with_local_paths(self, leaf: Leaf, place: Origin) -> Leaf:
-        return replace(leaf, paths=tuple(self._path(path, place) for path in leaf.paths))
+        return replace(leaf, paths=tuple(self._local_path(path, place) for path in leaf.paths))
 
     @property
     def files(self) -> FileSchemas:
@@ -168,13 +177,26 @@ class Reads:
         """Return whether the runtime reads these files, and not the engine."""
         if leaf.streaming or needs_own_reader(leaf):
             return True
-        return leaf.format == "parquet" and len(leaf.paths) == 1 and has_folders(self._path(leaf.paths[0], place))
+        return leaf.format == "parquet" and len(leaf.paths) == 1 and has_folders(self._local_path(leaf.paths[0], place))
 
     def _path(self, text: str, place: Origin) -> str:
         try:
             return self.catalog.path(text)
         except LakeletError as error:
             raise error.at(place) from None
+
+    def _local_path(self, text: str, place: Origin) -> str:
+        """Return a path to files that are no Delta table; they are read from folders of this machine."""
+        path = self._path(text, place)
+        if is_remote(path):
+            raise SourceError(
+                "UNSUPPORTED_FILE_SYSTEM",
+                f"the files at `{text}` are in an object store",
+                origin=place,
+                cause=f"`{path}` can be read as a Delta table only",
+                hint="write the rows to a Delta table there, or copy the files to a folder of this machine and give its path",
+            )
+        return path
 
     def location(self, source: Source) -> str | None:
         """Return the folder of the Delta table that a leaf reads, None for other sources."""

@@ -68,7 +68,7 @@ def recorded(
         LockError: `PIPELINE_LOCKED`.
         StorageError: the storage folder cannot be written.
     """
-    updates = catalog.system / "updates"
+    updates = catalog.journal
     with pipeline_lock(catalog.lock, pipeline=pipeline):
         location = catalog.system / "events"
         handle = None if handles is None else handles.take(str(location))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from lakelet.errors import GraphError, LakeletError, StorageError, did_you_mean, raise_all
@@ -31,8 +30,9 @@ from lakelet.execution.checkpoint import (
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import Dataset, DatasetKind, reset_allowed
 from lakelet.names import TableName
+from lakelet.places import place, remove_folder
 from lakelet.storage.base import TableStore
-from lakelet.storage.catalog import Catalog, remove_folder
+from lakelet.storage.catalog import Catalog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,14 +122,14 @@ def apply_reset(catalog: Catalog, store: TableStore, steps: Sequence[ResetStep])
     for step in steps:
         match step:
             case DatasetReset():
-                folder = Path(step.checkpoint)
+                folder = place(step.checkpoint)
                 with _corrupt_ignored():  # no update goes on with such a checkpoint, until its folder is gone
                     start_generation(folder)
                 for location in step.tables:
                     store.drop(location)
                 remove_folder(folder)
             case CheckpointReset():
-                folder = Path(step.checkpoint).parent
+                folder = place(step.checkpoint).parent
                 start_epoch(folder, step.flow, read_generation(folder))
 
 
@@ -210,7 +210,7 @@ def _dataset_reset(graph: DataflowGraph, catalog: Catalog, store: TableStore, te
     return DatasetReset(
         dataset=graph.display(name),
         checkpoint=str(folder),
-        tables=tuple(location for location in (own, catalog.auxiliary(name)) if Path(location).exists()),
+        tables=tuple(location for location in (own, catalog.auxiliary(name)) if place(location).exists()),
         rows=rows,
         is_declared=declared is not None,
     )

@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from lakelet.errors import FlowError, StorageError
+from lakelet.errors import FlowError, SourceError, StorageError
 from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, read_json, write_json
 from lakelet.execution.faults import reach
+from lakelet.places import is_remote
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table, TableDefinition
@@ -105,7 +106,7 @@ def _checked(context: UpdateContext, sink: Dataset, table: Table, incoming: pa.S
 
 
 def _write_file(context: UpdateContext, sink: Dataset, name: str, rows: Relation) -> int:
-    folder = Path(context.catalog.path(sink.sink_options["path"]))
+    folder = Path(_local(context, sink))
     path = folder / f"{name}.{sink.sink_format}"
     temporary = folder / f".{path.name}.tmp"
     reader = context.engine.stream(rows)
@@ -125,6 +126,20 @@ def _write_file(context: UpdateContext, sink: Dataset, name: str, rows: Relation
             hint="check the free space and the permissions of the folder, then run the update again",
         ) from error
     return count
+
+
+def _local(context: UpdateContext, sink: Dataset) -> str:
+    text = sink.sink_options["path"]
+    path = context.catalog.path(text)
+    if is_remote(path):
+        raise SourceError(
+            "UNSUPPORTED_FILE_SYSTEM",
+            f"the files of the sink `{context.display(sink.name)}` cannot be written to `{text}`",
+            origin=sink.origin,
+            cause=f"`{path}` is in an object store, and files are written to folders of this machine",
+            hint="give the sink the format `delta`, or a local path",
+        )
+    return path
 
 
 def _parquet(path: Path, reader: pa.RecordBatchReader, sink: Dataset) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from lakelet.engine.paths import readable_path
 from lakelet.errors import SourceError
+from lakelet.places import is_remote, open_file, place
 from lakelet.plan import relation as plan
 from lakelet.plan.metadata import METADATA
 from lakelet.plan.relation import Relation
@@ -126,8 +126,8 @@ def _escaped(text: str) -> str:
 
 def _metadata_of(file: DataFile) -> dict[str, str | int]:
     return {
-        "file_path": "file://" + quote(file.path, safe="/=:@,+"),
-        "file_name": Path(file.path).name,
+        "file_path": ("" if is_remote(file.path) else "file://") + quote(file.path, safe="/=:@,+"),
+        "file_name": place(file.path).name,
         "file_size": file.size_bytes,
         "file_block_start": 0,
         "file_block_length": file.size_bytes,
@@ -144,7 +144,7 @@ def with_metadata(table: pa.Table, file: DataFile | None) -> pa.Table:
 
 def _read(file: DataFile, schema: pa.Schema, partition_cols: Sequence[str], metadata: bool) -> pa.Table:
     try:
-        table = pq.ParquetFile(file.path).read()
+        table = pq.ParquetFile(open_file(file.path)).read()
     except FileNotFoundError as error:
         raise _missing(file) from error
     _check_rows(file, table.num_rows)
@@ -175,14 +175,14 @@ def num_rows_of(file: DataFile) -> int | None:
     if file.num_records is not None:
         return file.num_records
     try:
-        return int(pq.read_metadata(file.path).num_rows)
+        return int(pq.read_metadata(open_file(file.path)).num_rows)
     except FileNotFoundError:  # vacuumed
         return None
 
 
 def _footer(file: DataFile) -> pq.FileMetaData:
     try:
-        return pq.read_metadata(file.path)
+        return pq.read_metadata(open_file(file.path))
     except FileNotFoundError as error:
         raise _missing(file) from error
 

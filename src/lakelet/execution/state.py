@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
 from lakelet.errors import StorageError
 from lakelet.execution.faults import reach
 from lakelet.execution.slices import file_rows
+from lakelet.places import Place
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table, TableDefinition, TableStore
@@ -43,7 +43,7 @@ class StateTables:
     """
 
     store: TableStore
-    folder: Path
+    folder: Place
     versions: Mapping[str, int | None]
     receipt: Receipt
     flow: str

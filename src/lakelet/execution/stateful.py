@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -26,6 +25,7 @@ from lakelet.execution.stateful_join import join
 from lakelet.execution.stateful_part import StatefulPart
 from lakelet.execution.stateful_step import Emission, Step
 from lakelet.execution.watermark import Thresholds, advanced, latest, next_thresholds
+from lakelet.places import Place
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.plan.stateful import Operator
@@ -198,11 +198,11 @@ def _remember(checkpoint: Checkpoint, description: Mapping[str, str]) -> None:
         write_json(path, {"format": FORMAT, "description": dict(description)})
 
 
-def description_file(checkpoint: Checkpoint) -> Path:
+def description_file(checkpoint: Checkpoint) -> Place:
     """Return the file that says what the operator is whose rows are remembered."""
     return checkpoint.folder / "state.json"
 
 
-def state_folder(checkpoint: Checkpoint) -> Path:
+def state_folder(checkpoint: Checkpoint) -> Place:
     """Return the folder of the state tables of a flow in one epoch."""
     return checkpoint.folder / "state"

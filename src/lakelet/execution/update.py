@@ -8,7 +8,10 @@ run      each dataset after those it reads; one failure does not stop the datase
 from __future__ import annotations
 
 import concurrent.futures
+import functools
+import queue
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -160,21 +163,29 @@ class Update:
     def _warn_readers(self, dataset: Dataset) -> None:
         """Say which streams will fail because the table that they read starts anew without them."""
         graph = self._context.graph
-        for reader in graph.runnable():
-            if reader.name.key not in self._plan.restarted and self._reads_as_stream(reader, dataset):
-                kinds.warning(
-                    self._context.events,
-                    f"`{graph.display(dataset.name)}` starts anew, and `{graph.display(reader.name)}` reads it as a stream: "
-                    f"refresh it from the start, too (`--full-refresh {graph.display(reader.name)}`)",
-                    dataset=graph.display(reader.name),
-                )
+        for reader in self._stream_readers.get(dataset.name.key, ()):
+            kinds.warning(
+                self._context.events,
+                f"`{graph.display(dataset.name)}` starts anew, and `{graph.display(reader.name)}` reads it as a stream: "
+                f"refresh it from the start, too (`--full-refresh {graph.display(reader.name)}`)",
+                dataset=graph.display(reader.name),
+            )
 
-    def _reads_as_stream(self, reader: Dataset, dataset: Dataset) -> bool:
-        return any(
-            item.source.dataset is not None and item.source.dataset.name.key == dataset.name.key
-            for flow in self._context.graph.flows_to(reader.name)
-            for item in self._context.inputs(flow).streams.values()
-        )
+    @functools.cached_property
+    def _stream_readers(self) -> dict[Key, list[Dataset]]:
+        """By dataset, what reads it as a stream and does not start anew."""
+        result: dict[Key, list[Dataset]] = {}
+        for reader in self._context.graph.runnable():
+            if reader.name.key not in self._plan.restarted:
+                streams = {
+                    item.source.dataset.name.key
+                    for flow in self._context.graph.flows_to(reader.name)
+                    for item in self._context.inputs(flow).streams.values()
+                    if item.source.dataset is not None
+                }
+                for key in streams:
+                    result.setdefault(key, []).append(reader)
+        return result
 
     def _set_up_table(self, dataset: Dataset) -> None:
         if dataset.kind is DatasetKind.SINK:
@@ -232,33 +243,41 @@ class Update:
             self._finish_all(dataset, FlowStatus.EXCLUDED)
         for dataset in self._plan.datasets:
             self._announce(dataset, FlowStatus.QUEUED)
-        waiting = {dataset.name.key: dataset for dataset in self._plan.datasets}
-        needs = {key: context.graph.stored_upstream(d.name) & set(waiting) for key, d in waiting.items()}
+        chosen = {dataset.name.key: dataset for dataset in self._plan.datasets}
+        needs = {key: context.graph.stored_upstream(d.name) & chosen.keys() for key, d in chosen.items()}
+        readers: dict[Key, list[Key]] = {}
+        for key, upstream in needs.items():
+            for read in upstream:
+                readers.setdefault(read, []).append(key)
+        missing = {key: len(upstream) for key, upstream in needs.items()}
+        ready = deque(key for key, count in missing.items() if not count)
         failed: set[Key] = set()
+        ended: queue.SimpleQueue[concurrent.futures.Future[bool]] = queue.SimpleQueue()
         with concurrent.futures.ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="flow") as pool:
             running: dict[concurrent.futures.Future[bool], Key] = {}
-            done: set[Key] = set()
-            while waiting or running:
-                for key in [key for key in waiting if needs[key] <= done]:
-                    dataset = waiting.pop(key)
-                    broken = needs[key] & failed
+            while ready or running:
+                if ready:
+                    key = ready.popleft()
+                    dataset, broken = chosen[key], needs[key] & failed
                     if broken:
                         self._skip(dataset, broken)
                         failed.add(key)
-                        done.add(key)
                     elif context.stop.is_set():
                         self._finish_all(dataset, FlowStatus.STOPPED)
-                        done.add(key)
                     else:
-                        running[pool.submit(self._run_dataset, dataset)] = key
-                if not running:
-                    continue
-                finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-                for future in finished:
+                        future = pool.submit(self._run_dataset, dataset)
+                        running[future] = key
+                        future.add_done_callback(ended.put)
+                        continue
+                else:
+                    future = ended.get()
                     key = running.pop(future)
-                    done.add(key)
                     if not future.result():
                         failed.add(key)
+                for reader in readers.get(key, ()):
+                    missing[reader] -= 1
+                    if not missing[reader]:
+                        ready.append(reader)
         return tuple(self._outcomes.values())
 
     def _run_dataset(self, dataset: Dataset) -> bool:

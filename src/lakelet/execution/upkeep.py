@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from lakelet.errors import LakeletError
 from lakelet.events import kinds
 from lakelet.execution.checkpoint import read_generation
 from lakelet.execution.context import UpdateContext
-from lakelet.execution.maintenance import Retention, keyed_tables, maintain_table, versions_in_use
+from lakelet.execution.maintenance import Need, Retention, keyed_tables, maintain_table, versions_in_use
 from lakelet.execution.update import Key
 from lakelet.graph.elements import Dataset
+from lakelet.places import place
 from lakelet.storage.delta_log import latest_version
 
 MIN_COMMITS = 10
@@ -31,7 +31,13 @@ class Upkeep:
     interval_seconds: float
     _next_at: float = math.nan
     _known: dict[Key, int] = field(default_factory=dict)
-    _waiting: list[Dataset] = field(default_factory=list)
+    _waiting: dict[Key, Dataset] = field(default_factory=dict)
+    _in_use: tuple[Mapping[str, Need], frozenset[str]] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether datasets of this round have yet to be maintained."""
+        return bool(self._waiting)
 
     def next_at(self, now: float) -> float:
         """Return when to ask next what is due; never at the start of an update."""
@@ -43,11 +49,12 @@ class Upkeep:
         """Return the datasets to maintain now; those that are busy are asked for again."""
         if now >= self.next_at(now) and not self._waiting:
             self._next_at = now + self.interval_seconds
-            self._waiting = [dataset for dataset in datasets if self._has_grown(dataset)]
-        return list(self._waiting)
+            self._waiting = {dataset.name.key: dataset for dataset in datasets if self._has_grown(dataset)}
+            self._in_use = None
+        return list(self._waiting.values())
 
     def begin(self, dataset: Dataset) -> None:
-        self._waiting.remove(dataset)
+        del self._waiting[dataset.name.key]
 
     def _has_grown(self, dataset: Dataset) -> bool:
         if not dataset.is_stored:
@@ -59,7 +66,7 @@ class Upkeep:
         """Compact the tables of a dataset, and remove old files; returns how many tables were looked after."""
         context, display = self.context, self.context.display(dataset.name)
         try:
-            needs, keyed = versions_in_use(context.catalog), keyed_tables(context.catalog)
+            needs, keyed = self._used()
             done = [
                 maintain_table(
                     context.store,
@@ -83,10 +90,17 @@ class Upkeep:
         kinds.operation_progress(context.events, operation="MAINTENANCE", status="COMPLETED", dataset=display)
         return len(done)
 
+    def _used(self) -> tuple[Mapping[str, Need], frozenset[str]]:
+        """Return what checkpoints need of all tables, read once a round: what they come to need meanwhile is newer."""
+        found = self._in_use
+        if found is None:
+            found = self._in_use = (versions_in_use(self.context.catalog), keyed_tables(self.context.catalog))
+        return found
+
     def _tables(self, dataset: Dataset) -> Iterator[str]:
         catalog = self.context.catalog
         yield self.context.location(dataset)
-        if Path(auxiliary := catalog.auxiliary(dataset.name)).is_dir():
+        if place(auxiliary := catalog.auxiliary(dataset.name)).is_dir():
             yield auxiliary
         folder = catalog.checkpoint(dataset.name)
         yield from map(str, sorted(folder.glob(f"*/{read_generation(folder)}/state/*")))

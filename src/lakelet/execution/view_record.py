@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from lakelet.execution.checkpoint import FORMAT, read_derived, write_json
+from lakelet.places import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class ViewRecords:
         folder: the checkpoint of the dataset.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self._note = folder / "view.json"
         self._intent = folder / "view_intent.json"
         self.state_location = str(folder / "view_state")
@@ -89,11 +89,11 @@ class ViewRecords:
         _write(self._note, replace(record, table_version=table_version), durable=False)
 
 
-def _write(path: Path, record: ViewRecord, *, durable: bool = True) -> None:
+def _write(path: Place, record: ViewRecord, *, durable: bool = True) -> None:
     write_json(path, {"format": FORMAT, **asdict(record)}, durable=durable)
 
 
-def _read(path: Path) -> ViewRecord | None:
+def _read(path: Place) -> ViewRecord | None:
     """Return a record; a damaged one, and one of a release that kept less, is none: the view is computed anew."""
     data = read_derived(path)
     if "batch" not in data:

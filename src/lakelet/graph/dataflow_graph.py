@@ -126,7 +126,15 @@ class DataflowGraph:
 
     def downstream(self, name: TableName) -> list[TableName]:
         """Return the datasets that read `name` directly."""
-        return [d.name for d in self.datasets.values() if name.key in {u.key for u in self.upstream(d.name)}]
+        return list(self._readers.get(name.key, ()))
+
+    @functools.cached_property
+    def _readers(self) -> dict[tuple[str, str, str], list[TableName]]:
+        result: dict[tuple[str, str, str], list[TableName]] = {}
+        for dataset in self.datasets.values():
+            for read in self.upstream(dataset.name):
+                result.setdefault(read.key, []).append(dataset.name)
+        return result
 
     def order(self) -> list[TableName]:
         """Return all datasets, each after those that it reads.
@@ -135,29 +143,29 @@ class DataflowGraph:
             GraphError: `PIPELINE_GRAPH_NOT_TOPOLOGICALLY_SORTED` with the cycle as a path.
         """
         done: dict[tuple[str, str, str], TableName] = {}
-        path: list[TableName] = []
-
-        def visit(name: TableName) -> None:
-            if name.key in done:
-                return
-            if any(name.key == seen.key for seen in path):
-                start = next(i for i, seen in enumerate(path) if seen.key == name.key)
-                cycle = " → ".join(self.display(step) for step in (*path[start:], name))
-                raise GraphError(
-                    "PIPELINE_GRAPH_NOT_TOPOLOGICALLY_SORTED",
-                    f"the datasets read each other in a circle: {cycle}",
-                    origin=self.datasets[name.key].origin,
-                    hint="break the circle: read the source of one of them instead",
-                )
-            path.append(name)
-            for reads in self.upstream(name):
-                visit(reads)
-            path.pop()
-            done[name.key] = name
-
-        for dataset in self.datasets.values():
-            visit(dataset.name)
+        path: dict[tuple[str, str, str], TableName] = {}
+        todo: list[tuple[TableName, bool]] = [(dataset.name, False) for dataset in reversed([*self.datasets.values()])]
+        while todo:
+            name, is_left = todo.pop()
+            if is_left:
+                done[name.key] = path.pop(name.key)
+            elif name.key in path:
+                raise self._circle([*path.values()], name)
+            elif name.key not in done:
+                path[name.key] = name
+                todo.append((name, True))
+                todo += [(reads, False) for reads in reversed(self.upstream(name))]
         return list(done.values())
+
+    def _circle(self, path: list[TableName], name: TableName) -> GraphError:
+        start = next(i for i, seen in enumerate(path) if seen.key == name.key)
+        cycle = " → ".join(self.display(step) for step in (*path[start:], name))
+        return GraphError(
+            "PIPELINE_GRAPH_NOT_TOPOLOGICALLY_SORTED",
+            f"the datasets read each other in a circle: {cycle}",
+            origin=self.datasets[name.key].origin,
+            hint="break the circle: read the source of one of them instead",
+        )
 
     def stored(self) -> list[Dataset]:
         """Return the datasets that have a table, in order of execution."""

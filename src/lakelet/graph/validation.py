@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -42,9 +43,8 @@ def duplicate_datasets(definitions: Definitions, names: NameContext) -> list[Lak
 
 def duplicate_flows(definitions: Definitions, names: NameContext) -> list[LakeletError]:
     first: dict[str, Origin] = {}
-    duplicates = {
-        d.name.key for d in definitions.datasets if sum(o.name.key == d.name.key for o in definitions.datasets) > 1
-    }
+    declared = Counter(dataset.name.key for dataset in definitions.datasets)
+    duplicates = {key for key, count in declared.items() if count > 1}
     errors: list[LakeletError] = []
     for flow in definitions.flows:
         if flow.name in first and flow.target.key not in duplicates:

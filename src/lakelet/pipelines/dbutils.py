@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lakelet.errors import DefinitionError, did_you_mean
+from lakelet.places import ObjectPath, Place
 from lakelet.spec import absolute_path
 
 
@@ -36,7 +37,7 @@ class FileInfo:
 class DBUtils:
     """What a pipeline file finds under the name `dbutils`."""
 
-    def __init__(self, *, storage: Path, configuration: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *, storage: Place, configuration: Mapping[str, str] | None = None) -> None:
         self.fs = FileSystem(storage)
         self.secrets = Secrets()
         self.widgets = Widgets(configuration or {})
@@ -46,8 +47,9 @@ class DBUtils:
 class FileSystem:
     """`dbutils.fs`: reads anywhere, changes only what is below the pipeline's storage."""
 
-    def __init__(self, storage: Path) -> None:
-        self._storage = absolute_path(storage)
+    def __init__(self, storage: Place) -> None:
+        self._remote = storage if isinstance(storage, ObjectPath) else None
+        self._storage = Path(os.devnull) if isinstance(storage, ObjectPath) else absolute_path(storage)
 
     def ls(self, path: str) -> list[FileInfo]:
         """List a folder, or the one file that `path` names; folders end in `/`.
@@ -114,7 +116,15 @@ class FileSystem:
     def local_path(self, path: str) -> Path:
         """Return where a path of a pipeline file is on this machine."""
         text = re.sub(r"^(dbfs|file):(//)?(?=/)", "", path)
-        if text == "/Volumes" or text.startswith("/Volumes/"):
+        is_volume = text == "/Volumes" or text.startswith("/Volumes/")
+        if is_volume and self._remote is not None:
+            raise DefinitionError(
+                "UNSUPPORTED_FEATURE",
+                f"`dbutils.fs` cannot reach `{path}`",
+                cause=f"the storage is `{self._remote}`, and `dbutils.fs` knows folders of this machine only",
+                hint="use the object store's own client, or a storage folder on this machine",
+            )
+        if is_volume:
             return absolute_path(self._storage / text.lstrip("/"))
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text):
             raise DefinitionError(

@@ -34,6 +34,8 @@ class UserModules:
         self._libraries = frozenset(libraries)
         self._run_file = run_file
         self._modules: dict[Path | None, dict[str, ModuleType]] = {}
+        self._present: dict[tuple[Path, str], bool] = {}
+        self._is_first = True
 
     @contextmanager
     def active(self, folder: Path) -> Iterator[None]:
@@ -42,7 +44,7 @@ class UserModules:
 
         search = [folder, *(shared for shared in self._shared if shared != folder)]
         own = None if folder in self._shared else folder
-        finder = _Finder(search, libraries=self._libraries, run_file=self._run_file)
+        finder = _Finder(search, libraries=self._libraries, run_file=self._run_file, present=self._present)
         modules = {**self._modules.get(None, {}), **self._modules.get(own, {})}
         replaced = {top for top in {name.partition(".")[0] for name in sys.modules} if finder.replaces(top)}
         hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in replaced}
@@ -53,7 +55,9 @@ class UserModules:
         sys.path[:0] = [str(entry) for entry in search]
         sys.dont_write_bytecode = True
         sys.meta_path.insert(_position(), finder)
-        importlib.invalidate_caches()
+        if self._is_first:  # files may have come since an earlier load; a load itself takes them as they are
+            importlib.invalidate_caches()
+            self._is_first = False
         for name, module in modules.items():
             if "." not in name:
                 cloudpickle.register_pickle_by_value(module)
@@ -88,8 +92,16 @@ class UserModules:
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds a project's modules, and has the pipeline's own files run by the project's loader."""
 
-    def __init__(self, search: Sequence[Path], *, libraries: frozenset[Path], run_file: RunFile) -> None:
+    def __init__(
+        self,
+        search: Sequence[Path],
+        *,
+        libraries: frozenset[Path],
+        run_file: RunFile,
+        present: dict[tuple[Path, str], bool],
+    ) -> None:
         self._search = search
+        self._present = present
         self._libraries = libraries
         self._run_file = run_file
 
@@ -118,9 +130,15 @@ class _Finder(importlib.abc.MetaPathFinder):
         origin = getattr(sys.modules.get(top), "__file__", None)
         if origin is not None and f"{os.sep}site-packages{os.sep}" in origin:
             return False
-        return any(
-            (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file() for folder in self._search
-        )
+        return any(self._has(folder, top) for folder in self._search)
+
+    def _has(self, folder: Path, top: str) -> bool:
+        """Tell whether a folder has a module; asked for every loaded module each time that user code runs."""
+        found = self._present.get((folder, top))
+        if found is None:
+            found = (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+            self._present[folder, top] = found
+        return found
 
 
 class _LibraryLoader(importlib.abc.Loader):

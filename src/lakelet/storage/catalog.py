@@ -11,8 +11,7 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,19 +21,20 @@ from urllib.parse import unquote, urlparse
 from lakelet.errors import DefinitionError, SourceError
 from lakelet.graph.elements import Dataset
 from lakelet.names import TableName
+from lakelet.places import SCHEMES, ObjectPath, Place, is_remote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """Maps dataset names and the paths that pipeline code uses to local paths.
+    """Maps dataset names and the paths that pipeline code uses to places.
 
     Attributes:
-        storage: the pipeline's storage folder, absolute.
+        storage: the pipeline's storage folder, absolute; or where it begins in an object store.
         root: the folder of the project file; relative paths start there.
         tables: locations of external tables and of datasets with a `path`, by folded name.
     """
 
-    storage: Path
+    storage: Place
     root: Path
     tables: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
 
@@ -55,10 +55,10 @@ class Catalog:
     def auxiliary(self, name: TableName) -> str:
         return str(self._below("_auxiliary", name))
 
-    def checkpoint(self, name: TableName) -> Path:
+    def checkpoint(self, name: TableName) -> Place:
         return self._below("_checkpoints", name)
 
-    def _below(self, folder: str, name: TableName) -> Path:
+    def _below(self, folder: str, name: TableName) -> Place:
         parts = (name.catalog, name.schema, name.name)
         if any("/" in part or part in (".", "..") for part in parts):
             raise DefinitionError(
@@ -70,11 +70,18 @@ class Catalog:
         return self.storage.joinpath(folder, *parts)
 
     @property
-    def system(self) -> Path:
+    def system(self) -> Place:
         return self.storage / "system"
 
     @property
-    def lock(self) -> Path:
+    def journal(self) -> Path:
+        """The folder of the events as they happen, line by line; beside the project where the storage cannot append to a file."""
+        if isinstance(self.storage, ObjectPath):
+            return self.root / ".lakelet" / hashlib.sha256(str(self.storage).encode()).hexdigest()[:12] / "updates"
+        return self.storage / "system" / "updates"
+
+    @property
+    def lock(self) -> Place:
         return self.storage / "_lock"
 
     def relative(self, location: str) -> str:
@@ -83,23 +90,25 @@ class Catalog:
 
     def absolute(self, text: str) -> str:
         """Return the location that `relative` has shortened."""
-        return text if text.startswith("/") else str(self.storage / text)
+        return text if text.startswith("/") or is_remote(text) else str(self.storage / text)
 
     def path(self, text: str) -> str:
-        """Return the local path that pipeline code means by `text`.
+        """Return the place that pipeline code means by `text`.
 
-        `/Volumes/…` lies in the storage folder, `dbfs:` and `file:` prefixes are dropped, and a relative path starts at the
-        project file.
+        `/Volumes/…` lies in the storage, addresses in object stores stand for themselves, `dbfs:` and `file:` prefixes are
+        dropped, and a relative path starts at the project file.
 
         Raises:
             SourceError: `UNSUPPORTED_FILE_SYSTEM` for other schemes.
         """
+        if is_remote(text):
+            return str(ObjectPath.of(text))
         parsed = urlparse(text)
         if parsed.scheme and parsed.scheme not in ("file", "dbfs"):
             raise SourceError(
                 "UNSUPPORTED_FILE_SYSTEM",
-                f"`{text}` is not on the local file system",
-                cause=f"the embedded engine reads local paths only, not `{parsed.scheme}:`",
+                f"`{text}` is on a file system that is not known",
+                cause=f"known are local paths and addresses that begin with {', '.join(f'`{name}://`' for name in SCHEMES)}",
                 hint="copy the data below the storage folder and read it as /Volumes/<catalog>/<schema>/<volume>/…",
             )
         plain = unquote(parsed.path) if parsed.scheme else text
@@ -107,11 +116,3 @@ class Catalog:
             return str(self.storage) + plain
         path = Path(plain)
         return str(path if path.is_absolute() else self.root / path)
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder in one step: nobody meets half of it, and what a removal that died has left goes with the next one."""
-    if folder.exists():
-        folder.rename(folder.with_name(f".{folder.name}.removed-{uuid.uuid4().hex}"))
-    for left in folder.parent.glob(f".{folder.name}.removed-*"):
-        shutil.rmtree(left)

@@ -17,7 +17,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
+from lakelet.places import open_file, place
 from lakelet.storage.base import Receipt
 from lakelet.storage.file_index import (
     RECENT,
@@ -118,7 +118,7 @@ class Files:
     """
 
     def __init__(self, delta: DeltaTable, location: str, schema: pa.Schema) -> None:
-        self._location = Path(location)
+        self._location = place(location)
         self.schema = schema
         actions = pa.table(delta.get_add_actions(flatten=True))
         columns = {}
@@ -180,8 +180,9 @@ class Files:
         path = self._path(position)
         wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
         small = (self.index.column("size_bytes")[position].as_py() or SMALL_BYTES) < SMALL_BYTES
-        source = pa.BufferReader(Path(path).read_bytes()) if small else path
-        file = pq.ParquetFile(source, pre_buffer=not small)
+        file = pq.ParquetFile(
+            pa.BufferReader(place(path).read_bytes()) if small else open_file(path), pre_buffer=not small
+        )
         present = set(file.schema_arrow.names)
         table = file.read([name for name in wanted.names if name in present], use_threads=False)
         if not table.schema.equals(wanted):
@@ -211,7 +212,7 @@ class Change:
     """
 
     def __init__(self, location: str, files: Files, *, keys: tuple[str, ...]) -> None:
-        self._location = Path(location)
+        self._location = place(location)
         self._keys = keys
         self._files = files
         self._removed: list[RemovedFile] = []
@@ -289,13 +290,14 @@ class Change:
             write_statistics=bounded_columns(rows),
             metadata_collector=written,
         )
-        size = path.write_bytes(content.getvalue())
+        data = content.getvalue().to_pybytes()
+        path.write_bytes(data)
         _remembered.put(str(path), rows)
         found = statistics(rows, written[0])
-        row = {"path": name, "size_bytes": size, "num_records": rows.num_rows}
+        row = {"path": name, "size_bytes": len(data), "num_records": rows.num_rows}
         for column, (low, high, nulls) in found.items():
             row.update({f"min.{column}": low, f"max.{column}": high, f"null_count.{column}": nulls})
-        action = AddedFile(path=name, size_bytes=size, stats=json.dumps(statistics_json(found, rows.num_rows)))
+        action = AddedFile(path=name, size_bytes=len(data), stats=json.dumps(statistics_json(found, rows.num_rows)))
         return action, {name: row.get(name) for name in self._files.index.column_names}
 
     def _put_in(self, added: list[tuple[AddedFile, dict[str, Any]]]) -> None:

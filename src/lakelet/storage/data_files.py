@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import DeltaTable
+
+from lakelet.places import place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +27,13 @@ class DataFile:
 def data_files(table: DeltaTable, location: str) -> tuple[DataFile, ...]:
     """Return the data files of an open table, oldest first; deletion vectors are not told."""
     actions = pa.table(table.get_add_actions(flatten=False))
-    files = []
+    files, folder = [], place(location)
     for row in actions.to_pylist():
         partition = row.get("partition") or row.get("partition_values") or {}
         modified = row["modification_time"]
         files.append(
             DataFile(
-                path=str(Path(location) / unquote(row["path"])),
+                path=str(folder / unquote(row["path"])),
                 size_bytes=int(row["size_bytes"]),
                 num_records=row.get("num_records"),
                 modified_at_ms=modified if isinstance(modified, int) else int(modified.timestamp() * 1000),

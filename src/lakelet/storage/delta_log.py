@@ -10,13 +10,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from deltalake import DeltaTable
 
 from lakelet.errors import SourceError, StorageError
+from lakelet.places import Place, is_remote, place
 from lakelet.storage.data_files import DataFile, data_files
 from lakelet.storage.failures import storage_errors
 
@@ -48,13 +48,17 @@ class Commit:
         return bool(self.removed)
 
 
-def log_folder(location: str) -> Path:
-    return Path(location) / "_delta_log"
+def log_folder(location: str) -> Place:
+    return place(location) / "_delta_log"
+
+
+_found: dict[str, int] = {}
+"""The newest version of each table when it was looked for last: a long log need not be listed again."""
 
 
 def has_version(location: str, version: int) -> bool:
     """Return whether the log has a commit file of this version; costs one file-system call."""
-    return (log_folder(location) / f"{version:020d}.json").exists()
+    return (log_folder(location) / f"{version:020d}.json").is_file()
 
 
 def commit_file(location: str, version: int) -> tuple[int, int] | None:
@@ -67,17 +71,21 @@ def commit_file(location: str, version: int) -> tuple[int, int] | None:
 
 
 def latest_version(location: str, *, known: int = -1) -> int | None:
-    """Return the newest version, None where there is no table; cheap when `known` is near it."""
-    version = known
-    if known >= 0 and has_version(location, known):
+    """Return the newest version, None where there is no table; cheap when `known`, or what was found last, is near it."""
+    version = max(known, _found.get(location, -1))
+    if version >= 0 and has_version(location, version):
         while has_version(location, version + 1):
             version += 1
+        _found[location] = version
         return version
     folder = log_folder(location)
     if not folder.is_dir():
         return None
     versions = [int(entry.name[:20]) for entry in folder.iterdir() if entry.name[:20].isdigit()]
-    return max(versions) if versions else None
+    if not versions:
+        return None
+    _found[location] = max(versions)
+    return max(versions)
 
 
 def checkpointed_version(location: str) -> int:
@@ -144,8 +152,8 @@ def commit_timestamp_ms(location: str, version: int) -> int:
     if commit is not None:
         return commit.timestamp_ms
     with storage_errors(location):  # a log that begins with a checkpoint still knows when it was written
-        checkpoint = next(iter(sorted(log_folder(location).glob(f"{version:020d}.checkpoint*.parquet"))), None)
-    return 0 if checkpoint is None else int(checkpoint.stat().st_mtime * 1000)
+        parts: list[Place] = [*log_folder(location).glob(f"{version:020d}.checkpoint*.parquet")]
+        return min((int(path.stat().st_mtime * 1000) for path in parts), default=0)
 
 
 def properties_at(location: str, version: int) -> dict[str, str]:
@@ -249,7 +257,7 @@ def _data_file(location: str, add: dict[str, Any]) -> DataFile:
     stats = json.loads(add["stats"]) if add.get("stats") else {}
     path = unquote(add["path"])
     return DataFile(
-        path=path if path.startswith("/") else str(Path(location) / path),
+        path=path if path.startswith("/") or is_remote(path) else str(place(location) / path),
         size_bytes=int(add.get("size") or 0),
         num_records=stats.get("numRecords"),
         modified_at_ms=int(add.get("modificationTime") or 0),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +16,9 @@ from deltalake import CommitProperties, DeltaTable, Transaction, WriterPropertie
 from deltalake.exceptions import TableNotFoundError
 
 from lakelet.errors import StorageError
+from lakelet.places import is_remote, place, remove_folder
 from lakelet.storage import clustered, file_index, known_tables
 from lakelet.storage.base import Receipt, TableChange, TableDefinition, TableSize
-from lakelet.storage.catalog import remove_folder
 from lakelet.storage.data_files import DataFile, data_files
 from lakelet.storage.delta_log import commit_file
 from lakelet.storage.failures import storage_errors
@@ -155,7 +154,7 @@ class DeltaRsTable:
             )
             if not dry_run:
                 for path in found:
-                    (Path(self.location) / path).unlink(missing_ok=True)
+                    (place(self.location) / path).unlink(missing_ok=True)
         return len(found)
 
     def batch_id(self, app_id: str) -> int:
@@ -437,7 +436,7 @@ class _Counted:
 
 
 class DeltaRsStore:
-    """Delta tables on the local file system."""
+    """Delta tables on the local file system and in object stores."""
 
     def __init__(self) -> None:
         self._handles = Handles()
@@ -447,7 +446,7 @@ class DeltaRsStore:
         known = known_tables.newest(location) if version is None else None
         if known is not None:
             return DeltaRsTable(None, location, known=known)
-        if not (Path(location) / "_delta_log").is_dir():
+        if not is_remote(location) and not (place(location) / "_delta_log").is_dir():
             return None
         try:
             with storage_errors(location):
@@ -467,7 +466,7 @@ class DeltaRsStore:
         return table
 
     def exists(self, location: str) -> bool:
-        log = Path(location) / "_delta_log"
+        log = place(location) / "_delta_log"
         return log.is_dir() and any(log.iterdir())
 
     def create(self, location: str, definition: TableDefinition) -> DeltaRsTable:
@@ -475,7 +474,7 @@ class DeltaRsStore:
         if present is not None:
             return present
         with storage_errors(location):
-            Path(location).mkdir(parents=True, exist_ok=True)
+            place(location).mkdir(parents=True, exist_ok=True)
             table = DeltaTable.create(
                 location,
                 schema=nullable(definition.schema),
@@ -494,7 +493,7 @@ class DeltaRsStore:
     def drop(self, location: str) -> None:
         self._handles.forget(location)
         with storage_errors(location):
-            remove_folder(Path(location))
+            remove_folder(place(location))
 
 
 _UNWRITABLE = re.compile(r"[\[\]^|\\\x00-\x1f]|%[0-9A-Fa-f]{2}")

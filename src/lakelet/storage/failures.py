@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from lakelet.errors import LakeletError, StorageError
+from lakelet.places import is_remote
 
 
 @contextlib.contextmanager
@@ -54,9 +56,22 @@ def _storage_error(location: str, error: BaseException) -> StorageError:
             hint="make sure that only this pipeline writes the table, then run the update again",
             retryable=True,
         )
+    if is_remote(location) and "Generic" in text:
+        return StorageError(
+            "TABLE_IO_FAILED",
+            f"the table at `{location}` cannot be read or written",
+            cause=_reason(error),
+            hint="check the address, the credentials in the environment and what they allow, then run the update again",
+        )
     return StorageError(
         "TABLE_IO_FAILED",
         f"the table at `{location}` cannot be read or written",
         cause=text.partition("\n")[0],
         hint="restore its folder from a copy; if it is one of the pipeline's own, `lakelet reset <dataset>` starts it anew",
     )
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an object store says: its library tells the causes line by line, with arrows and colours."""
+    lines = [re.sub(r"\x1b\[\d+m|↳", "", line).strip() for line in str(error).splitlines()]
+    return ": ".join(line for line in lines if line and not line.startswith("<"))[:400]

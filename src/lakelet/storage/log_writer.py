@@ -1,4 +1,4 @@
-"""Writes commits that swap data files into the log of a table on this machine's file system.
+"""Writes commits that swap data files into the log of a table.
 
 delta-rs commits such a swap as well, but reads the table's whole list of files anew after each commit, which at ten thousand
 files takes ten times as long as everything else. A commit is one file of JSON lines whose name is the version; it is there at
@@ -19,6 +19,7 @@ from typing import Any
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
+from lakelet.places import ObjectPath, Place
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_log import checkpointed_version, log_folder
 
@@ -84,13 +85,22 @@ def write_commit(
         actions.append({"txn": {"appId": receipt.app_id, "version": receipt.batch_id}})
     actions += [{"remove": file.to_json(now)} for file in removed]
     actions += [{"add": file.to_json(now)} for file in added]
-    folder = log_folder(location)
-    temporary = folder / f"_commit_{uuid.uuid4()}.json.tmp"
+    data = "".join(json.dumps(action, separators=(",", ":")) + "\n" for action in actions).encode()
     try:
-        temporary.write_text("".join(json.dumps(action, separators=(",", ":")) + "\n" for action in actions), "utf-8")
-        os.link(temporary, folder / f"{version:020d}.json")
+        _write_new(log_folder(location) / f"{version:020d}.json", data)
     except FileExistsError as error:
         raise CommitFailedError(f"version {version} has been written by somebody else") from error
+
+
+def _write_new(path: Place, data: bytes) -> None:
+    """Write a file whole, unless it is there: `FileExistsError`."""
+    if isinstance(path, ObjectPath):
+        path.write_new(data)
+        return
+    temporary = path.with_name(f"_commit_{uuid.uuid4()}.json.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime, timedelta
-from pathlib import Path
 
+from lakelet.places import Place
 from lakelet.storage.delta_log import has_version, latest_version, log_folder
 
 _LOG_FILE = re.compile(r"(\d{20})\.(json|crc|checkpoint(\..+)?\.(parquet|json))")
@@ -34,14 +34,14 @@ def versions_before_removals(location: str, *, since: int) -> tuple[int, ...] | 
     return tuple(found)
 
 
-def _removes_files(commit: Path) -> bool:
+def _removes_files(commit: Place) -> bool:
     """Return whether a commit takes files out of the table, be it a change or a compaction."""
     return any(
         '"remove"' in line and "remove" in json.loads(line) for line in commit.read_text("utf-8").splitlines() if line
     )
 
 
-def old_log_files(location: str, *, needed_from: int | None, now: datetime, retention_hours: int) -> tuple[Path, ...]:
+def old_log_files(location: str, *, needed_from: int | None, now: datetime, retention_hours: int) -> tuple[Place, ...]:
     """Return the files of the log that neither a reader nor the retention keeps.
 
     The log stays whole from a checkpoint on that is not newer than what is kept; without such a checkpoint all of it stays.

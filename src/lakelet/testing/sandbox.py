@@ -59,7 +59,7 @@ class SandboxCatalog(Catalog):
     def own(self, text: str) -> str:
         """Return the path of `text` in the storage folder, one that stands in for it if it lies elsewhere."""
         local = self.path(text)
-        if Path(local).is_relative_to(self.storage):
+        if Path(local).is_relative_to(str(self.storage)):
             return local
         return self.inside.setdefault(local, str(self.storage / "_outside" / str(len(self.inside))))
 

@@ -35,7 +35,8 @@ class Site:
         self.pipeline = pipeline
         self.index = EventIndex()
         self.metrics = PipelineMetrics(pipeline.spec.name, self.index, since=self.now())
-        self.watcher = Watcher(pipeline.catalog.system, self.index, metrics=self.metrics)
+        catalog = pipeline.catalog
+        self.watcher = Watcher(str(catalog.system / "events"), catalog.journal, self.index, metrics=self.metrics)
         load_lock = threading.Lock()
         self._definitions = Definitions(pipeline.sibling(), load_lock=load_lock)
         self.runner = Runner(pipeline, on_event=self.watcher.wake, on_load=self._definitions.take, load_lock=load_lock)

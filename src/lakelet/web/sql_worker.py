@@ -22,6 +22,7 @@ from lakelet.errors import LakeletError
 from lakelet.execution.reading import bound_query
 from lakelet.execution.resolution import Resolver
 from lakelet.names import NameContext
+from lakelet.places import place
 from lakelet.plan.relation import limited
 from lakelet.storage.catalog import Catalog
 from lakelet.storage.delta_rs import DeltaRsStore
@@ -83,7 +84,7 @@ def _answer(engine: Engine, request: Mapping[str, Any]) -> tuple[dict[str, Any],
         engine,
         request["sql"],
         names=NameContext(*request["names"]),
-        catalog=Catalog(storage=Path(request["storage"]), root=Path(request["root"])),
+        catalog=Catalog(storage=place(request["storage"]), root=Path(request["root"])),
         tables=request["tables"],
         event_log=request["event_log"],
     )

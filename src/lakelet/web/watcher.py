@@ -33,15 +33,16 @@ class Watcher:
     """Reads new events into the index, and keeps the state of the newest update.
 
     Args:
-        system: the folder of the event log and of the updates' JSON lines; it need not exist.
+        log: where the event log is; it need not exist.
+        updates: the folder of the updates' JSON lines.
         metrics: counts the events that are new.
     """
 
-    def __init__(self, system: Path, index: EventIndex, *, metrics: PipelineMetrics | None = None) -> None:
+    def __init__(self, log: str, updates: Path, index: EventIndex, *, metrics: PipelineMetrics | None = None) -> None:
         self.index = index
         self._metrics = metrics
-        self._updates = system / "updates"
-        self._log = str(system / "events")
+        self._updates = updates
+        self._log = log
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._closed = threading.Event()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from tests.unit.graph.graphs import NAMES, chain, dataset, flow, graph
 
@@ -66,3 +68,11 @@ def test_a_near_name_is_suggested() -> None:
     with pytest.raises(GraphError) as raised:
         graph(dataset("customers")).find("customer")
     assert raised.value.hint == "did you mean `customers`?"
+
+
+def test_a_chain_may_be_longer_than_the_interpreter_s_stack() -> None:
+    length = 3 * sys.getrecursionlimit()
+    reads = {f"t{number}": f"t{number + 1}" for number in range(length)}
+    built = chain(**reads, **{f"t{length}": "/landing"})
+    assert [name.name for name in built.order()] == [f"t{number}" for number in range(length, -1, -1)]
+    assert [name.name for name in built.downstream(NAMES.resolve("t7"))] == ["t6"]

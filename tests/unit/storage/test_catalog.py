@@ -8,6 +8,7 @@ import pytest
 
 from lakelet.errors import DefinitionError, SourceError
 from lakelet.names import NameContext
+from lakelet.places import ObjectPath
 from lakelet.storage.catalog import Catalog
 
 NAMES = NameContext()
@@ -49,7 +50,22 @@ def test_paths_of_pipeline_code(written: str, local: str) -> None:
     assert CATALOG.path(written) == local
 
 
-@pytest.mark.parametrize("path", ["s3://bucket/x", "abfss://c@a/x", "gs://b/x"])
+@pytest.mark.parametrize("path", ["s3://bucket/x", "abfss://c@a.dfs.core.windows.net/x", "gs://b/x"])
+def test_an_address_in_an_object_store_stands_for_itself(path: str) -> None:
+    assert CATALOG.path(f"{path}/") == path
+    assert CATALOG.relative(path) == CATALOG.absolute(path) == path
+
+
+def test_volumes_and_tables_lie_in_the_object_store_that_the_storage_is_in(tmp_path: Path) -> None:
+    catalog = Catalog(storage=ObjectPath.of("s3://lake/shop"), root=tmp_path)
+    assert catalog.path("/Volumes/main/raw/x") == "s3://lake/shop/Volumes/main/raw/x"
+    assert catalog.location(NAMES.resolve("c.s.t")) == "s3://lake/shop/tables/c/s/t"
+    assert catalog.absolute(catalog.relative("s3://lake/shop/tables/c/s/t")) == "s3://lake/shop/tables/c/s/t"
+    assert str(catalog.checkpoint(NAMES.resolve("c.s.t"))) == "s3://lake/shop/_checkpoints/c/s/t"
+    assert catalog.journal.is_relative_to(tmp_path / ".lakelet")
+
+
+@pytest.mark.parametrize("path", ["hdfs://name/x", "wasbs://c@a/x", "https://host/x"])
 def test_other_file_systems_are_refused(path: str) -> None:
     with pytest.raises(SourceError) as raised:
         CATALOG.path(path)
