@@ -11,7 +11,8 @@ import pytest
 from starlette.testclient import TestClient
 from tests.web.web_kit import ORIGIN, Shop, post, wait_for
 
-from lakelet.web.security import Access, is_loopback
+from lakelet.addresses import is_loopback
+from lakelet.web.security import Access
 
 CHANGES = ("/actions/start", "/actions/stop", "/actions/dry-run", "/actions/start.json", "/actions/stop.json")
 

@@ -218,7 +218,7 @@ def connect(url: str, session_id: str, *, retries: int = RETRIES) -> SparkConnec
     # What it says becomes an error of ours.
     warnings.filterwarnings("ignore", message=r"\[RETRIES_EXCEEDED\]")
     client = SparkConnectClient(DefaultChannelBuilder(with_session(url, session_id), channelOptions=CHANNEL_OPTIONS))
-    client.set_retry_policies([DefaultPolicy(max_retries=retries, max_backoff=1000)])
+    client.set_retry_policies([DefaultPolicy(max_retries=retries, max_backoff=1000)] if retries else [])
     # At exit it would try for seconds to reach an endpoint that may have ended before it, to clear a cache of models.
     atexit.unregister(client._on_exit)
     return client
