@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,12 @@ from lakelet.doors import Doors, open_doors
 from lakelet.pipeline import Pipeline
 
 TIMEOUT_SECONDS = 120.0
+
+
+@pytest.fixture(autouse=True)
+def client_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `pyspark.sql.functions` make expressions of Spark Connect, as in the process of a client."""
+    monkeypatch.setenv("SPARK_CONNECT_MODE_ENABLED", "1")
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +46,10 @@ def new_session() -> Iterator[Callable[[str], SparkSession]]:
     made: list[SparkSession] = []
 
     def make(url: str) -> SparkSession:
+        before = dict(os.environ)
         session = SparkSession.builder.remote(url).create()
+        os.environ.clear()
+        os.environ.update(before)  # what it leaves there would reach the processes of other tests
         made.append(session)
         return session
 

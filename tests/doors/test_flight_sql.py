@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from adbc_driver_flightsql import dbapi
+from adbc_driver_flightsql import DatabaseOptions, dbapi
 from pyarrow import flight
 from tests.web.web_kit import Shop
 
-from lakelet.doors import Doors
+from lakelet.doors import Doors, open_doors
 from lakelet.doors.flight_messages import packed
+from lakelet.pipeline import Pipeline
 
 
 @pytest.fixture
@@ -103,6 +105,20 @@ def test_a_prepared_statement_says_its_columns_and_runs_again(connection: Any) -
             cursor.execute(sql)
             assert cursor.fetchall() == [(1, 10), (2, 250)]
     assert rows(connection, sql).schema.names == ["id", "amount"]
+
+
+def test_timestamps_come_without_a_zone_for_drivers_that_know_none(
+    shop: Shop,
+) -> None:
+    sql = "SELECT TIMESTAMP'2026-01-01T12:00:00Z' AS at, TIMESTAMP_NTZ'2026-01-01 12:00:00' AS there"
+    pipeline = Pipeline(shop.root, configuration={"lakelet.timezone": "Asia/Tokyo"}, engine=shop.engine)
+    with open_doors(pipeline, spark_port=0, flight_port=0, queries=1) as doors:
+        options = {f"{DatabaseOptions.RPC_CALL_HEADER_PREFIX.value}x-lakelet-timestamps": "local"}
+        with dbapi.connect(doors.flight_sql, db_kwargs=options, autocommit=True) as connection:
+            noon = datetime(2026, 1, 1, 12)
+            assert rows(connection, sql).to_pylist() == [{"at": noon.replace(hour=21), "there": noon}]
+        with dbapi.connect(doors.flight_sql, autocommit=True) as connection:
+            assert rows(connection, sql).to_pylist() == [{"at": noon.replace(tzinfo=UTC), "there": noon}]
 
 
 def test_a_wrong_query_says_what_is_wrong(connection: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pyspark.sql import SparkSession
 from tests.web.web_kit import Shop
 
 COMMAND = "from lakelet.cli import main; main()"
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "SPARK_CONNECT_MODE_ENABLED"}
 
 
 class Server:
@@ -24,7 +26,11 @@ class Server:
     def __init__(self, shop: Shop, *options: str) -> None:
         arguments = ["serve", "--spec", str(shop.root), "--port", "0", "--flight-port", "0", "--json", *options]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
         )
         assert self.process.stdout is not None
         text = ""
@@ -36,6 +42,13 @@ class Server:
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
+
+
+def ended(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=120, env=ENVIRONMENT
+    )
 
 
 def children_of(pid: int) -> list[int]:
@@ -78,7 +91,9 @@ def test_a_port_may_be_in_use(shop: Shop, option: str) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         arguments = ["serve", "--spec", str(shop.root), "--port", "0", "--flight-port", "0", option, port]
-        done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=120, env=ENVIRONMENT
+        )
     assert done.returncode == 2
     assert f"ADDRESS_IN_USE]: the door cannot be served at 127.0.0.1, port {port}" in done.stderr
     assert f"choose another port with `{option}`" in done.stderr
@@ -89,7 +104,9 @@ def test_files_that_do_not_load_are_an_error_at_once(shop: Shop, tmp_path: Path)
     (tmp_path / "transformations").mkdir()
     (tmp_path / "transformations" / "broken.py").write_text("this is no Python")
     arguments = ["serve", "--spec", str(tmp_path), "--port", "0", "--flight-port", "0"]
-    done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=120, env=ENVIRONMENT
+    )
     assert done.returncode == 2
     assert "transformations/broken.py:1" in done.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pyspark.sql import functions as F
 from tests.web.web_kit import Shop, wait_for
 
 from lakelet.doors import Doors
+from lakelet.pipeline import Pipeline
 from lakelet.plan import relation as plan
 
 ENDLESS = "SELECT count(*) FROM range(1000000000000) a JOIN range(1000000) b ON a.id % 7 = b.id % 5"
@@ -78,22 +80,21 @@ def test_what_people_do_first_in_a_notebook_works(spark: SparkSession, capsys: p
 
 
 def test_a_query_that_starts_sees_the_newest_rows(
-    shop: Shop, doors: Doors, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, engine: Any
+    tmp_path: Path, new_session: Callable[[str], SparkSession], engine: Any
 ) -> None:
     from lakelet.doors import open_doors
 
-    other = Shop(tmp_path_factory.mktemp("growing"), engine)
+    other = Shop(tmp_path, engine)
     other.land((1, "ann", 10))
     other.run()
     with open_doors(other.pipeline().sibling(), spark_port=0, flight_port=0, queries=1) as opened:
-        session = SparkSession.builder.remote(opened.spark_connect).create()
+        session = new_session(opened.spark_connect)
         orders = session.table("bronze.orders")
         assert orders.count() == 1
         other.land((2, "bob", 5))
         other.run()
         assert orders.count() == 2
         assert session.sql("SELECT * FROM bronze.orders VERSION AS OF 1").count() == 1
-        session.client.close()
     other.close()
 
 
@@ -116,6 +117,18 @@ def test_views_and_settings_are_a_sessions_own(
     hour = "SELECT hour(TIMESTAMP '2026-01-01T00:00:00Z') AS hour"
     assert (spark.sql(hour).collect(), other.sql(hour).collect()) == ([Row(hour=9)], [Row(hour=0)])
     spark.conf.unset("spark.sql.session.timeZone")
+
+
+def test_today_is_the_day_in_the_sessions_zone(shop: Shop, spark: SparkSession) -> None:
+    """The two zones are 25 hours apart: never on the same day."""
+    days = []
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        spark.conf.set("spark.sql.session.timeZone", zone)
+        [[day]] = spark.sql("SELECT current_date() AS day").collect()
+        pipeline = Pipeline(shop.root, configuration={"lakelet.timezone": zone}, engine=shop.engine)
+        days.append((day, pipeline.query("SELECT current_date() AS day")["day"][0].as_py()))
+    spark.conf.unset("spark.sql.session.timeZone")
+    assert days[0][0] > days[1][0] and days[0][1] > days[1][1]
 
 
 def test_errors_are_sparks_with_the_condition_and_a_hint(spark: SparkSession) -> None:
@@ -146,6 +159,21 @@ def test_an_interrupt_ends_the_query_and_its_process(doors: Doors, spark: SparkS
     assert len(ended) == 1 and "OPERATION_CANCELED" in str(failures[0])
     assert not doors.tables.processes._leases
     assert spark.range(3).count() == 3
+
+
+def test_an_interrupt_never_gives_part_of_a_result_for_the_whole(
+    doors: Doors, new_session: Callable[[str], SparkSession]
+) -> None:
+    client = new_session(doors.spark_connect).client
+    for taken in range(4):
+        request = client._execute_plan_request_with_metadata()
+        request.plan.root.CopyFrom(plan.sql("SELECT id FROM range(100000000)"))
+        call = client._stub.ExecutePlan(request)
+        seen = [next(call) for _ in range(taken)]
+        wait_for(client.interrupt_all)
+        with pytest.raises(Exception, match="OPERATION_CANCELED"):
+            seen.extend(call)
+        assert not any(response.HasField("result_complete") for response in seen)
 
 
 def test_a_client_that_goes_away_ends_its_query(doors: Doors, new_session: Callable[[str], SparkSession]) -> None:

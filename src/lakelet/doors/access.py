@@ -17,6 +17,9 @@ from lakelet.errors import SpecError
 
 HEADER = "x-lakelet-token"
 """For clients that send an `authorization` header over TLS only, as PySpark does."""
+TIMESTAMPS_HEADER = "x-lakelet-timestamps"
+"""For the JDBC driver, whose `getObject(int)` knows no timestamps with a zone."""
+GUARD = "guard"
 _MESSAGE = "a token is required: use the address that the server printed when it started"
 
 
@@ -98,29 +101,39 @@ def _unauthenticated(request: Any, context: grpc.ServicerContext) -> None:
     context.abort(grpc.StatusCode.UNAUTHENTICATED, _MESSAGE)
 
 
+class FlightCall(flight.ServerMiddleware):  # type: ignore[misc]
+    """What the headers of one call say.
+
+    Args:
+        bearer: sent back to who logs in with a password.
+        local_timestamps: timestamps are wanted as the pipeline's zone writes them, without a zone.
+    """
+
+    def __init__(self, *, bearer: str | None, local_timestamps: bool) -> None:
+        self._bearer = bearer
+        self.local_timestamps = local_timestamps
+
+    def sending_headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self._bearer}"} if self._bearer else {}
+
+
 class FlightGuard(flight.ServerMiddlewareFactory):  # type: ignore[misc]
     """Turns away calls without the token; who logs in with a password is given a bearer's."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token
 
-    def start_call(self, info: flight.CallInfo, headers: Mapping[str, list[Any]]) -> flight.ServerMiddleware | None:
+    def start_call(self, info: flight.CallInfo, headers: Mapping[str, list[Any]]) -> FlightCall:
         pairs = [
             (name.lower(), value) for name, values in headers.items() for value in values if isinstance(value, str)
         ]
         if self._token is not None and not is_let_in(pairs, self._token):
             raise flight.FlightUnauthenticatedError(_MESSAGE)
-        if any(name == "authorization" and value.lower().startswith("basic ") for name, value in pairs):
-            return _Bearer(self._token or "open")
-        return None
-
-
-class _Bearer(flight.ServerMiddleware):  # type: ignore[misc]
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def sending_headers(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self._token}"}
+        logs_in = any(name == "authorization" and value.lower().startswith("basic ") for name, value in pairs)
+        return FlightCall(
+            bearer=(self._token or "open") if logs_in else None,
+            local_timestamps=(TIMESTAMPS_HEADER, "local") in pairs,
+        )
 
 
 class NoHandshake(flight.ServerAuthHandler):  # type: ignore[misc]

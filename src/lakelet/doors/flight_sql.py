@@ -12,15 +12,17 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from google.protobuf.message import DecodeError
 from pyarrow import flight
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakelet.doors import flight_catalog
+from lakelet.doors.access import GUARD, FlightCall
 from lakelet.doors.flight_messages import packed, unpacked
 from lakelet.doors.spark_errors import text_of
 from lakelet.doors.streams import Running
-from lakelet.doors.tables import OpenQuery, OpenTables
+from lakelet.doors.tables import TIME_ZONE, OpenQuery, OpenTables
 from lakelet.errors import DefinitionError, LakeletError
 from lakelet.plan import relation as plan
 from lakelet.queries.processes import Lease
@@ -81,7 +83,7 @@ class FlightSqlDoor(flight.FlightServerBase):  # type: ignore[misc]
         name, command = self._command(descriptor)
         if name in _STATEMENTS:
             sql = _text_of(name, command)
-            schema, ticket = self._schema(sql), packed("TicketStatementQuery", statement_handle=sql.encode())
+            schema, ticket = self._schema(sql, context), packed("TicketStatementQuery", statement_handle=sql.encode())
         else:
             schema, ticket = flight_catalog.schema_of(name, command), descriptor.command
         return flight.FlightInfo(schema, descriptor, [flight.FlightEndpoint(ticket, [])], -1, -1)
@@ -90,7 +92,7 @@ class FlightSqlDoor(flight.FlightServerBase):  # type: ignore[misc]
     def get_schema(self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor) -> flight.SchemaResult:
         name, command = self._command(descriptor)
         if name in _STATEMENTS:
-            return flight.SchemaResult(self._schema(_text_of(name, command)))
+            return flight.SchemaResult(self._schema(_text_of(name, command), context))
         return flight.SchemaResult(flight_catalog.schema_of(name, command))
 
     def _command(self, descriptor: flight.FlightDescriptor) -> tuple[str, Any]:
@@ -104,15 +106,19 @@ class FlightSqlDoor(flight.FlightServerBase):  # type: ignore[misc]
         self._tables.check(query)
         return query
 
-    def _schema(self, sql: str) -> pa.Schema:
+    def _schema(self, sql: str, context: flight.ServerCallContext) -> pa.Schema:
         query = self._query(sql)
         with self._tables.lease(query) as lease:
-            return self._columns(query, lease)
+            return self._columns(query, lease, is_local=_wants_local(context))
 
-    def _columns(self, query: OpenQuery, lease: Lease) -> pa.Schema:
-        """Return the columns of a query; what an engine says about NULL may change with the rows, so it is not told."""
+    def _columns(self, query: OpenQuery, lease: Lease, *, is_local: bool) -> pa.Schema:
+        """Return the columns of a query; what an engine says about NULL may change with the rows, so it is not told.
+
+        Args:
+            is_local: of timestamps, whether they lose their zone.
+        """
         schema = to_arrow_schema(self._tables.schema(query, lease), timezone="UTC")
-        return pa.schema([pa.field(field.name, field.type) for field in schema])
+        return pa.schema([pa.field(field.name, _local(field.type) if is_local else field.type) for field in schema])
 
     # -- rows
 
@@ -125,8 +131,9 @@ class FlightSqlDoor(flight.FlightServerBase):  # type: ignore[misc]
             _refuse(name)
         sql = _text_of(name, command)
         query = self._query(sql)
+        is_local = _wants_local(context)
         running: Running[pa.Schema | pa.RecordBatch] = Running(
-            self._tables, query, lambda lease: self._rows(query, lease)
+            self._tables, query, lambda lease: self._rows(query, lease, is_local=is_local)
         )
         parts = running.parts(context.is_cancelled)
         schema = next(parts, None)
@@ -134,12 +141,13 @@ class FlightSqlDoor(flight.FlightServerBase):  # type: ignore[misc]
             raise flight.FlightCancelledError("the query was cancelled")
         return flight.GeneratorStream(schema, _told_in_parts(parts))
 
-    def _rows(self, query: OpenQuery, lease: Lease) -> Iterator[pa.Schema | pa.RecordBatch]:
+    def _rows(self, query: OpenQuery, lease: Lease, *, is_local: bool) -> Iterator[pa.Schema | pa.RecordBatch]:
         """Yield the columns, then the rows."""
-        schema = self._columns(query, lease)
+        schema = self._columns(query, lease, is_local=is_local)
+        zone = self._tables.configuration.get(TIME_ZONE, "UTC")
         yield schema
         for batch in lease.engine.stream(self._tables.bound(query, lease)):
-            yield batch.cast(schema)
+            yield (_in_zone(batch, zone) if is_local else batch).cast(schema)
 
     # -- prepared statements
 
@@ -152,7 +160,7 @@ class FlightSqlDoor(flight.FlightServerBase):  # type: ignore[misc]
         _, request = unpacked(action.body.to_pybytes())
         if request is None or request.DESCRIPTOR.name != "ActionCreatePreparedStatementRequest":
             _refuse(action.type)
-        schema = self._schema(request.query)
+        schema = self._schema(request.query, context)
         answer = {
             "prepared_statement_handle": request.query.encode(),
             "dataset_schema": schema.serialize().to_pybytes(),
@@ -183,6 +191,26 @@ class FlightSqlDoor(flight.FlightServerBase):  # type: ignore[misc]
     @_answered
     def list_flights(self, context: flight.ServerCallContext, criteria: bytes) -> Any:
         _refuse("a list of flights")
+
+
+def _wants_local(context: flight.ServerCallContext) -> bool:
+    call: FlightCall = context.get_middleware(GUARD)
+    return call.local_timestamps
+
+
+def _local(kind: pa.DataType) -> pa.DataType:
+    return pa.timestamp("us") if pa.types.is_timestamp(kind) else kind
+
+
+def _in_zone(batch: pa.RecordBatch, zone: str) -> pa.RecordBatch:
+    """Return rows with timestamps as clocks in a zone show them, and without it."""
+    columns = [
+        pc.local_timestamp(column.cast(pa.timestamp("us", zone)))
+        if pa.types.is_timestamp(column.type) and column.type.tz
+        else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _told_in_parts(parts: Iterator[Any]) -> Iterator[pa.RecordBatch]:

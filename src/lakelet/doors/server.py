@@ -15,7 +15,7 @@ from pyarrow import flight
 from pyspark.sql.connect.proto import base_pb2_grpc
 
 from lakelet.addresses import in_use, is_loopback, listener, new_token, shown_host
-from lakelet.doors.access import HEADER, Certificate, FlightGuard, GrpcGuard, NoHandshake
+from lakelet.doors.access import GUARD, HEADER, Certificate, FlightGuard, GrpcGuard, NoHandshake
 from lakelet.doors.flight_sql import FlightSqlDoor
 from lakelet.doors.sessions import MOST_BYTES
 from lakelet.doors.spark_connect import SparkConnectDoor
@@ -142,7 +142,7 @@ def _flight_door(
             tables,
             location=f"{scheme}://{_address(host, port)}",
             auth_handler=NoHandshake(),
-            middleware={"guard": FlightGuard(token)},
+            middleware={GUARD: FlightGuard(token)},
             tls_certificates=None if certificate is None else [(certificate.chain, certificate.key)],
         )
     except (pa.ArrowException, flight.FlightError, OSError) as error:

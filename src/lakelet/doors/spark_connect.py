@@ -73,7 +73,7 @@ def _answered(call: Call) -> Call:
     return cast(Call, parts if inspect.isgeneratorfunction(call) else whole)
 
 
-class SparkConnectDoor(base_pb2_grpc.SparkConnectServiceServicer):  # type: ignore[misc]
+class SparkConnectDoor(base_pb2_grpc.SparkConnectServiceServicer):
     """Answers Spark Connect clients."""
 
     def __init__(self, tables: OpenTables) -> None:

@@ -34,6 +34,7 @@ class Running(Generic[T]):
         self._parts: queue.Queue[T | None] = queue.Queue(AHEAD)
         self._lease: Lease | None = None
         self._error: BaseException | None = None
+        self._is_whole = False
         self._is_read = threading.Event()
         self._is_left = threading.Event()
 
@@ -44,7 +45,7 @@ class Running(Generic[T]):
             is_gone: whether the client has gone; asked while nothing comes.
 
         Raises:
-            LakeletError: what the query failed with, never after its last part.
+            LakeletError: what the query failed with, or that it was cancelled: parts that end without an error are all.
         """
         threading.Thread(target=self._run, name="query", daemon=True).start()
         try:
@@ -52,15 +53,15 @@ class Running(Generic[T]):
                 yield part
         finally:
             self.cancel()
-        if self._error is not None:
-            raise self._error
+        if not self._is_whole:
+            raise self._error or _cancelled()
 
     def cancel(self) -> None:
         """End the query, if it has not ended."""
         self._is_left.set()
         lease = self._lease
         if lease is not None and not self._is_read.is_set():
-            lease.end(QueryError("OPERATION_CANCELED", "the query was cancelled", cause="the client asked for it"))
+            lease.end(_cancelled())
 
     def _next(self, is_gone: Callable[[], bool]) -> T | None:
         """Return the next part, None if there is no more."""
@@ -83,6 +84,7 @@ class Running(Generic[T]):
                     return
                 for part in self._read(lease):
                     self._put(part, lease)
+                self._is_whole = True
         except _GoneError:
             pass
         except BaseException as error:
@@ -101,3 +103,7 @@ class Running(Generic[T]):
             with suppress(queue.Full):
                 self._parts.put(part, timeout=_PAUSE_SECONDS)
                 return
+
+
+def _cancelled() -> QueryError:
+    return QueryError("OPERATION_CANCELED", "the query was cancelled", cause="the client asked for it, or has gone")
