@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 SPARK_SUITES = tests/contract/test_cluster_writes.py tests/contract/test_engine.py tests/e2e/test_apparel_on_spark.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-spark test-spark-compare test-browser check format docs bench soak compare-spark-cdc lock clean
+.PHONY: help setup demo test test-spark test-spark-compare test-browser check format docs screenshots bench soak compare-spark-cdc lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -28,6 +28,10 @@ test-spark-compare: setup  ## run the same files and streams through Apache Spar
 test-browser: setup  ## walk the pages in a real browser (needs chromium: apt-get install chromium)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --group browser
 	@LAKELET_BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
+
+screenshots: setup  ## take the pictures of the pages anew (needs chromium)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --group browser
+	@$(BIN)/python scripts/take_screenshots.py
 
 test-spark: setup  ## the engine's contract, and the flagship, on Apache Spark with Delta Lake: needs Java 17, downloads 450 MB once
 	@$(BIN)/lakelet spark up --port 15002

@@ -22,6 +22,7 @@ from lakelet.terminal.check import check
 from lakelet.terminal.command_group import INTERRUPTED, LakeletGroup
 from lakelet.terminal.export import export
 from lakelet.terminal.project_command import json_option, names_of, opened, project_options, server_options, write_json
+from lakelet.terminal.serve import serve
 from lakelet.terminal.spark_commands import spark
 from lakelet.terminal.upkeep import maintain, repair, reset, state
 
@@ -301,7 +302,7 @@ def explain(spec: str | None, storage: str | None, configuration: dict[str, str]
             out.write(explanation.render() + "\n")
 
 
-for _command in (check, export, state, repair, reset, maintain):
+for _command in (check, export, state, repair, reset, maintain, serve):
     cli.add_command(_command)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tests.web.web_kit import Shop, post, wait_for
 
+from lakelet.addresses import listener
 from lakelet.errors import SpecError
-from lakelet.web.server import _listener
 
 COMMAND = "import sys; from lakelet.cli import main; sys.argv[0] = 'lakelet'; main()"
 
@@ -211,7 +211,7 @@ def test_the_address_may_be_in_use(shop: Shop, server: Server) -> None:
     arguments = ["ui", "--spec", str(shop.root), "--port", str(server.port)]
     done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert "UI_ADDRESS_IN_USE" in done.stderr
+    assert "ADDRESS_IN_USE" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,8 @@ def test_the_address_may_be_in_use(shop: Shop, server: Server) -> None:
 )
 def test_a_host_that_is_not_here_is_no_address_in_use(host: str, reason: str) -> None:
     with pytest.raises(SpecError) as raised:
-        _listener(host, 0)
-    assert raised.value.condition == "UI_ADDRESS_NOT_AVAILABLE"
+        listener(host, 0, what="the page")
+    assert raised.value.condition == "ADDRESS_NOT_AVAILABLE"
     assert reason in raised.value.message
     assert "--host" in (raised.value.hint or "")
 

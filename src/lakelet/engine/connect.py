@@ -40,6 +40,8 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_send_message_length", -1),
 ]
 
+RETRIES = 6
+
 
 class ConnectEngine:
     """A session of its own on a Spark Connect endpoint.
@@ -49,6 +51,7 @@ class ConnectEngine:
             left to the environment variable `SPARK_CONNECT_AUTHENTICATE_TOKEN`.
         configuration: session settings, `spark.*` keys.
         capabilities: what the endpoint can do, where that is known; None to ask it.
+        retries: how often a call is tried again while the endpoint does not answer.
 
     Raises:
         QueryError: `ENGINE_UNAVAILABLE`, or what the endpoint refuses.
@@ -60,10 +63,11 @@ class ConnectEngine:
         *,
         configuration: Mapping[str, str] | None = None,
         capabilities: EngineCapabilities | None = None,
+        retries: int = RETRIES,
     ) -> None:
         self.url = url
         self.session_id = str(uuid.uuid4())
-        self._client = connect(url, self.session_id)
+        self._client = connect(url, self.session_id, retries=retries)
         for key, value in {"spark.sql.session.timeZone": "UTC", **(configuration or {})}.items():
             self._set(key, value)
         self._shares_names = capabilities is None or not capabilities.scoped_sources
@@ -134,6 +138,22 @@ class ConnectEngine:
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 
+    def responses(self, relation: Relation) -> Iterator[proto.ExecutePlanResponse]:
+        """Yield what the endpoint answers when it runs a relation, to its very end; for a server that passes it on."""
+        from pyspark.sql.connect.client.reattach import ExecutePlanResponseReattachableIterator
+
+        client = self._client
+        request = client._execute_plan_request_with_metadata()
+        request.plan.CopyFrom(self._plan(relation))
+        with _translated(self.url):
+            answers = ExecutePlanResponseReattachableIterator(
+                request, client._stub, client._retrying, client._builder.metadata()
+            )
+            try:
+                yield from answers
+            finally:
+                answers.close()
+
     def command(self, command: proto.Command) -> None:
         with _translated(self.url):
             self._client.execute_command(self._scoped(command))
@@ -198,10 +218,11 @@ def with_session(url: str, session_id: str) -> str:
     return f"{base.rstrip('/')}/;{';'.join([*kept, f'session_id={session_id}'])}"
 
 
-def connect(url: str, session_id: str) -> SparkConnectClient:
+def connect(url: str, session_id: str, *, retries: int = RETRIES) -> SparkConnectClient:
     """Return a client of the endpoint that shares the session `session_id` with others.
 
-    It tries for about four seconds to reach the endpoint, not for pyspark's ten minutes.
+    Args:
+        retries: how often it tries again to reach the endpoint: for about four seconds, not for pyspark's ten minutes.
     """
     from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
     from pyspark.sql.connect.client.retries import DefaultPolicy
@@ -210,7 +231,7 @@ def connect(url: str, session_id: str) -> SparkConnectClient:
     # What it says becomes an error of ours.
     warnings.filterwarnings("ignore", message=r"\[RETRIES_EXCEEDED\]")
     client = SparkConnectClient(DefaultChannelBuilder(with_session(url, session_id), channelOptions=CHANNEL_OPTIONS))
-    client.set_retry_policies([DefaultPolicy(max_retries=6, max_backoff=1000)])
+    client.set_retry_policies([DefaultPolicy(max_retries=retries, max_backoff=1000)] if retries else [])
     # At exit it would try for seconds to reach an endpoint that may have ended before it, to clear a cache of models.
     atexit.unregister(client._on_exit)
     return client

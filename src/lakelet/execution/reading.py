@@ -46,10 +46,14 @@ def bound_query(resolver: Resolver, sql: str, *, event_log: str) -> Relation:
             cause=sql.strip()[:200],
             hint="write one SELECT; only the pipeline writes its tables",
         )
+    return bound_relation(resolver, normalize(plan.sql(sql)), event_log=event_log)
+
+
+def bound_relation(resolver: Resolver, relation: Relation, *, event_log: str) -> Relation:
+    """Return a normalized tree over the newest committed versions, for an engine to run."""
     own = {resolver.names.resolve(name).key: event_log for name in EVENT_LOG_NAMES}
     resolver.external = {**resolver.external, **own}
     binder = Binder(resolver)
-    relation = normalize(plan.sql(sql))
     inputs = binder.inputs(relation, Origin())
     versions = {}
     for location, label in inputs.locations.items():
@@ -67,7 +71,7 @@ def bound_query(resolver: Resolver, sql: str, *, event_log: str) -> Relation:
         )
     resolver.analyze(relation, Origin())
     bound = binder.bind(relation, Origin(), slices={}, versions=versions)
-    return with_clock(bound.rows, datetime.now(UTC))
+    return with_clock(bound.rows, datetime.now(UTC), time_zone=resolver.time_zone)
 
 
 def _not_there(label: str, location: str, *, is_own: bool) -> SourceError:

@@ -73,6 +73,13 @@ class Resolver(Reads):
                 self._relations[flow.name] = self.prepared(_called(flow, self.catalog.root))
         return self._relations[flow.name]
 
+    def add_view(self, name: TableName, tree: Relation) -> None:
+        """Have a name stand for a normalised tree, as a temporary view without rules does."""
+        flow = Flow(name=str(name), target=name, query=SqlQuery(text=""))
+        self.datasets[name.key] = Dataset(name=name, kind=DatasetKind.TEMPORARY_VIEW)
+        self.flows[name.key] = [flow]
+        self._relations[flow.name] = tree
+
     def schema(self, name: TableName) -> StructType:
         """Return the columns of a dataset.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import socket
 import threading
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from lakelet.errors import SpecError
+from lakelet.addresses import is_loopback, listener, new_token, shown_host
 from lakelet.pipeline import Pipeline
 from lakelet.web.app import create_app
 from lakelet.web.pages import Page
-from lakelet.web.security import LOOPBACK_NAMES, Access, is_loopback, new_token
+from lakelet.web.security import LOOPBACK_NAMES, Access
 from lakelet.web.site import Site
 
 DEFAULT_PORT = 4040
@@ -55,10 +54,10 @@ def serve(
         ready: called once, when requests are answered.
 
     Raises:
-        SpecError: `UI_ADDRESS_IN_USE`, `UI_ADDRESS_NOT_AVAILABLE`.
+        SpecError: `ADDRESS_IN_USE`, `ADDRESS_NOT_AVAILABLE`.
     """
-    listener = _listener(host, port)
-    port = listener.getsockname()[1]
+    opened = listener(host, port, what="the page")
+    port = opened.getsockname()[1]
     is_local = is_loopback(host)
     token = token or (None if is_local else new_token())
     access = Access(
@@ -69,10 +68,8 @@ def serve(
     )
     _ = pipeline.engine  # started in the main thread, where signals are Python's again afterwards
     site = Site(pipeline)
-    name = f"[{host}]" if ":" in host else host
-    if host in ("0.0.0.0", "::"):
-        name = socket.gethostname()
-    address = Address(host=host, port=port, url=f"http://{name}:{port}/" + (f"?token={token}" if token else ""))
+    url = f"http://{shown_host(host)}:{port}/" + (f"?token={token}" if token else "")
+    address = Address(host=host, port=port, url=url)
     config = uvicorn.Config(
         create_app(site, pages=pages, access=access, first=first),
         log_level="warning",
@@ -82,7 +79,7 @@ def serve(
         timeout_graceful_shutdown=2,
         limit_concurrency=MOST_CONNECTIONS,
     )
-    _Server(config, on_stop=site.closing.set, ready=lambda: ready and ready(address, site)).run(sockets=[listener])
+    _Server(config, on_stop=site.closing.set, ready=lambda: ready and ready(address, site)).run(sockets=[opened])
 
 
 class _Server(uvicorn.Server):
@@ -114,31 +111,3 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_stop()
         await super().shutdown(sockets)
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, UnicodeError) as error:
-        listener.close()
-        is_name = isinstance(error, UnicodeError | socket.gaierror)
-        if is_name or (isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL):
-            raise SpecError(
-                "UI_ADDRESS_NOT_AVAILABLE",
-                f"the page cannot be served at {host}: "
-                + ("the name cannot be resolved" if is_name else "this machine does not have the address"),
-                cause=str(error),
-                hint="give an address of this machine with `--host`: 127.0.0.1 for this machine only, 0.0.0.0 for all networks",
-            ) from error
-        raise SpecError(
-            "UI_ADDRESS_IN_USE",
-            f"the page cannot be served at {host}, port {port}",
-            cause=str(error),
-            hint="choose another port with `--port`; 0 takes any that is free",
-        ) from error
-    listener.listen(128)
-    listener.set_inheritable(False)
-    return listener

@@ -10,6 +10,8 @@ from typing import Any
 from lakelet.errors import LakeletError
 from lakelet.execution.reading import EVENT_LOG_NAMES
 from lakelet.pipeline import Pipeline
+from lakelet.queries.check import check_sql
+from lakelet.queries.reading import collect, query_over_tables
 from lakelet.secrets import scrubbed, secret_values
 from lakelet.storage.delta_log import latest_version
 from lakelet.web.definition import Definition, Definitions
@@ -17,7 +19,6 @@ from lakelet.web.index import EventIndex
 from lakelet.web.metrics import PipelineMetrics
 from lakelet.web.runner import JOIN_SECONDS, Runner
 from lakelet.web.sql import SqlService
-from lakelet.web.sql_check import check_sql
 from lakelet.web.tables import named
 from lakelet.web.watcher import Watcher
 
@@ -79,8 +80,6 @@ class Site:
 
         An answer is kept as long as no table that it reads has a new version.
         """
-        from lakelet.web.sql_worker import collect, query_over_tables
-
         tables = self.tables()
         event_log = str(self.pipeline.catalog.system / "events")
         try:

@@ -1,0 +1,8 @@
+"""Doors for other tools: the tables of a pipeline, read-only, over Spark Connect and Arrow Flight SQL."""
+
+from __future__ import annotations
+
+from lakelet.doors.access import Certificate
+from lakelet.doors.server import Doors, open_doors
+
+__all__ = ["Certificate", "Doors", "open_doors"]
