@@ -1,4 +1,4 @@
-"""Every suite of this folder runs on each engine listed here."""
+"""Every suite of this folder runs on each engine, and on the store that goes with it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from lakelet.engine.connect import ConnectEngine
 from lakelet.storage.delta_rs import DeltaRsStore
+from lakelet.storage.delta_spark import DeltaSparkStore
 
 
 @pytest.fixture
-def store() -> DeltaRsStore:
-    return DeltaRsStore()
+def store(engine: ConnectEngine) -> DeltaRsStore:
+    return DeltaSparkStore(engine) if engine.capabilities.cluster_writes else DeltaRsStore()
 
 
 @pytest.fixture

@@ -5,12 +5,16 @@ What the endpoint can do is asked, not assumed: each capability is a small query
 Two settings are not a matter of taste. Replies are not compressed: gzip makes a large result eight times slower on a
 loopback connection. Reattachable execution stays on: with it off, a cancelled query returns part of its rows as if
 they were all.
+
+A server may be restarted, and may let a session expire. The call that meets it fails with `ENGINE_SESSION_LOST`, and may be
+tried again: the next one finds a new session with the same settings and functions.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,10 +23,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from lakelet.engine.base import EngineCapabilities
-from lakelet.engine.failures import query_error
+from lakelet.engine.failures import query_error, session_lost
 from lakelet.engine.probes import detect
 from lakelet.engine.releases import use_release_queue
 from lakelet.engine.scopes import scoped
+from lakelet.errors import QueryError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -38,7 +43,16 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # A network that stops without a word ends a call within two minutes, where otherwise it waits for ever. Spark's server
+    # closes connections that ask more often than its own messages (one in two seconds) and every five minutes allow.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
+SESSION_MARK = "spark.lakelet.session"
+"""A setting by which a session is known again."""
+_AWAY = frozenset({"ENGINE_UNAVAILABLE", "ENGINE_SESSION_LOST"})
 
 RETRIES = 6
 
@@ -66,24 +80,83 @@ class ConnectEngine:
         retries: int = RETRIES,
     ) -> None:
         self.url = url
-        self.session_id = str(uuid.uuid4())
-        self._client = connect(url, self.session_id, retries=retries)
-        for key, value in {"spark.sql.session.timeZone": "UTC", **(configuration or {})}.items():
-            self._set(key, value)
+        self._settings = {"spark.sql.session.timeZone": "UTC", **(configuration or {})}
+        self._registered: dict[tuple[str, str], proto.Command] = {}
+        self._lock = threading.Lock()
+        self._is_marked = False
+        self._retries = retries
         self._shares_names = capabilities is None or not capabilities.scoped_sources
+        self._client = self._opened()
+        if capabilities is None:
+            self._is_marked = not _names_its_sessions(self._client)
+            if self._is_marked:
+                self._set(SESSION_MARK, self.session_id)
         self.capabilities = capabilities or detect(self)
         if capabilities is None:
             self.version = self._version()
         if self.capabilities.cluster_writes:
             # Spark's default is INT96, which other readers of the files take for timestamps without a zone.
+            self._settings["spark.sql.parquet.outputTimestampType"] = "TIMESTAMP_MICROS"
             self._set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
 
     version: str
 
+    @property
+    def session_id(self) -> str:
+        return str(self._client._session_id)
+
+    def _opened(self) -> SparkConnectClient:
+        """Return a client of a new session, with our settings and the functions of the user."""
+        session_id = str(uuid.uuid4())
+        marked = {SESSION_MARK: session_id} if self._is_marked else {}
+        with _translated(self.url):
+            client = connect(self.url, session_id, retries=self._retries)
+            for key, value in {**self._settings, **marked}.items():
+                set_config(client, key, value)
+            for command in self._registered.values():
+                client.execute_command(command)
+        return client
+
+    @contextlib.contextmanager
+    def _session(self, client: SparkConnectClient | None = None) -> Iterator[SparkConnectClient]:
+        """Lend the client for one call; if its session turns out to be lost, the next call gets another one.
+
+        Args:
+            client: that of a call which goes on.
+        """
+        client = client or self._client
+        try:
+            with _translated(self.url):
+                try:
+                    yield client
+                except Exception as error:
+                    if query_error(error, url=self.url).condition not in _AWAY:
+                        self._check(client)  # a query may also fail for want of its settings and functions
+                    raise
+                self._check(client)
+        except QueryError as error:
+            if error.condition == "ENGINE_SESSION_LOST":
+                self._renew(client)
+            raise
+
+    def _check(self, client: SparkConnectClient) -> None:
+        """Refuse the result of a server that was restarted meanwhile, and has made a session without our settings.
+
+        Spark finds that out itself. A server that does not is asked for a setting of ours after each call.
+        """
+        if self._is_marked and read_config(client, SESSION_MARK) != client._session_id:
+            raise session_lost(self.url, "the server has made a new session of that name, without its settings")
+
+    def _renew(self, lost: SparkConnectClient) -> None:
+        with self._lock:
+            if self._client is lost:  # of several calls that meet it, the first one renews
+                with contextlib.suppress(QueryError):  # it is away altogether: the next call tries again
+                    self._client = self._opened()
+
     def _version(self) -> str:
         """Return a name that differs where results may: a view computed by another engine is computed anew."""
-        with _translated(self.url):
-            number = self._client._analyze("spark_version").spark_version
+        with self._session() as client:
+            number = client._analyze("spark_version").spark_version
         return f"{'spark' if self.capabilities.observed_metrics else 'connect'}-{number}"
 
     def _set(self, key: str, value: str) -> None:
@@ -92,30 +165,25 @@ class ConnectEngine:
 
     def setting(self, key: str) -> str | None:
         """Return a setting of the session, None if it is not set."""
-        from pyspark.sql.connect import proto
-
-        operation = proto.ConfigRequest.Operation()
-        operation.get_option.keys.append(key)
-        with _translated(self.url):
-            ((_, value),) = self._client.config(operation).pairs
-        return value or None
+        with self._session() as client:
+            return read_config(client, key)
 
     def schema(self, relation: Relation) -> StructType:
-        with _translated(self.url):
-            return self._client.schema(self._plan(relation))
+        with self._session() as client:
+            return client.schema(self._plan(relation))
 
     def collect(self, relation: Relation) -> pa.Table:
-        with _translated(self.url):
-            table, _, _ = self._client.to_table(self._plan(relation), {})
-            return table
+        with self._session() as client:
+            table, _, _ = client.to_table(self._plan(relation), {})
+        return table
 
     def stream(self, relation: Relation) -> pa.RecordBatchReader:
         from pyspark.sql.types import StructType
 
-        rows: Any = self._client.to_table_as_iterator(self._plan(relation), {})
-        with _translated(self.url):
-            schema: pa.Schema | None = None
-            first: pa.Table | None = None
+        schema: pa.Schema | None = None
+        first: pa.Table | None = None
+        with self._session() as client:
+            rows: Any = client.to_table_as_iterator(self._plan(relation), {})
             for item in rows:
                 if not isinstance(item, StructType):
                     schema, first = item.schema, item
@@ -129,7 +197,7 @@ class ConnectEngine:
             if first is not None:
                 yield from first.to_batches()
             try:
-                with _translated(self.url):
+                with self._session(client):
                     for item in rows:
                         if not isinstance(item, StructType):
                             yield from item.to_batches()
@@ -142,10 +210,9 @@ class ConnectEngine:
         """Yield what the endpoint answers when it runs a relation, to its very end; for a server that passes it on."""
         from pyspark.sql.connect.client.reattach import ExecutePlanResponseReattachableIterator
 
-        client = self._client
-        request = client._execute_plan_request_with_metadata()
-        request.plan.CopyFrom(self._plan(relation))
-        with _translated(self.url):
+        with self._session() as client:
+            request = client._execute_plan_request_with_metadata()
+            request.plan.CopyFrom(self._plan(relation))
             answers = ExecutePlanResponseReattachableIterator(
                 request, client._stub, client._retrying, client._builder.metadata()
             )
@@ -155,27 +222,17 @@ class ConnectEngine:
                 answers.close()
 
     def command(self, command: proto.Command) -> None:
-        with _translated(self.url):
-            self._client.execute_command(self._scoped(command))
+        scoped_command = self._scoped(command)
+        with self._session() as client:
+            client.execute_command(scoped_command)
+        kind = command.WhichOneof("command_type") or ""
+        made = getattr(command, kind)
+        self._registered[kind, getattr(made, "function_name", "") or getattr(made, "name", "")] = scoped_command
 
     def observed(self, command: proto.Command, *, settings: Mapping[str, str] | None = None) -> dict[str, Any]:
-        client = self._client if not settings else self._configured(settings)
-        try:
-            with _translated(self.url):
-                _, _, execution = client.execute_command(self._scoped(command))
-            return {key: value for metrics in execution._observations for key, value in _pairs(metrics).items()}
-        finally:
-            if client is not self._client:
-                client.release_session()
-                client.close()
-
-    def _configured(self, settings: Mapping[str, str]) -> SparkConnectClient:
-        """Return a client of a copy of the session, functions included, in which some settings differ."""
-        with _translated(self.url):
-            client = self._client.clone()
-            for key, value in settings.items():
-                set_config(client, key, value)
-            return client
+        with self._session() as client, _configured(client, settings or {}) as configured:
+            _, _, execution = configured.execute_command(self._scoped(command))
+        return {key: value for metrics in execution._observations for key, value in _pairs(metrics).items()}
 
     def _plan(self, relation: Relation) -> Any:
         from pyspark.sql.connect import proto
@@ -205,6 +262,28 @@ class ConnectEngine:
         with contextlib.suppress(Exception):  # the endpoint may be gone, and its session with it
             self._client.release_session()
         self._client.close()
+
+
+@contextlib.contextmanager
+def _configured(client: SparkConnectClient, settings: Mapping[str, str]) -> Iterator[SparkConnectClient]:
+    """Lend a client of a copy of the session, functions included, in which some settings differ."""
+    if not settings:
+        yield client
+        return
+    copy = client.clone()
+    try:
+        for key, value in settings.items():
+            set_config(copy, key, value)
+        yield copy
+    finally:
+        with contextlib.suppress(Exception):  # the endpoint may be gone, and the copy with it; why is told already
+            copy.release_session()
+        copy.close()
+
+
+def _names_its_sessions(client: SparkConnectClient) -> bool:
+    """Return whether the server gives each session a name of its own, and so notices one that is not the same any more."""
+    return client._server_session_id != client._session_id
 
 
 def _pairs(metrics: Any) -> dict[str, Any]:
@@ -244,6 +323,16 @@ def set_config(client: SparkConnectClient, key: str, value: str) -> None:
     pair = operation.set.pairs.add()
     pair.key, pair.value = key, value
     client.config(operation)
+
+
+def read_config(client: SparkConnectClient, key: str) -> str | None:
+    """Return a setting of a session, None if it is not set."""
+    from pyspark.sql.connect import proto
+
+    operation = proto.ConfigRequest.Operation()
+    operation.get_option.keys.append(key)
+    ((_, value),) = client.config(operation).pairs
+    return value or None
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ _UNREACHABLE = re.compile(
     r"StatusCode\.UNAVAILABLE|failed to connect to all addresses|RETRIES_EXCEEDED|connection (?:refused|reset)|Socket closed",
     re.IGNORECASE,
 )
+_EXPIRED = re.compile(r"session \S+ is not running")
 _STACKTRACE = re.compile(r"\n+\s*JVM stacktrace:")
 _CAUSED_BY = re.compile(r"^Caused by: [\w.$]+: \[([\w.]+)\] (.*)$", re.MULTILINE)
 _WRAPPERS = frozenset({"TASK_WRITE_FAILED", "STREAM_FAILED"})
@@ -43,13 +44,8 @@ def query_error(error: Exception, *, url: str) -> QueryError:
         return QueryError("OPERATION_CANCELED", "the query was cancelled", cause=text.splitlines()[0])
     if _UNREACHABLE.search(text):
         return unavailable(url, text)
-    if condition.startswith(("INVALID_HANDLE.", "INVALID_CURSOR.")):
-        return QueryError(
-            "ENGINE_SESSION_LOST",
-            f"the engine at {without_secrets(url)} no longer knows the session of this pipeline",
-            cause=_first_line(text),
-            hint="it was restarted, or the session expired: run the update again",
-        )
+    if condition.startswith(("INVALID_HANDLE.", "INVALID_CURSOR.")) or _EXPIRED.search(text):
+        return session_lost(url, text)
     if condition:
         return _spark_error(error, condition, text)
     for pattern, explain in _RULES:
@@ -71,6 +67,16 @@ def unavailable(url: str, cause: str) -> QueryError:
         f"the engine at {without_secrets(url)} does not answer",
         cause=_first_line(cause),
         hint="check `lakelet.engine` and that the server runs, then run the update again: nothing is written twice",
+        retryable=True,
+    )
+
+
+def session_lost(url: str, cause: str) -> QueryError:
+    return QueryError(
+        "ENGINE_SESSION_LOST",
+        f"the engine at {without_secrets(url)} no longer knows the session of this pipeline",
+        cause=_first_line(cause),
+        hint="it was restarted, or the session expired: run the update again",
         retryable=True,
     )
 

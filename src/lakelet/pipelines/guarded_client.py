@@ -14,7 +14,7 @@ from pyspark.errors.exceptions.connect import SparkNoSuchElementException
 from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
 from pyspark.sql.connect.client.core import AnalyzeResult, ConfigResult
 
-from lakelet.engine.connect import with_session
+from lakelet.engine.connect import CHANNEL_OPTIONS, with_session
 from lakelet.errors import DefinitionError, LakeletError, Origin
 from lakelet.names import NameContext
 from lakelet.pipelines.call_site import CallSite, call_site
@@ -87,8 +87,7 @@ class GuardedClient(SparkConnectClient):
         names: NameContext,
     ) -> None:
         connection = with_session(url, session_id)
-        options = [("grpc.compression_enabled_algorithms_bitset", 1)]
-        super().__init__(connection=DefaultChannelBuilder(connection, channelOptions=options))
+        super().__init__(connection=DefaultChannelBuilder(connection, channelOptions=CHANNEL_OPTIONS))
         self._handler = handler
         self._names = names
         self._configuration = {**ENGINE_DEFAULTS, **configuration}
