@@ -177,7 +177,13 @@ def test_every_point_of_the_source_is_public() -> None:
         if (found := line.strip().removeprefix('reach("').removesuffix('")')) and f'reach("{found}")' == line.strip()
     }
     assert reached == set(CRASH_POINTS)
-    assert {*faults.POINTS, *faults.FILE_POINTS, *faults.SINK_POINTS, *faults.STATE_POINTS} == set(CRASH_POINTS)
+    assert {
+        *faults.POINTS,
+        *faults.FILE_POINTS,
+        *faults.SINK_POINTS,
+        *faults.STATE_POINTS,
+        *faults.PIECE_POINTS,
+    } == set(CRASH_POINTS)
 
 
 def test_a_wrong_point_is_refused_with_the_nearest_name() -> None:

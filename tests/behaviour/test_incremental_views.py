@@ -398,10 +398,9 @@ def test_a_view_is_computed_anew_if_the_files_that_were_added_are_gone(project: 
     assert project.rows("v", "shop", "x") == [("N", 10), ("S", 4), (None, 6)]
 
 
-def test_partial_values_of_too_many_rows_are_not_taken_up_at_once(
-    project: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_partial_values_of_too_many_rows_are_not_taken_up(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lakelet.execution.refresh_plan.MOST_ROWS_AT_ONCE", FIRST.num_rows - 1)
+    monkeypatch.setattr("lakelet.execution.refresh_plan.MOST_ROWS_IN_PIECES", FIRST.num_rows - 1)
     project.write(view(GROUPED["sum"]))
     for _ in range(2):
         project.land("sales", FIRST)
@@ -411,3 +410,49 @@ def test_partial_values_of_too_many_rows_are_not_taken_up_at_once(
         ["DATA_HAS_CHANGED", "INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL"],
     )
     assert project.rows("v", "shop", "x") == [("N", 10), ("S", 4), (None, 6)]
+
+
+@pytest.fixture
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit of `sales` is as large as a piece, and distinct values are looked up two at a time."""
+    monkeypatch.setattr("lakelet.execution.refresh_plan.MOST_ROWS_AT_ONCE", FIRST.num_rows)
+    monkeypatch.setattr("lakelet.execution.group_refresh.LOOKED_UP_AT_ONCE", 2)
+
+
+@pytest.mark.usefixtures("in_pieces")
+@pytest.mark.parametrize(
+    "query", ["several", "distinct", "having", "below", "global", "moments", "logical", "units shared"]
+)
+def test_partial_values_of_many_rows_are_taken_up_in_pieces(project: Any, query: str) -> None:
+    for rows in (FIRST, MORE, FIRST):
+        project.land("sales", rows)
+    project.write(view(GROUPED[query]))
+    project.ok()
+    assert project.rows("v") == expected(project, GROUPED[query])
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"][0] == "GROUP_AGGREGATE"
+    assert project.rows("v") == expected(project, GROUPED[query])
+
+
+@pytest.mark.usefixtures("in_pieces")
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_death_between_two_pieces_does_not_show(project: Any, after: int) -> None:
+    for rows in (FIRST, MORE, FIRST):
+        project.land("sales", rows)
+    project.write(view(GROUPED["distinct"]))
+    left = after
+
+    def die(point: str) -> None:
+        nonlocal left
+        left -= point == "view.piece_committed"
+        if point == "view.piece_committed" and not left:
+            raise Crash(point)
+
+    with faults.installed(die), pytest.raises(Crash):
+        project.run()
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"][0] == "GROUP_AGGREGATE"
+    assert project.rows("v") == expected(project, GROUPED["distinct"])

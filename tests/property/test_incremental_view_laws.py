@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import duckdb
 import pyarrow as pa
@@ -62,7 +63,7 @@ MEASURES = {
 }
 BELOW = ("TRUE", "n > 1", "k IS NOT NULL", "j % 2 = 1 OR j IS NULL")
 START = datetime(2024, 5, 1, tzinfo=UTC)
-POINTS = [point for point in faults.POINTS if point.startswith("view.")]
+POINTS = [point for point in (*faults.POINTS, *faults.PIECE_POINTS) if point.startswith("view.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +181,21 @@ def same(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
-@given(views=st.lists(VIEWS, min_size=1, max_size=3), steps=STEPS, from_stream=st.booleans())
+@given(
+    views=st.lists(VIEWS, min_size=1, max_size=3),
+    steps=STEPS,
+    from_stream=st.booleans(),
+    at_once=st.sampled_from([2_000_000, 3]),
+)
 def test_a_view_has_the_rows_of_its_query_whatever_came_before(
-    engine: SailEngine, views: list[View], steps: list[Any], from_stream: bool
+    engine: SailEngine, views: list[View], steps: list[Any], from_stream: bool, at_once: int
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    """Args: at_once: so many rows are taken up at once, and the rest in pieces."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch("lakelet.execution.refresh_plan.MOST_ROWS_AT_ONCE", at_once),
+        patch("lakelet.execution.group_refresh.LOOKED_UP_AT_ONCE", at_once),
+    ):
         root = Path(folder)
         (root / "pipeline").mkdir()
         (root / "spark-pipeline.yml").write_text(SPEC)

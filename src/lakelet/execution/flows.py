@@ -162,9 +162,8 @@ def publish_and_note(
         is_replay=is_replay,
     )
     reach("flow.batch_published")
-    has_receipts = dataset.kind is not DatasetKind.SINK
-    versions = note_versions(context, dataset, checkpoint) if has_receipts else {}
-    checkpoint.write_commit(batch, {**versions, **({} if step is None else step.note())}, durable=not has_receipts)
+    versions = {} if dataset.kind is DatasetKind.SINK else note_versions(context, dataset, checkpoint)
+    checkpoint.write_commit(batch, versions | (step.note() if step else {}), durable=dataset.kind is DatasetKind.SINK)
     reach("flow.commit_noted")
     if step is not None:
         step.tidy()

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakelet.execution.expectations import Quality, enforce, marked
-from lakelet.execution.partial_values import identities, merged, slots, untouched, with_lost, without_lost
+from lakelet.execution.partial_values import identities, merged, slots, united, untouched, with_lost, without_lost
 from lakelet.execution.view_query import bound
 from lakelet.execution.view_state import GROUPS, VERSION, ViewState
 from lakelet.plan.group_query import ID, SLOT, UNIT, GroupQuery
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FINISHED_AT_ONCE = 200_000
 """So many groups travel inside one plan."""
+LOOKED_UP_AT_ONCE = 200_000
+"""So many distinct values are looked up among those that are kept, of which as large a share is read."""
 
 Leaves = Callable[[int, Role], Relation]
 
@@ -70,11 +72,7 @@ def changed_groups(
                 (name,) = measure.columns
                 partial, values[name] = _counted(partial, name, values.get(name), state)
         partial = with_lost(partial, groups.measures)
-        if changed is None:
-            changed = partial
-        else:
-            again = merged(changed, partial, groups.measures)
-            changed = pa.concat_tables([untouched(changed, partial).select(again.column_names), again])
+        changed = partial if changed is None else united(changed, partial, groups.measures)
     assert changed is not None
     everything = changed
     if state is not None:
@@ -141,14 +139,35 @@ def _counted(
     pair = [_mixed(owner, digests.field(at).to_numpy()) for at, owner in enumerate(owners)]
     values = pa.table({SLOT: pair[0], ID[0]: pair[0], ID[1]: pair[1]})
     is_new = np.ones(len(parents), dtype=bool)
-    for known in (found, None if state is None else state.entries(name, slots(values))):
-        if known is not None and known.num_rows and values.num_rows:
-            seen = pc.is_in(identities(values), value_set=identities(known))
-            is_new &= ~seen.to_numpy(zero_copy_only=False)
+    if found is not None:
+        is_new &= ~_seen(values, found)
+    if state is not None:
+        for part in _parts(pair[0]):
+            some = values.take(part)
+            is_new[part] &= ~_seen(some, state.entries(name, slots(some)))
     counts = np.bincount(parents[is_new], minlength=partial.num_rows).astype(np.int64)
     at = partial.schema.get_field_index(name)
     new = values.filter(pa.array(is_new))
     return partial.set_column(at, name, pa.array(counts)), new if found is None else pa.concat_tables([found, new])
+
+
+def _seen(values: pa.Table, known: pa.Table) -> np.ndarray:
+    """Return which values are among the known ones."""
+    if not values.num_rows or not known.num_rows:
+        return np.zeros(values.num_rows, dtype=bool)
+    found = pc.is_in(identities(values), value_set=identities(known))
+    return np.asarray(found.to_numpy(zero_copy_only=False))
+
+
+def _parts(hashes: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the places of the values whose slots lie close together, so many that what is known of those fits into memory."""
+    number = -(-len(hashes) // LOOKED_UP_AT_ONCE)
+    if number < 2:
+        yield np.arange(len(hashes))
+        return
+    part = np.clip(((hashes / 2.0**64 + 0.5) * number).astype(np.int64), 0, number - 1)
+    for at in range(number):
+        yield np.flatnonzero(part == at)
 
 
 def _mixed(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -66,6 +66,12 @@ def merged(before: pa.Table, added: pa.Table, measures: Sequence[Measure]) -> pa
     return pa.table(columns)
 
 
+def united(before: pa.Table, added: pa.Table, measures: Sequence[Measure]) -> pa.Table:
+    """Return the groups of both, each once."""
+    again = merged(before, added, measures)
+    return pa.concat_tables([untouched(before, added).select(again.column_names), again])
+
+
 def untouched(before: pa.Table, added: pa.Table) -> pa.Table:
     """Return the groups of `before` that `added` does not have."""
     return before.filter(pc.invert(pc.is_in(identities(before), value_set=identities(added))))

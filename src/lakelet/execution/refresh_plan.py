@@ -21,7 +21,15 @@ from lakelet.plan.incremental import Issue, added_rows
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf
 from lakelet.storage.data_files import DataFile
-from lakelet.storage.delta_log import appended_files, changes_rows, commit_file, latest_version, snapshot_files
+from lakelet.storage.delta_log import (
+    appended_files,
+    changes_rows,
+    commit_file,
+    latest_version,
+    properties_at,
+    refuse_column_mapping,
+    snapshot_files,
+)
 
 if TYPE_CHECKING:
     from lakelet.execution.context import UpdateContext
@@ -30,8 +38,9 @@ if TYPE_CHECKING:
 NO_OP, COMPLETE = "NO_OP", "COMPLETE_RECOMPUTE"
 
 MOST_ROWS_AT_ONCE = 2_000_000
-"""Partial values of the groups of more rows are not taken up in one refresh: they would be in memory all at once, distinct values
-above all. A view that grows to that size step by step has them already."""
+"""Partial values of the groups of more rows are not taken up at once: they would be all in memory, distinct values above all."""
+MOST_ROWS_IN_PIECES = 64_000_000
+"""Those of more rows are not taken up in pieces either: each piece looks for its distinct values among all before it."""
 _REINITIALIZED = {"FIRST_REFRESH", "FULL_REFRESH", "QUERY_FINGERPRINT_CHANGED"}
 
 
@@ -46,6 +55,7 @@ class RefreshPlan:
         added: per location, the data files that its table gained.
         terms: trees whose rows together are what the view's query, or its aggregation, reads anew.
         keeps_state: a complete recompute that keeps partial values for the next refresh.
+        pieces: the files of the table that it reads, where their rows are taken up one piece after the other.
         state: what is kept, open; of GROUP_AGGREGATE only.
     """
 
@@ -58,6 +68,7 @@ class RefreshPlan:
     added: Mapping[str, tuple[DataFile, ...]] = field(default_factory=dict)
     terms: tuple[Relation, ...] = ()
     keeps_state: bool = False
+    pieces: tuple[tuple[DataFile, ...], ...] = ()
     state: ViewState | None = None
 
     @property
@@ -129,21 +140,47 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         plan = _incremental(context, dataset, records, plan, note, changes)
     if query.groups is None:
         return plan
-    plan = _weighed(context, dataset, plan)
     is_never_kept = context.engine.capabilities.cluster_writes or dataset.refresh_policy == "full"
-    is_worth_it = not (_is_small(context, dataset, record) or _is_large(record))
-    keeps = plan.technique == COMPLETE and is_worth_it and not is_never_kept and not changes.issues
-    return replace(plan, keeps_state=keeps)
+    may_keep = plan.technique == COMPLETE and not is_never_kept and not changes.issues
+    pieces = _pieces(query, versions, record) if may_keep else ()
+    is_too_large = _is_large(record) and not pieces
+    plan = _weighed(context, dataset, plan, is_too_large=is_too_large)
+    keeps = may_keep and not (is_too_large or _is_small(context, dataset, record))
+    return replace(plan, keeps_state=keeps, pieces=pieces if keeps else ())
 
 
-def _weighed(context: UpdateContext, dataset: Dataset, plan: RefreshPlan) -> RefreshPlan:
+def _pieces(query: ViewQuery, versions: Mapping[str, int], record: ViewRecord) -> tuple[tuple[DataFile, ...], ...]:
+    """Return the files of a large table in pieces whose rows can be taken up at once; none where that cannot be done."""
+    if not _is_large(record) or len(query.leaves) != 1 or query.leaves[0].location is None or query.leaves[0].is_fixed:
+        return ()
+    location = query.leaves[0].location
+    try:
+        files = snapshot_files(location, versions[location])
+        refuse_column_mapping(location, properties_at(location, versions[location]))
+    except LakeletError:  # its rows are not those of its files: the query itself reads them, or says why it cannot
+        return ()
+    counts = [file.num_records for file in files]
+    if any(count is None or count > 2 * MOST_ROWS_AT_ONCE for count in counts):
+        return ()
+    pieces: list[list[DataFile]] = []
+    rows = 0
+    for file in files:
+        rows += file.num_records or 0
+        if not pieces or rows > MOST_ROWS_AT_ONCE:
+            pieces.append([])
+            rows = file.num_records or 0
+        pieces[-1].append(file)
+    return tuple(tuple(piece) for piece in pieces) if (record.input_rows or 0) <= MOST_ROWS_IN_PIECES else ()
+
+
+def _weighed(context: UpdateContext, dataset: Dataset, plan: RefreshPlan, *, is_too_large: bool) -> RefreshPlan:
     """Return the plan of a view with groups, or that of computing it anew where following its groups, or taking up their
     partial values, costs more."""
     takes_up = "CHANGE_SET_MISSING" in plan.reasons
     rows = plan.record.input_rows
     if (takes_up or plan.technique == plan.query.technique) and _is_small(context, dataset, plan.record):
         text = f"it reads {rows:,} rows, which are computed anew in less time than changes are followed"
-    elif takes_up and _is_large(plan.record):
+    elif takes_up and is_too_large:
         text = f"it reads {rows:,} rows, too many to take up the partial values of their groups at once"
     else:
         return plan

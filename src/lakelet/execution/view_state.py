@@ -61,10 +61,14 @@ class ViewState:
             self.table = self.store.create(self.location, definition)
         self.table.replace(rows, receipt=receipt, partition_cols=(TIER, KIND), row_group_rows=ROW_GROUP_ROWS)
 
-    def add(self, entries: dict[str, pa.Table], *, version: int, receipt: Receipt) -> None:
-        """Remember entries beside those that are there, in place of older ones of the same identity."""
+    def add(self, entries: dict[str, pa.Table], *, version: int, receipt: Receipt, tier: int = 0) -> None:
+        """Remember entries beside those that are there, in place of older ones of the same identity.
+
+        Args:
+            tier: 2 for so many that they are part of the whole.
+        """
         assert self.table is not None
-        rows = _rows(entries, version=version, tier=0)
+        rows = _rows(entries, version=version, tier=tier)
         self.table.append(rows, receipt=receipt, row_group_rows=ROW_GROUP_ROWS)
 
     def entries(self, kind: str, slots: pa.Array | None = None) -> pa.Table:

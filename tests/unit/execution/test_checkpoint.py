@@ -63,6 +63,18 @@ def test_a_commit_finishes_its_batch(tmp_path: Path) -> None:
     assert (again.unfinished(), again.committed(), again.next_id) == (None, batch(2), 3)
 
 
+def test_a_note_that_a_loss_of_power_left_empty_finishes_nothing(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path)
+    for number in range(2):
+        checkpoint.write_offsets(batch(number))
+        checkpoint.write_commit(batch(number), durable=False)
+    (checkpoint.folder / "commits" / "1").write_bytes(b"")
+    again = opened(tmp_path)
+    assert (again.committed(), again.unfinished()) == (batch(0), batch(1))
+    ((_, committed, unfinished),) = batches_in_use(tmp_path, 0)
+    assert (committed, unfinished) == (batch(0), batch(1))
+
+
 def test_old_batches_are_forgotten_and_the_last_stays_readable(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path)
     for number in range(KEEP_BATCHES + 5):
