@@ -20,6 +20,8 @@ from lakelet.storage.file_index import between, split_points
 
 PIECE_ROWS = 2_000_000
 PIECE_BYTES = 256 << 20
+GATHERED_ROWS = 65_536
+"""Rows that are cut at a time: the engine's batches are too small to be worth the calls."""
 FANOUT = 16
 """Files that a batch is cut into at a time."""
 
@@ -97,13 +99,17 @@ class Pieces:
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         files = [pa.OSFile(str(self._file(at)), "wb") for at in range(len(self._points) + 1)]
         writers = [pa.ipc.new_stream(file, self._schema, options=options) for file in files]
-        for batch in batches:
-            column = batch.column(self._column)
-            ranges = np.zeros(batch.num_rows, np.int64)
+        for some in _gathered(batches):
+            rows = self._table(some).combine_chunks()
+            ranges = np.zeros(rows.num_rows, np.int64)
             for point in self._points:
-                ranges += pc.greater_equal(column, point).to_numpy(zero_copy_only=False)
-            for at in np.unique(ranges):
-                writers[at].write_batch(batch.filter(pa.array(ranges == at)))
+                ranges += pc.greater_equal(rows.column(self._column), point).to_numpy()
+            order = np.argsort(ranges, kind="stable")
+            rows = rows.take(pa.array(order))
+            edges = np.searchsorted(ranges[order], np.arange(len(writers) + 1))
+            for writer, (start, end) in zip(writers, itertools.pairwise(edges.tolist()), strict=True):
+                if end > start:
+                    writer.write_table(rows.slice(start, end - start))
         for writer, file in zip(writers, files, strict=True):
             writer.close()
             file.close()
@@ -114,3 +120,15 @@ class Pieces:
 
     def _table(self, batches: list[pa.RecordBatch]) -> pa.Table:
         return pa.Table.from_batches(batches, schema=self._schema)
+
+
+def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Yield batches together, `GATHERED_ROWS` rows or a little more at a time."""
+    some: list[pa.RecordBatch] = []
+    for batch in batches:
+        some.append(batch)
+        if sum(part.num_rows for part in some) >= GATHERED_ROWS:
+            yield some
+            some = []
+    if some:
+        yield some
