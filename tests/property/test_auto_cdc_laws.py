@@ -407,9 +407,9 @@ def test_ignored_nulls_in_the_fields_of_a_struct(engine: SailEngine, delivery: D
         table = DeltaRsStore().open(bench.target)
         assert table is not None
         interval = ["__START_AT", "__END_AT"] if scd_type == 2 else []
+        nothing = {"city": None, "name": None}
         found = {
-            (row["id"], *(row["address"] or {"city": None, "name": None}).values(), row["points"])
-            + tuple(row[name] for name in interval)
+            (row["id"], *(row["address"] or nothing).values(), row["points"], *(row[name] for name in interval))
             for row in table.rows().to_pylist()
         }
         events = events_of(delivery.changes, keep=(0, 1, 2))
