@@ -1,7 +1,8 @@
 """Measures AUTO CDC on dimensions of several sizes: the cost of 30 changes, and of the first load.
 
 Every size runs in a process of its own, so the peak memory is its own; beside it, in the same process and by turns, delta-rs's
-merge of the same changes into a table of the same rows. `python benchmarks/cdc.py` prints the table alone.
+merge of the same changes into a table of the same rows, and after it Apache Spark's, where there is Java.
+`python -m benchmarks.cdc` prints the table alone; some ten minutes on a quiet machine, `--quick` leaves the large size out.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from benchmarks.peers import environments
 from lakelet.engine.sail import SailEngine
 from lakelet.execution.auto_cdc import AutoCdc, CdcResult, sequence_type_of
 from lakelet.graph.elements import AutoCdcFlow
@@ -36,8 +38,10 @@ from lakelet.storage.delta_rs import DeltaRsStore
 
 CHANGES = 30
 SIZES = (50_000, 500_000, 5_000_000)
-TIMEOUT_SECONDS = 900
-"""For one size; a part that takes longer is reported as such."""
+TIMEOUT_SECONDS = 1200
+"""For one size and SCD type."""
+SPARK_SECONDS = 400
+"""For Spark's part of it, the first start of Spark included; what takes longer is left out of the table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +53,9 @@ class CdcFigures:
     in_order: tuple[float, float]
     late: tuple[float, float]
     merge: tuple[float, float]
+    spark_merge: tuple[float, float] | None
     events_per_second: int
+    cpu_seconds: float
     load_megabytes: int
 
 
@@ -97,15 +103,15 @@ class Dimension:
             auxiliary=str(folder / "auxiliary"),
         )
 
-    def load(self, rounds: int) -> float:
-        """Apply `rounds` changes of every key, in random order, as one batch; returns events per second."""
+    def load(self, rounds: int) -> tuple[float, float]:
+        """Apply `rounds` changes of every key, in random order, as one batch; returns events per second, and CPU seconds."""
         paths = []
         for sequence in range(rounds):
             paths.append(str(self._folder / f"changes-{sequence}.parquet"))
             pq.write_table(customers(self._random.permutation(self._keys), sequence + 1, self._random), paths[-1])
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         self._apply(relation.parquet(paths, self._schema))
-        return self._keys * rounds / (time.perf_counter() - started)
+        return self._keys * rounds / (time.perf_counter() - started), time.process_time() - used
 
     def update(self, *, late: bool) -> float:
         """Apply changes of 30 random keys, a third of them late if wanted; returns milliseconds."""
@@ -131,6 +137,21 @@ class Dimension:
         merged.when_matched_update(columns).when_not_matched_insert(columns).execute()
         return (time.perf_counter() - started) * 1000
 
+    def merge_by_spark(self, turns: int) -> list[float] | None:
+        """Merge into a table of this size with Apache Spark; None without Java, without Spark, and if it takes too long."""
+        if shutil.which("java") is None:
+            return None
+        script = str(Path(__file__).with_name("peers") / "merge.py")
+        arguments = [str(self._folder / "changes-0.parquet"), str(self._folder / "spark"), str(CHANGES), str(turns)]
+        try:
+            command = [environments.python("spark"), script, *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SPARK_SECONDS, check=True)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            print(f"Spark's MERGE is left out: {error}\n{error.stderr or ''}"[-2000:], file=sys.stderr)
+            return None
+        found: list[float] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
     def _apply(self, changes: Relation) -> CdcResult:
         result = self._cdc.apply(changes, Receipt(app_id="bench", batch_id=self._batch))
         self._batch += 1
@@ -141,7 +162,7 @@ def measure(keys: int, scd_type: int, *, updates: int, rounds: int) -> dict[str,
     folder = Path(tempfile.mkdtemp(prefix="lakelet-cdc-bench-"))
     try:
         dimension = Dimension(folder, keys=keys, scd_type=scd_type)
-        rate = dimension.load(rounds)
+        rate, cpu_seconds = dimension.load(rounds)
         megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         for _ in range(3):
             dimension.update(late=True)
@@ -151,15 +172,22 @@ def measure(keys: int, scd_type: int, *, updates: int, rounds: int) -> dict[str,
             taken["late"].append(dimension.update(late=True))
             if turn < max(3, updates // 10):
                 taken["merge"].append(dimension.merge())
+        by_spark = dimension.merge_by_spark(max(5, updates // 5)) if scd_type == 1 else None
         return {
             "keys": keys,
             "scd_type": scd_type,
             "events_per_second": round(rate),
+            "cpu_seconds": round(cpu_seconds, 1),
             "load_megabytes": megabytes,
-            **{name: (statistics.median(times), sorted(times)[int(len(times) * 0.9)]) for name, times in taken.items()},
+            "spark_merge": None if by_spark is None else _middle(by_spark),
+            **{name: _middle(times) for name, times in taken.items()},
         }
     finally:
         shutil.rmtree(folder)
+
+
+def _middle(times: list[float]) -> tuple[float, float]:
+    return (statistics.median(times), sorted(times)[int(len(times) * 0.9)])
 
 
 def figures(*, quick: bool) -> list[CdcFigures]:
@@ -168,12 +196,15 @@ def figures(*, quick: bool) -> list[CdcFigures]:
         for scd_type in (1, 2):
             arguments = [str(keys), str(scd_type), "10" if quick else "50", "4"]
             done = subprocess.run(
-                [sys.executable, __file__, *arguments],
+                [sys.executable, "-m", "benchmarks.cdc", *arguments],
+                cwd=Path(__file__).resolve().parent.parent,
                 capture_output=True,
                 text=True,
                 timeout=TIMEOUT_SECONDS,
-                check=True,
+                check=False,
             )
+            if done.returncode:
+                raise SystemExit(done.stderr[-3000:])
             found.append(CdcFigures(**json.loads(done.stdout.splitlines()[-1])))
     return found
 
@@ -181,31 +212,33 @@ def figures(*, quick: bool) -> list[CdcFigures]:
 def report(found: list[CdcFigures]) -> list[str]:
     """Return the section of the report."""
 
-    def shown(times: tuple[float, float]) -> str:
-        return f"{times[0]:.0f} / {times[1]:.0f} ms"
+    def shown(times: tuple[float, float] | None) -> str:
+        return "–" if times is None else f"{times[0]:.0f} / {times[1]:.0f} ms"
 
     lines = [
         "## AUTO CDC on large dimensions",
         "",
         f"{CHANGES} changes of random keys per batch, p50 / p90; late: a third of them is older than what is stored. "
         "The first load has four events per key in random order. The merge is delta-rs's own, of as many rows "
-        "into a table of as many keys with no history. "
+        "into a table of as many keys with no history; Spark's is that of the peer environment, in a warm session "
+        "(– where it was not measured). "
         f"Load during the run: {os.getloadavg()[1]:.1f}; ratios within the table are what counts.",
         "",
-        "| keys | SCD | in order | with late ones | plain merge | first load | peak memory of it |",
-        "|---|---|---|---|---|---|---|",
+        "| keys | SCD | in order | with late ones | plain merge | Spark's MERGE | first load | CPU of it | peak memory of it |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
         lines.append(
             f"| {one.keys:,} | {one.scd_type} | {shown(one.in_order)} | {shown(one.late)} | {shown(one.merge)} | "
-            f"{one.events_per_second:,} events/s | {one.load_megabytes:,} MB |"
+            f"{shown(one.spark_merge)} | {one.events_per_second:,} events/s | {one.cpu_seconds:,.0f} s | "
+            f"{one.load_megabytes:,} MB |"
         )
     return [*lines, ""]
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 2:
         size, kind, updates, rounds = (int(argument) for argument in sys.argv[1:])
         print(json.dumps(measure(size, kind, updates=updates, rounds=rounds)), flush=True)
         os._exit(0)
-    print("\n".join(report(figures(quick=False))))
+    print("\n".join(report(figures(quick="--quick" in sys.argv))))

@@ -158,7 +158,7 @@ def test_recent_rows_are_found_and_go_with_their_keys(numbers: DeltaRsTable) -> 
         change.add(numbered(ids, f"recent {batch}")[1])
         change.commit(None)
     assert numbers.recent_rows().num_rows == 5
-    assert numbers.size().files == 26
+    assert numbers.size().files == 28
     assert sorted(numbers.rows_of(pa.table({"id": [70, 200]})).column("name").to_pylist()) == [
         "a",
         "recent 0",
@@ -169,6 +169,17 @@ def test_recent_rows_are_found_and_go_with_their_keys(numbers: DeltaRsTable) -> 
     change.commit(None)
     assert numbers.recent_rows().num_rows == 0
     assert numbers.rows().num_rows == 101
+
+
+def test_recent_rows_have_a_few_files_however_many_changes_there_are(numbers: DeltaRsTable) -> None:
+    files = []
+    for batch in range(20):
+        change = numbers.change(keys=("id",), identity=("id",))
+        change.add(numbered([batch], "recent")[1])
+        change.commit(None)
+        files.append(numbers.size().files - 25)
+    assert files == [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4]
+    assert sorted(numbers.recent_rows().column("id").to_pylist()) == list(range(20))
 
 
 @pytest.mark.parametrize(

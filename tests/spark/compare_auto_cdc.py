@@ -135,7 +135,7 @@ def spark_server(work: Path, python: Path, iceberg: Path) -> Iterator[tuple[str,
     with (work / "server.log").open("w") as log:
         server = subprocess.Popen([*command, "spark-internal"], env=environment, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while socket.socket().connect_ex(("127.0.0.1", port)):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"Spark did not start:\n{(work / 'server.log').read_text()[-3000:]}")

@@ -40,7 +40,7 @@ from lakelet.execution.auto_cdc_batch import (
 )
 from lakelet.execution.auto_cdc_events import Events, auxiliary_schema, event_relation
 from lakelet.execution.auto_cdc_history import Shape, history_of, latest_truncate, unique
-from lakelet.execution.auto_cdc_pieces import PIECE_ROWS, Pieces
+from lakelet.execution.auto_cdc_pieces import PIECE_ROWS, Pieces, Spool
 from lakelet.execution.auto_cdc_schema import (
     APP_ID,
     BATCH_ID,
@@ -180,27 +180,35 @@ class AutoCdc:
         schema = auxiliary_schema(reader.schema)
         ties = Ties()
         events = self._events(reader, schema, receipt)
-        with Pieces(events.reader(), column=self._keys(schema)[0]) as pieces:
+        nothing = history_of(marked(schema.empty_table(), new=True), self._shape(schema))
+        with Pieces(events.reader(), column=self._keys(schema)[0]) as pieces, Spool(nothing.rows.schema) as shown:
             if auxiliary is None:
                 properties = {METADATA_PROPERTY: self._metadata.to_json()}
                 definition = TableDefinition(schema=schema, properties=properties)
                 auxiliary = self._store.create(self._auxiliary_location, definition)
             else:
                 auxiliary.set_properties({METADATA_PROPERTY: self._metadata.to_json()})
-            remembered = self._remembered(pieces, events.truncate, schema, ties)
+            remembered = self._remembered(pieces, events.truncate, schema, ties, shown)
             rows = pa.RecordBatchReader.from_batches(schema, remembered)
             auxiliary.replace(rows, receipt=receipt, clustered=True)
-        reach("cdc.auxiliary_committed")
-        return self._rebuild(auxiliary, target, receipt, num_input_rows=events.rows, replace=restart, ties=ties)
+            reach("cdc.auxiliary_committed")
+            return self._rebuild(
+                target, shown.reader(), receipt, num_input_rows=events.rows, replace=restart, ties=ties
+            )
 
     def _remembered(
-        self, pieces: Pieces, truncate: pa.Table, schema: pa.Schema, ties: Ties
+        self, pieces: Pieces, truncate: pa.Table, schema: pa.Schema, ties: Ties, shown: Spool
     ) -> Iterator[pa.RecordBatch]:
-        """Yield what the auxiliary table has after the first batch, in the order of its keys."""
+        """Yield what the auxiliary table has after the first batch, in the order of its keys.
+
+        Args:
+            shown: gets the rows that the target has then.
+        """
         yield from truncate.to_batches()
         for piece in pieces:
             found = history_of(marked(piece.events, new=True), self._shape(schema), truncated_at=sequence_of(truncate))
             ties.add(found.ties)
+            shown.write(found.rows)
             yield from found.events.to_batches()
         self._refuse_ties(ties)
 
@@ -253,7 +261,9 @@ class AutoCdc:
         optional = [name for name in (TRUNCATE,) if name in auxiliary.schema.names]
         added = auxiliary.rows_of(recorded, columns=(*keys, *optional))
         if restart and (target is None or target.batch_id(receipt.app_id) < receipt.batch_id):
-            return self._rebuild(auxiliary, target, receipt, num_input_rows=added.num_rows, replace=True, ties=None)
+            ties = Ties()
+            rows = self._all_rows(auxiliary, ties)
+            return self._rebuild(target, rows, receipt, num_input_rows=added.num_rows, replace=True, ties=ties)
         self._check_drift(auxiliary)
         everything = target is None or (bool(optional) and bool(pc.any(added.column(TRUNCATE)).as_py()))
         target = self._open_target(auxiliary, target)
@@ -271,30 +281,28 @@ class AutoCdc:
 
     def _rebuild(
         self,
-        auxiliary: Table,
         target: Table | None,
+        rows: pa.RecordBatchReader,
         receipt: Receipt,
         *,
         num_input_rows: int,
         replace: bool,
-        ties: Ties | None,
+        ties: Ties,
     ) -> CdcResult:
-        """Write every row of the target, derived from all events, in one commit.
+        """Write every row of the target in one commit.
 
         Args:
-            ties: those of the batch; None to look for them among the events that are remembered.
+            ties: those of the batch, known when the rows are read.
         """
         if target is None:
             target = self._store.create(self._target_location, self._definition)
-        found = Ties()
-        rows = self._all_rows(auxiliary, found)
         if replace:
             written = target.replace(_conformed(rows, self._definition.schema), receipt=receipt, clustered=True)
         else:
             self._evolve(target, nullable(rows.schema))
             written = target.append(rows, receipt=receipt, clustered=True)
         reach("cdc.target_committed")
-        return CdcResult(num_upserted_rows=written, num_input_rows=num_input_rows, **(ties or found).summary())
+        return CdcResult(num_upserted_rows=written, num_input_rows=num_input_rows, **ties.summary())
 
     def _all_rows(self, auxiliary: Table, ties: Ties) -> pa.RecordBatchReader:
         """Return the rows of the target, in the order of their keys, as they follow from all events."""

@@ -20,8 +20,12 @@ from lakelet.storage.file_index import between, split_points
 
 PIECE_ROWS = 2_000_000
 PIECE_BYTES = 256 << 20
+GATHERED_ROWS = 65_536
+"""Rows that are cut at a time: the engine's batches are too small to be worth the calls."""
 FANOUT = 16
 """Files that a batch is cut into at a time."""
+
+_COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +98,19 @@ class Pieces:
                 yield Piece(low=first, high=last, events=between(piece.events, self._column, first, last))
 
     def _write(self, batches: Iterator[pa.RecordBatch]) -> None:
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
         files = [pa.OSFile(str(self._file(at)), "wb") for at in range(len(self._points) + 1)]
-        writers = [pa.ipc.new_stream(file, self._schema, options=options) for file in files]
-        for batch in batches:
-            column = batch.column(self._column)
-            ranges = np.zeros(batch.num_rows, np.int64)
+        writers = [pa.ipc.new_stream(file, self._schema, options=_COMPRESSED) for file in files]
+        for some in _gathered(batches):
+            rows = self._table(some).combine_chunks()
+            ranges = np.zeros(rows.num_rows, np.int64)
             for point in self._points:
-                ranges += pc.greater_equal(column, point).to_numpy(zero_copy_only=False)
-            for at in np.unique(ranges):
-                writers[at].write_batch(batch.filter(pa.array(ranges == at)))
+                ranges += pc.greater_equal(rows.column(self._column), point).to_numpy()
+            order = np.argsort(ranges, kind="stable")
+            rows = rows.take(pa.array(order))
+            edges = np.searchsorted(ranges[order], np.arange(len(writers) + 1))
+            for writer, (start, end) in zip(writers, itertools.pairwise(edges.tolist()), strict=True):
+                if end > start:
+                    writer.write_table(rows.slice(start, end - start))
         for writer, file in zip(writers, files, strict=True):
             writer.close()
             file.close()
@@ -114,3 +121,45 @@ class Pieces:
 
     def _table(self, batches: list[pa.RecordBatch]) -> pa.Table:
         return pa.Table.from_batches(batches, schema=self._schema)
+
+
+class Spool:
+    """Rows in a temporary file, written as they come and read later; a context."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="lakelet-cdc-")
+        self._file = str(Path(self._folder.name) / "rows.arrow")
+        self._sink = pa.OSFile(self._file, "wb")
+        self._writer = pa.ipc.new_stream(self._sink, schema, options=_COMPRESSED)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+        self._folder.cleanup()
+
+    def write(self, rows: pa.Table) -> None:
+        self._writer.write_table(rows, max_chunksize=GATHERED_ROWS)
+
+    def reader(self) -> pa.RecordBatchReader:
+        """Return all rows; nothing can be written any more."""
+        self._close()
+        return pa.ipc.open_stream(pa.OSFile(self._file))
+
+    def _close(self) -> None:
+        if not self._sink.closed:
+            self._writer.close()
+            self._sink.close()
+
+
+def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Yield batches together, `GATHERED_ROWS` rows or a little more at a time."""
+    some: list[pa.RecordBatch] = []
+    for batch in batches:
+        some.append(batch)
+        if sum(part.num_rows for part in some) >= GATHERED_ROWS:
+            yield some
+            some = []
+    if some:
+        yield some

@@ -58,7 +58,10 @@ class TableChange(Protocol):
         ...
 
     def add(self, rows: pa.Table) -> None:
-        """Add rows next to those that are there, in one file however many keys they have; see `Table.recent_rows`."""
+        """Add rows next to those that are there, in one file however many keys they have; see `Table.recent_rows`.
+
+        Changes that add one after the other now and then put these files together.
+        """
         ...
 
     def commit(self, receipt: Receipt | None) -> None:

@@ -47,6 +47,8 @@ from lakelet.storage.schema import conform
 
 LEAF_ROWS = 2048
 """Rows of a file after a split; a file is split when it has twice as many."""
+RECENT_FILES = 8
+"""So many files of rows that came last are put together into one: most changes then write only their own rows."""
 SMALL_BYTES = 4 << 20
 """A file up to this size is read with one call of the file system, not one for every page."""
 REMEMBERED_BYTES = 128 << 20
@@ -200,7 +202,7 @@ class Files:
 
     @property
     def recent(self) -> list[int]:
-        """The file with the rows that came last, if there is one."""
+        """The files with the rows that came last."""
         return list(np.flatnonzero(pc.starts_with(self.index.column("path"), RECENT).to_numpy()).tolist())
 
 
@@ -245,12 +247,13 @@ class Change:
         self._put_in(added)
 
     def add(self, rows: pa.Table) -> None:
-        """Add rows to the file of those that came last; it grows until its rows are replaced elsewhere."""
+        """Add rows to those that came last, which have a few files of their own until they are replaced elsewhere."""
         if not rows.num_rows:
             return
         recent = self._files.recent
-        rows = pa.concat_tables([*(self._files.read(position) for position in recent), rows])
-        self._take_out(recent)
+        if len(recent) >= RECENT_FILES:
+            rows = pa.concat_tables([*(self._files.read(position) for position in recent), rows])
+            self._take_out(recent)
         self._put_in([self._write_file(self._sorted(rows), prefix=RECENT)])
 
     def commit(self, version: int, receipt: Receipt | None) -> Files:

@@ -7,18 +7,19 @@ caller reads `batch_id` and commits on the same handle, and a writer in between 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import TableNotFoundError
 
 from lakelet.errors import StorageError
 from lakelet.places import is_remote, place, remove_folder
 from lakelet.storage import clustered, file_index, known_tables
 from lakelet.storage.base import Receipt, TableChange, TableDefinition, TableSize
+from lakelet.storage.counted_rows import CountedRows
 from lakelet.storage.data_files import DataFile, data_files
 from lakelet.storage.delta_log import commit_file
 from lakelet.storage.failures import storage_errors
@@ -335,11 +336,14 @@ class DeltaRsTable:
         where: str | None = None,
         row_group_rows: int | None = None,
     ) -> int:
-        counted = _Counted(rows, schema or nullable(rows.schema))
+        counted = CountedRows(rows, schema or nullable(rows.schema))
         options: dict[str, Any] = {}
         if small_files:
             reader, options["target_file_size"] = clustered.leaf_sized(counted.reader())
-            row_group_rows = clustered.LEAF_ROWS
+            options["writer_properties"] = WriterProperties(
+                max_row_group_size=clustered.LEAF_ROWS,
+                default_column_properties=ColumnProperties(dictionary_enabled=False, statistics_enabled="CHUNK"),
+            )
         else:
             reader = counted.reader()
         if row_group_rows is not None:
@@ -407,32 +411,6 @@ def _null_safe_equal(columns: Iterable[str], nullable_columns: Collection[str]) 
         else f"t.`{name}` = s.`{name}`"
         for name in columns
     )
-
-
-class _Counted:
-    """Rows on their way to a writer: cast to the table's types, counted, and their failure remembered.
-
-    An exception that a Python reader raises reaches the caller of delta-rs only as text; this keeps the exception.
-    """
-
-    def __init__(self, rows: pa.Table | pa.RecordBatchReader, schema: pa.Schema) -> None:
-        self._batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
-        self._schema = schema
-        self.rows = 0
-        self.failure: BaseException | None = None
-
-    def reader(self) -> pa.RecordBatchReader:
-        return pa.RecordBatchReader.from_batches(self._schema, self._iterate())
-
-    def _iterate(self) -> Iterator[pa.RecordBatch]:
-        try:
-            for batch in self._batches:
-                if batch.num_rows:
-                    self.rows += batch.num_rows
-                    yield conform(batch, self._schema)
-        except BaseException as error:
-            self.failure = error
-            raise
 
 
 class DeltaRsStore:

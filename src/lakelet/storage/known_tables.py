@@ -74,3 +74,9 @@ def newest(location: str) -> KnownTable | None:
         if _known.get(location) is found:
             del _known[location]
     return None
+
+
+def forget() -> None:
+    """Know nothing, as a new process does."""
+    with _lock:
+        _known.clear()
