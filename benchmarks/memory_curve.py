@@ -12,6 +12,8 @@ import argparse
 import gc
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import textwrap
 import threading
@@ -94,6 +96,8 @@ class Feed:
         self.engines: set[int] = set()
         self.curve: list[tuple[int, int, int, int]] = []
         self._ready = threading.Event()
+        command = [sys.executable, "-m", "benchmarks.memory_curve", "--land", str(root)]
+        self._lander = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __call__(self, event: PipelineEvent) -> None:
         if event.event_type != "flow_progress":
@@ -117,30 +121,47 @@ class Feed:
     def measure(self, number: int) -> None:
         gc.collect()
         here = psutil.Process()
-        others = here.children()
+        others = [process for process in here.children() if process.pid != self._lander.pid]
         self.engines.update(process.pid for process in others)
         size = sum(process.memory_info().rss for process in others)
         self.curve.append((number + 1, self.committed, here.memory_info().rss, size))
         print(*self.curve[-1], flush=True)
 
     def land(self, number: int) -> None:
-        at = START + timedelta(seconds=20 * number)
-        landing = self.root / "data/Volumes/main/raw/landing"
-        customers = pa.table({"customer": [number % 50], "name": [f"name {number}"], "at": [at]})
-        sales = pa.table(
-            {
-                "id": [number * 10 + n for n in (0, 1, 2, 3, 3)],
-                "customer": [(number + n) % 50 for n in range(5)],
-                "amount": [float(n - 1) for n in (0, 2, 3, 4, 4)],
-                "at": [at] * 5,
-            }
-        )
-        for name, rows in (("customers", customers), ("sales", sales)):
-            write_deltalake(str(landing / name), rows, mode="append", configuration={"delta.checkpointInterval": "10"})
-        note = self.root / "incoming" / f"{number // 500}" / f"{number}.json"
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.with_name(f".{number}").write_text(json.dumps({"id": number, "text": "x" * 50}), "utf-8")
-        note.with_name(f".{number}").rename(note)
+        assert self._lander.stdin is not None and self._lander.stdout is not None
+        self._lander.stdin.write(f"{number}\n")
+        self._lander.stdin.flush()
+        self._lander.stdout.readline()
+
+    def close(self) -> None:
+        self._lander.communicate()
+
+
+def land(root: Path, number: int) -> None:
+    at = START + timedelta(seconds=20 * number)
+    landing = root / "data/Volumes/main/raw/landing"
+    customers = pa.table({"customer": [number % 50], "name": [f"name {number}"], "at": [at]})
+    sales = pa.table(
+        {
+            "id": [number * 10 + n for n in (0, 1, 2, 3, 3)],
+            "customer": [(number + n) % 50 for n in range(5)],
+            "amount": [float(n - 1) for n in (0, 2, 3, 4, 4)],
+            "at": [at] * 5,
+        }
+    )
+    for name, rows in (("customers", customers), ("sales", sales)):
+        write_deltalake(str(landing / name), rows, mode="append", configuration={"delta.checkpointInterval": "10"})
+    note = root / "incoming" / f"{number // 500}" / f"{number}.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.with_name(f".{number}").write_text(json.dumps({"id": number, "text": "x" * 50}), "utf-8")
+    note.with_name(f".{number}").rename(note)
+
+
+def land_as_told(root: Path) -> None:
+    """Land rows for each number on standard input: the writer is a process of its own, as it would be."""
+    for line in sys.stdin:
+        land(root, int(line))
+        print(line, end="", flush=True)
 
 
 def files_below(folder: Path) -> int:
@@ -153,7 +174,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30, help="for how long they land, at most")
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--report", action="store_true", help="write the figures into docs/reliability.md")
+    parser.add_argument("--land", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.land:
+        return land_as_told(options.land)
     with tempfile.TemporaryDirectory(prefix="lakelet-memory-") as folder:
         root = Path(folder)
         (root / "transformations").mkdir()
@@ -173,6 +197,7 @@ def main() -> None:
             writer.start()
             result = pipeline.run(continuous=True, drain=feed.drain, subscribers=[feed])
             writer.join()
+            feed.close()
         assert result.exit_code == 0, [error.render() for error in result.errors]
         checkpoints = files_below(root / "data" / "_checkpoints")
     rows = [

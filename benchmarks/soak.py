@@ -130,6 +130,10 @@ class Soak:
 
     def run(self, *, kills: int, seconds: float, say: Callable[[str], None] = print) -> None:
         """Kill and start again until there were so many kills, or the time is over."""
+        # A generator that is killed before its first commit leaves nothing to process.
+        Generator(
+            replace(SETTINGS, seed=self.seed, sales_per_batch=self.sales_per_batch), DeltaLanding(self.storage)
+        ).write_batch()
         ends_at = time.monotonic() + seconds
         self._ensure_all()
         while self.kills < kills and time.monotonic() < ends_at:

@@ -38,7 +38,9 @@ from lakelet.storage.delta_log import latest_version
 LOOK_SECONDS = 0.1
 """How often the sources are looked at where looking is cheap."""
 LOOK_SHARE = 1 / 300
-"""At most this share of the time is spent with looking."""
+"""At most this share of a processor is spent with looking."""
+LOOK_PART = 1 / 10
+"""At most this part of the time goes by while looking, be it that storage or a busy machine lets it wait."""
 LONGEST_LOOK_SECONDS = 5.0
 """How far apart two looks are at most, however expensive they are."""
 LONGEST_SLEEP_SECONDS = 0.5
@@ -46,6 +48,20 @@ LONGEST_SLEEP_SECONDS = 0.5
 FLUSH_SECONDS = 10.0
 """How often events are committed to the event log."""
 MAX_MARKS = 64
+
+
+def seconds_between_looks(*, cpu: float, took: float, has_moved: bool) -> float:
+    """Return how long after a look the next one begins.
+
+    A look that found something has read it, too: its cost says nothing about the next one.
+
+    Args:
+        cpu: processor seconds of the look.
+        took: seconds that went by.
+    """
+    return (
+        LOOK_SECONDS if has_moved else min(LONGEST_LOOK_SECONDS, max(LOOK_SECONDS, cpu / LOOK_SHARE, took / LOOK_PART))
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,14 +240,16 @@ class ContinuousUpdate:
         started = self._clock()
         if started < self._look_at:
             return
+        cpu = time.thread_time()
         now = self._outside.heads()
-        if self._epoch == 0 or any(now[key] != self._heads.get(key) for key in now):
+        cpu, took = time.thread_time() - cpu, self._clock() - started
+        has_moved = self._epoch == 0 or any(now[key] != self._heads.get(key) for key in now)
+        self._look_at = started + seconds_between_looks(cpu=cpu, took=took, has_moved=has_moved)
+        if has_moved:
             self._heads = self._outside.heads_at_one_instant()
             self._epoch += 1
             self._submit_at = 0.0
             self._is_all_changed = True
-        took = self._clock() - started
-        self._look_at = started + min(LONGEST_LOOK_SECONDS, max(LOOK_SECONDS, took / LOOK_SHARE))
 
     def _submit(
         self, pool: concurrent.futures.Executor, running: dict[concurrent.futures.Future[int], _Job], is_draining: bool

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lakelet.errors import FlowError
+from lakelet.execution.continuous import seconds_between_looks
 from lakelet.execution.pace import Pace, interval_of
 from lakelet.graph.elements import Dataset, DatasetKind, Flow
 from lakelet.names import TableName
@@ -96,3 +97,19 @@ def test_a_flow_that_waits_can_be_hurried() -> None:
     pace.fail(FlowError("X", "broken"), 50.0)
     pace.hurry()
     assert pace.due_at() == 0
+
+
+@pytest.mark.parametrize(
+    ("cpu", "took", "has_moved", "expected"),
+    [
+        (0.0001, 0.0001, False, 0.1),  # cheap: ten times a second
+        (0.002, 0.002, False, 0.6),  # a third of a percent of a processor
+        (0.0001, 0.1, False, 1.0),  # slow storage, or a machine that is busy: no more than a tenth of the time
+        (1.0, 1.0, False, 5.0),
+        (0.02, 0.3, True, 0.1),  # it read what had come; the next look costs less
+    ],
+)
+def test_looks_that_find_nothing_cost_next_to_nothing(
+    cpu: float, took: float, has_moved: bool, expected: float
+) -> None:
+    assert seconds_between_looks(cpu=cpu, took=took, has_moved=has_moved) == pytest.approx(expected)
