@@ -139,18 +139,7 @@ def test_tables_in_an_object_store_are_those_of_a_folder(
     assert not (ObjectPath.of(storage) / "_lock").exists()
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "flow.intent_written",
-        "state.committed",
-        "cdc.auxiliary_committed",
-        "cdc.target_committed",
-        "flow.rows_committed",
-        "view.state_committed",
-        "view.swapped",
-    ],
-)
+@pytest.mark.parametrize("point", ["state.committed", "cdc.auxiliary_committed", "flow.rows_committed", "view.swapped"])
 def test_an_update_that_dies_loses_and_doubles_nothing(
     point: str, places: tuple[Path, str, str], in_a_folder: Mapping[str, pl.DataFrame]
 ) -> None:
