@@ -1,7 +1,7 @@
 """A backlog from landing to gold, beside the floor: `python -m benchmarks.backlog --sales 50000000`.
 
-Both read the same landing zone, each in a process of its own, by turns. CPU seconds say what the work costs, also on a machine that
-does other things; resident memory is the peak of the process. Five million sales take a minute, fifty some ten.
+Both read the same landing zone, each in a process of its own, by turns. CPU seconds say what the work costs, also on a machine
+that does other things; memory is the peak of the process. Five million sales take a minute, fifty some ten.
 """
 
 from __future__ import annotations
