@@ -139,18 +139,7 @@ def test_tables_in_an_object_store_are_those_of_a_folder(
     assert not (ObjectPath.of(storage) / "_lock").exists()
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "flow.intent_written",
-        "state.committed",
-        "cdc.auxiliary_committed",
-        "cdc.target_committed",
-        "flow.rows_committed",
-        "view.state_committed",
-        "view.swapped",
-    ],
-)
+@pytest.mark.parametrize("point", ["state.committed", "cdc.auxiliary_committed", "flow.rows_committed", "view.swapped"])
 def test_an_update_that_dies_loses_and_doubles_nothing(
     point: str, places: tuple[Path, str, str], in_a_folder: Mapping[str, pl.DataFrame]
 ) -> None:
@@ -233,3 +222,33 @@ def flagship_rows(storage: object, schema: str, name: str, catalog: str) -> pl.D
     table = pl.DataFrame(pa.table(DeltaTable(f"{storage}/tables/{catalog}/{schema}/{name}").to_pyarrow_table()))
     table = table.drop([column for column in VOLATILE if column in table.columns])
     return table.sort(table.columns)
+
+
+def test_a_stream_of_files_is_refused_while_the_storage_is_in_an_object_store(tmp_path: Path, bucket: str) -> None:
+    root = project(tmp_path / "files", bucket, changes=f"{bucket}/changes")
+    text = "from pyspark import pipelines as dp\n\n@dp.table\ndef notes():\n"
+    text += '    return spark.readStream.schema("id INT").json("incoming")\n'
+    (root / "transformations" / "tables.py").write_text(text, "utf-8")
+    with Pipeline(root) as pipeline, pytest.raises(LakeletError) as refused:
+        pipeline.graph()
+    assert refused.value.condition == "UNSUPPORTED_SOURCE"
+    assert "Delta table" in (refused.value.hint or "")
+
+
+def test_a_storage_that_cannot_be_written_is_said_in_a_line(tmp_path: Path, s3_address: str) -> None:
+    root = project(tmp_path / "missing", "s3://there-is-no-such-bucket/x", changes="/nowhere")
+    with Pipeline(root) as pipeline, pytest.raises(LakeletError) as refused:
+        pipeline.run()
+    assert refused.value.condition == "STORAGE_NOT_WRITABLE"
+    assert "\n" not in str(refused.value.cause)
+    assert "credentials" in (refused.value.hint or "")
+
+
+def test_a_source_in_a_bucket_that_is_not_there(tmp_path: Path, s3_address: str) -> None:
+    root = project(tmp_path / "missing", "data", changes="s3://there-is-no-such-bucket/x")
+    with Pipeline(root) as pipeline, pytest.raises(LakeletError) as refused:
+        pipeline.graph()
+    told = refused.value.render()
+    assert "s3://there-is-no-such-bucket/x" in told
+    assert "NoSuchBucket" in told or "404 Not Found" in told
+    assert "credentials" in told

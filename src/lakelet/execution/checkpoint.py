@@ -115,7 +115,7 @@ class Checkpoint:
     @property
     def is_finished(self) -> bool:
         """Whether a `once` flow has read what there was."""
-        return (self.folder / "finished.json").exists()
+        return (self.folder / "finished.json").is_file()
 
     def finish(self) -> None:
         """Record that a `once` flow has read what there was."""
@@ -197,7 +197,7 @@ def batches_in_use(folder: Place, generation: int) -> Iterator[tuple[Place, Batc
 def read_generation(folder: Place) -> int:
     """Return the checkpoint generation of a dataset; 0 until its first full refresh."""
     path = folder / "generation.json"
-    return int(read_json(path)["generation"]) if path.exists() else 0
+    return int(read_json(path)["generation"]) if path.is_file() else 0
 
 
 def start_generation(folder: Place) -> int:
@@ -221,7 +221,7 @@ def epochs(folder: Place, flow: str, generation: int) -> tuple[str, ...]:
 
 def _resets(flow: Place, generation: int) -> int:
     path = flow / "resets.json"
-    if not path.exists():
+    if not path.is_file():
         return 0
     found = read_json(path)
     return int(found["resets"]) if found["generation"] == generation else 0
@@ -313,7 +313,7 @@ def read_derived(path: Place) -> dict[str, Any]:
         StorageError: `CHECKPOINT_TOO_NEW`.
     """
     try:
-        return read_json(path) if path.exists() else {}
+        return read_json(path) if path.is_file() else {}
     except StorageError as error:
         if error.condition != "CHECKPOINT_CORRUPT":
             raise

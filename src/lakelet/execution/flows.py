@@ -372,7 +372,7 @@ def _note_null_rule(context: UpdateContext, declared: AutoCdcFlow, checkpoint: C
         "columns_to_update": declared.columns_to_update,
     }
     rule = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
-    before = read_json(path)["null_rule"] if path.exists() else None
+    before = read_json(path)["null_rule"] if path.is_file() else None
     if before == rule:
         return
     if before is not None:

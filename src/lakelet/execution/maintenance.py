@@ -152,7 +152,7 @@ def _streams(batch: Batch, side: str, flow: str) -> Iterator[tuple[str, Need]]:
 
 def _location(catalog: Catalog, folder: Place) -> str | None:
     path = folder / "definition.json"
-    return None if not path.exists() else read_json(path).get("location")
+    return None if not path.is_file() else read_json(path).get("location")
 
 
 def pipeline_tables(catalog: Catalog) -> tuple[str, ...]:

@@ -273,7 +273,7 @@ def _changes(context: UpdateContext, note: ViewRecord, versions: Mapping[str, in
             if changes_rows(location, after=known.version, until=version):
                 text = f"rows of `{context.catalog.relative(location)}` were updated or deleted, or its columns changed"
                 changes.issues.append(Issue(type="DATA_HAS_CHANGED", text=text))
-        elif not all(place(file.path).exists() for file in files):
+        elif not all(place(file.path).is_file() for file in files):
             text = f"files that `{context.catalog.relative(location)}` gained were put together with others and removed"
             changes.issues.append(Issue(type="DATA_FILE_MISSING", text=text))
         elif files:
@@ -351,7 +351,7 @@ def _incremental(
 def _is_readable(location: str, version: int) -> bool:
     """Return whether a version is still in the log, with all of its files."""
     try:
-        return all(place(file.path).exists() for file in snapshot_files(location, version))
+        return all(place(file.path).is_file() for file in snapshot_files(location, version))
     except LakeletError:
         return False
 

@@ -56,7 +56,7 @@ def state_reports(
             continue
         checkpoint = Checkpoint(folder, flow.name, read_generation(folder))
         path = description_file(checkpoint)
-        if not path.exists():
+        if not path.is_file():
             continue
         last = checkpoint.committed()
         now = Thresholds.from_json(last.state.get("watermark", {})).now if last is not None else None

@@ -172,13 +172,13 @@ def check_row_wise(checkpoint: Checkpoint, dataset: str) -> None:
         StorageError: `STREAMING_STATEFUL_OPERATOR_NOT_MATCH_IN_STATE_METADATA`.
     """
     path = description_file(checkpoint)
-    if path.exists():
+    if path.is_file():
         raise state_mismatch(dataset, f"its {read_json(path)['description']['operator']} is gone")
 
 
 def _check_unchanged(checkpoint: Checkpoint, now: Mapping[str, str], dataset: str) -> None:
     path = description_file(checkpoint)
-    if not path.exists():
+    if not path.is_file():
         if checkpoint.committed_id >= 0:
             raise state_mismatch(dataset, f"its {now['operator']} is new, and the rows until now went by without it")
         return
@@ -194,7 +194,7 @@ def _check_unchanged(checkpoint: Checkpoint, now: Mapping[str, str], dataset: st
 
 def _remember(checkpoint: Checkpoint, description: Mapping[str, str]) -> None:
     path = description_file(checkpoint)
-    if not path.exists():
+    if not path.is_file():
         write_json(path, {"format": FORMAT, "description": dict(description)})
 
 

@@ -220,6 +220,6 @@ def test_a_signal_ends_a_run_with_its_exit_code(storage, signal_name, code, mode
 
 
 def test_an_address_in_an_object_store_is_no_folder() -> None:
-    result = CliRunner().invoke(main, ["list", "--storage", "s3://bucket/x"])
+    result = CliRunner().invoke(cli, ["list", "--storage", "s3://bucket/x"])
     assert result.exit_code == 2
     assert "not a folder of this machine" in result.output
