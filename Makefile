@@ -26,10 +26,12 @@ test-spark-compare: setup  ## run the same files and streams through Apache Spar
 	@LAKELET_SPARK_PYTHON=$(or $(SPARK_PYTHON),$(abspath $(SPARK_VENV)/bin/python)) $(BIN)/python -m pytest tests/spark
 
 test-browser: setup  ## walk the pages in a real browser (needs chromium: apt-get install chromium)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --group browser
 	@LAKELET_BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 screenshots: setup  ## take the pictures of the pages anew (needs chromium)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --group browser
 	@$(BIN)/python scripts/take_screenshots.py
 

@@ -1,6 +1,6 @@
 """How fast the pages of a large pipeline answer, and what a page costs the pipeline that it shows.
 
-python -m benchmarks.web [--datasets 300] [--updates 10000]
+python -m benchmarks.web [--datasets 300] [--updates 10000] [--rounds 12] [--only-cost]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,9 @@ from typing import Any
 
 import uvicorn
 
+from apparel.generator.landing import DeltaLanding
+from apparel.generator.settings import GeneratorSettings
+from apparel.generator.streams import Generator
 from lakelet.events import kinds
 from lakelet.events.log import EventBus
 from lakelet.events.model import DataQuality, ExpectationResult, FlowMetrics, FlowStatus, UpdateState
@@ -30,6 +33,7 @@ from lakelet.pipeline import Pipeline, RefreshSelection
 from lakelet.web.app import create_app
 from lakelet.web.site import Site
 
+PIPELINE = Path(__file__).resolve().parent.parent / "src" / "apparel" / "pipeline"
 SPEC = "name: large\nstorage: data\nlibraries:\n  - glob: {include: transformations/**}\n"
 CHAIN = """
 @dp.materialized_view(name="bronze.orders_{n}")
@@ -181,38 +185,59 @@ def pages(datasets: int, updates: int) -> None:
             server.close()
 
 
-def cost() -> None:
-    """Compare updates with and without an open page, in turns."""
+def cost(rounds: int) -> None:
+    """Compare updates of small views with and without an open page: the most events for the least work."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_project(root, 30)
         with Pipeline(root) as pipeline:
-            server = Server(pipeline)
-            server.get("/pipeline")
-            pipeline.run()
-            server.close()
-            wall: dict[str, list[float]] = {"no page": [], "a page": []}
-            used: dict[str, list[float]] = {"no page": [], "a page": []}
-            for _ in range(12):
-                _note(pipeline, wall["no page"], used["no page"])
-                server = Server(pipeline)
-                server.get("/pipeline")
-                server.site.watcher.is_ready.wait()
-                with server.watched():
-                    _note(pipeline, wall["a page"], used["a page"])
-                server.close()
-            for name, values in (("time", wall), ("processor time", used)):
-                without, with_page = statistics.median(values["no page"]), statistics.median(values["a page"])
-                print(
-                    f"{name} of an update of 30 datasets: {without:.0f} ms, with a page {with_page:.0f} ms, "
-                    f"{with_page / without - 1:+.1%}"
-                )
+            everything = RefreshSelection(full_refresh_all=True)
+            _compare("30 datasets of ten rows", pipeline, rounds, lambda: pipeline.run(selection=everything))
 
 
-def _note(pipeline: Pipeline, wall: list[float], used: list[float]) -> None:
-    """Run one update that computes everything, and note how long it took."""
+def flagship_cost(rounds: int) -> None:
+    """Compare the flagship's updates, each over a new batch of sales and changes, with and without an open page."""
+    with tempfile.TemporaryDirectory() as folder:
+        generator = Generator(GeneratorSettings(seed=7), DeltaLanding(Path(folder)))
+        with Pipeline(PIPELINE, storage=folder) as pipeline:
+            _compare("the flagship", pipeline, rounds, pipeline.run, before=generator.write_batch)
+
+
+def _compare(
+    name: str,
+    pipeline: Pipeline,
+    rounds: int,
+    update: Callable[[], object],
+    *,
+    before: Callable[[], object] = lambda: None,
+) -> None:
+    """Run updates in turns, without a page and with one, and print what the page adds."""
+    before()
+    update()
+    wall: dict[str, list[float]] = {"no page": [], "a page": []}
+    used: dict[str, list[float]] = {"no page": [], "a page": []}
+    for _ in range(rounds):
+        before()
+        _note(update, wall["no page"], used["no page"])
+        before()
+        server = Server(pipeline)
+        server.get("/pipeline")
+        server.site.watcher.is_ready.wait()
+        with server.watched():
+            _note(update, wall["a page"], used["a page"])
+        server.close()
+    for kind, values in (("time", wall), ("processor time", used)):
+        without, with_page = statistics.median(values["no page"]), statistics.median(values["a page"])
+        print(
+            f"{kind} of an update of {name}: {without:.0f} ms, with a page {with_page:.0f} ms, {with_page / without - 1:+.1%}",
+            flush=True,
+        )
+
+
+def _note(update: Callable[[], object], wall: list[float], used: list[float]) -> None:
+    """Run one update, and note how long it took."""
     begun, before = time.perf_counter(), time.process_time()
-    pipeline.run(selection=RefreshSelection(full_refresh_all=True))
+    update()
     wall.append((time.perf_counter() - begun) * 1000)
     used.append((time.process_time() - before) * 1000)
 
@@ -221,6 +246,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--datasets", type=int, default=300)
     parser.add_argument("--updates", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=12, help="of updates with and without a page")
+    parser.add_argument("--only-cost", action="store_true", help="leave out the pages' own times")
     arguments = parser.parse_args()
-    pages(arguments.datasets, arguments.updates)
-    cost()
+    if not arguments.only_cost:
+        pages(arguments.datasets, arguments.updates)
+    cost(arguments.rounds)
+    flagship_cost(arguments.rounds)

@@ -27,14 +27,11 @@ SCHEMES = ("light", "dark")
 PAGES = {
     "pipeline": ("The pipeline", "/pipeline"),
     "dataset": ("A dataset", "/datasets/02_silver.silver_sales_transactions"),
-    "update": ("An update", "/updates/latest"),
-    "quality": ("Quality", "/quality"),
     "sql": (
         "SQL",
         "/sql?query=SELECT+store_name,+total_revenue+FROM+03_gold.gold_daily_sales_by_store+ORDER+BY+2+DESC",
     ),
     "retail": ("The retailer's dashboard", "/retail"),
-    "history": ("One store's history", "/retail/history/stores/1"),
 }
 
 
@@ -67,24 +64,18 @@ def run_update(page: Any) -> None:
     page.locator("#state .chip[data-status=COMPLETED]").wait_for(timeout=300_000)
 
 
-def newest_update(page: Any) -> str:
-    page.goto("/pipeline")
-    return str(page.locator("#update-link").get_attribute("href"))
-
-
 def take(browser: Any, url: str, storage: Path) -> None:
     page = browser.new_page(base_url=url)
     run_update(page)
     apparel("generate", "--batches", "1", "--interval", "0", storage=storage)
     run_update(page)
-    paths = {name: path for name, (_, path) in PAGES.items()} | {"update": newest_update(page)}
     page.close()
     for scheme in SCHEMES:
         for size, (width, height) in SIZES.items():
             page = browser.new_page(
                 base_url=url, viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
             )
-            for name, path in paths.items():
+            for name, (_, path) in PAGES.items():
                 page.goto(path)
                 page.locator("#connection", has_text="live").wait_for(timeout=60_000)
                 page.screenshot(path=FOLDER / f"{name}-{size}-{scheme}.png")

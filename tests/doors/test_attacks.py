@@ -348,6 +348,15 @@ def test_a_client_that_does_not_read_keeps_no_place(guarded: Doors, new_session:
             pass
 
 
+def test_a_process_that_died_is_replaced(doors: Doors, spark: SparkSession) -> None:
+    assert spark.range(2).count() == 2
+    [*idle] = doors.tables.processes._idle
+    for process in idle:
+        process._process.kill()
+        process._process.wait()
+    assert idle and spark.range(2).count() == 2
+
+
 def test_only_so_many_queries_run_at_once(guarded: Doors) -> None:
     processes = guarded.tables.processes
     with processes.lease({}) as lease:

@@ -85,12 +85,14 @@ def test_names_are_found_whatever_their_case_and_by_their_last_part(client: Test
 
 
 def test_an_update_shows_its_flows_rules_and_errors(shop: Any) -> None:
-    shop.run()
+    first = shop.run()
     shop.land((None, "dan", 7))
     result = shop.run()
     client = shop.client()
     listing = client.get("/updates.json").json()
     assert [update["state"] for update in listing["updates"]] == ["FAILED", "COMPLETED"]
+    flows = client.get(f"/updates/{first.update_id}.json").json()["flows"]
+    assert [flow["technique"] for flow in flows if flow["technique"]] == ["COMPLETE_RECOMPUTE"]
     data = client.get(f"/updates/{result.update_id[:8]}.json").json()
     assert {flow["flow"]: flow["status"] for flow in data["flows"]} == {
         "bronze.orders": "FAILED",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lakelet.plan  # noqa: F401 - first: it lets pyspark be imported under `python -c`
 from lakelet.doors.access import Certificate
 from lakelet.doors.server import Doors, open_doors
 

@@ -156,7 +156,7 @@ class UpdateProgress:
             case "dataset_definition" if name:
                 self.dataset(name).kind = event.details.get("dataset_type")
             case "planning_information" if name:
-                self.dataset(name).technique = _chosen(event.details)
+                self.dataset(name).technique = chosen_technique(event.details)
             case "flow_progress" if name:
                 self._apply_flow_progress(self.dataset(name), event)
             case "warning" | "deprecation" | "hook_progress" if event.message not in self.warnings:
@@ -215,7 +215,8 @@ class UpdateProgress:
             dataset.recent.add_failed(rule["name"], rule["failed_records"])
 
 
-def _chosen(details: Mapping[str, Any]) -> str | None:
+def chosen_technique(details: Mapping[str, Any]) -> str | None:
+    """Return how a view is refreshed, of the details of a `planning_information`."""
     for technique in details.get("technique_information", ()):
         if technique.get("is_chosen"):
             return str(technique["maintenance_type"]).removeprefix("MAINTENANCE_TYPE_")

@@ -181,9 +181,7 @@ class QueryProcesses:
             )
         process: _EngineProcess | None = None
         try:
-            with self._lock:
-                process = self._idle.pop() if self._idle else None
-            process = process or _EngineProcess()
+            process = self._rested() or _EngineProcess()
             process.queries += 1
             lease = Lease(self, process, process.engine(configuration))
         except BaseException:
@@ -198,6 +196,15 @@ class QueryProcesses:
             lease.end(_closing())
             raise _closing()
         return lease
+
+    def _rested(self) -> _EngineProcess | None:
+        """Return a process that another query has left; one that has died meanwhile is put away."""
+        while True:
+            with self._lock:
+                process = self._idle.pop() if self._idle else None
+            if process is None or process.is_alive:
+                return process
+            process.end()
 
     def _leave(self, process: _EngineProcess | None) -> None:
         """Free a place; `process` is for the next query."""

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lakelet.events.progress import chosen_technique
+
 LEVELS = ("METRICS", "INFO", "WARN", "ERROR")
 _SCHEMA = """
 CREATE TABLE events (
@@ -135,8 +137,7 @@ class EventIndex:
             case "update_progress":
                 self._update_progress(update_id, details, event["timestamp"])
             case "planning_information" if dataset:
-                chosen = [item for item in details.get("technique_information", ()) if item.get("is_chosen")]
-                technique = chosen[0]["maintenance_type"] if chosen else None
+                technique = chosen_technique(details)
                 self._flow(update_id, dataset, flow)
                 self._run(
                     "UPDATE flows SET technique = ? WHERE update_id = ? AND dataset = ? AND flow = ?",
