@@ -26,6 +26,8 @@ from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, TableDefinition
 from lakelet.storage.delta_rs import DeltaRsStore
 
+pytestmark = pytest.mark.feature("Queries: whole results, or an error")
+
 MANY = 2_000_000_000
 """Rows of a query that runs for many seconds."""
 PARTITIONS = 20_000
