@@ -114,6 +114,24 @@ def test_an_update_whose_server_is_restarted_goes_on_with_its_own_settings_and_f
         engine.close()
 
 
+def test_a_pipeline_goes_on_with_another_engine_and_back(tmp_path: Path, address: str, engine: ConnectEngine) -> None:
+    """From the engine of this run to one elsewhere and back: every batch is of new rows, and no view is wrong."""
+    elsewhere = ConnectEngine(address)
+    project = shop(tmp_path, engine)
+    ids = [1, 2, 3]
+    for chosen in (engine, elsewhere, engine):
+        project.engine = chosen  # type: ignore[assignment]
+        result = project.ok()
+        assert {flow.name: flow.batches for flow in result.flows} == dict.fromkeys(
+            ("orders", "twice", "latest", "total"), 1
+        )
+        check(project, ids)
+        assert project.ok().flows[0].batches == 0
+        ids.append(ids[-1] + 1)
+        project.land("orders", pa.table({"id": ids[-1:]}))
+    elsewhere.close()
+
+
 def test_a_continuous_update_goes_on_after_its_session_was_lost(tmp_path: Path, address: str) -> None:
     engine = ConnectEngine(address)
     project = shop(tmp_path, engine)
