@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 SPARK_VENV ?= .venv-spark
 BIN = $(VENV)/bin
-SPARK_SUITES = tests/contract/test_cluster_writes.py tests/contract/test_engine.py tests/e2e/test_apparel_on_spark.py
+FEATURES = LAKELET_ENGINE_RESULTS=1 $(BIN)/python -m pytest -m feature tests/contract tests/behaviour
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-spark test-spark-compare test-browser check format docs screenshots bench soak compare-spark-cdc lock clean
+.PHONY: help setup demo test test-spark test-sail test-spark-compare test-browser check format docs screenshots bench soak compare-spark-cdc lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -19,7 +19,7 @@ demo: setup  ## generate an apparel retailer's data and watch it flow from landi
 
 test: setup  ## run the test suite: no root, no browser, no Java
 	@$(BIN)/python -m pytest
-	@echo "left out of this run: benchmarks (make bench), Apache Spark (make test-spark, make test-spark-compare), the browser suite (make test-browser), the long soak (make soak)"
+	@echo "left out of this run: benchmarks (make bench), servers elsewhere (make test-sail, make test-spark), Apache Spark's rows (make test-spark-compare), the browser suite (make test-browser), the long soak (make soak)"
 
 test-spark-compare: setup  ## run the same files and streams through Apache Spark; needs Java 17
 	@test -n "$(SPARK_PYTHON)" || $(PYTHON) scripts/setup_spark.py $(SPARK_VENV)
@@ -35,9 +35,12 @@ screenshots: setup  ## take the pictures of the pages anew (needs chromium)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --group browser
 	@$(BIN)/python scripts/take_screenshots.py
 
-test-spark: setup  ## the engine's contract, and the flagship, on Apache Spark with Delta Lake: needs Java 17, downloads 450 MB once
+test-sail: setup  ## run the tests of every feature embedded, on a Sail server, and on one in cluster mode (10 minutes)
+	@for engine in sail sail-server sail-cluster; do echo $$engine; LAKELET_TEST_ENGINE=$$engine $(FEATURES) || exit 1; done
+
+test-spark: setup  ## run them, and the flagship, on Apache Spark with Delta Lake (20 minutes): needs Java 17, downloads 450 MB once
 	@$(BIN)/lakelet spark up --port 15002
-	@LAKELET_TEST_ENGINE=sc://127.0.0.1:15002 $(BIN)/python -m pytest $(SPARK_SUITES) ; code=$$? ; $(BIN)/lakelet spark down ; exit $$code
+	@LAKELET_TEST_ENGINE=sc://127.0.0.1:15002 $(FEATURES) tests/e2e/test_apparel_on_spark.py --timeout 600 ; code=$$? ; $(BIN)/lakelet spark down ; exit $$code
 
 check: setup  ## lint, format, types, layers
 	@$(BIN)/ruff check .

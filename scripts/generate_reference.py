@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,14 @@ from lakelet.spec import STORAGE_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
+RESULTS = ROOT / "tests" / "engine_results.json"
+"""How the tests of each feature ended on each engine; written by `make test-sail` and `make test-spark`."""
+TESTED_ENGINES = (
+    "Sail, embedded",
+    "Sail server",
+    "Sail server, cluster mode",
+    "Apache Spark 4.2 with Delta Lake 4.4",
+)
 PICTURE = ROOT / "docs" / "images" / "apparel.svg"
 
 # -- settings
@@ -291,7 +300,7 @@ def _first_line(name: str) -> str:
 
 
 def engines_page() -> str:
-    """Return what each engine can do, from the data that the contract suite checks."""
+    """Return what each engine can do, and what the tests of each feature said on it."""
     (declared,) = (
         node
         for node in ast.walk(ast.parse(Path(engine_base.__file__).read_text("utf-8")))
@@ -306,9 +315,19 @@ def engines_page() -> str:
     lines = [
         "# Engines",
         "",
+        "How to use one: [Apache Spark](../guides/spark.md).",
+        "",
+        "## Features",
+        "",
+        "How many tests of each feature pass on each engine. `make test-sail` and `make test-spark` run them; what is left",
+        "out is a test of what that engine cannot do, or does not need. A dash: not run yet.",
+        "",
+        *_feature_table(json.loads(RESULTS.read_text("utf-8"))),
+        "",
+        "## Capabilities",
+        "",
         "What each engine can do by itself. What it cannot, lakelet does around it, or the difference is named in",
-        "[differences](differences.md). A server is asked what it can do when an update begins. How to use one:",
-        "[Apache Spark](../guides/spark.md).",
+        "[differences](differences.md). A server is asked what it can do when an update begins.",
         "",
         f"| | {' | '.join(ENGINES)} |",
         f"|---|{'---|' * len(ENGINES)}",
@@ -317,6 +336,24 @@ def engines_page() -> str:
         marks = " | ".join("yes" if getattr(engine, name) else "no" for engine in ENGINES.values())
         lines.append(f"| {text} | {marks} |")
     return "\n".join(lines) + "\n"
+
+
+def _feature_table(results: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
+    engines = [name for name in TESTED_ENGINES if name in results]
+    features = sorted({feature for said in results.values() for feature in said})
+    lines = [f"| | {' | '.join(engines)} |", f"|---|{'---|' * len(engines)}"]
+    for feature in features:
+        cells = [_outcome(results[engine].get(feature, {})) for engine in engines]
+        lines.append(f"| {feature} | {' | '.join(cells)} |")
+    return lines
+
+
+def _outcome(counts: Mapping[str, int]) -> str:
+    passed, skipped, failed = (counts.get(name, 0) for name in ("passed", "skipped", "failed"))
+    said = [f"{passed} pass"] if passed else []
+    said += [f"{failed} fail"] if failed else []
+    said += [f"{skipped} left out"] if skipped else []
+    return ", ".join(said) or "–"
 
 
 PAGES: Mapping[str, Callable[[], str]] = {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from tests.engines import Results, address
 from tests.object_store import new_bucket, s3_server
 
 from lakelet.engine.connect import ConnectEngine
 from lakelet.engine.sail import SailEngine
 
-ADDRESS = os.environ.get("LAKELET_TEST_ENGINE", "sail")
+ADDRESS = address()
 """The engine of every suite: `sail` for the embedded one, or the address of a Spark Connect server."""
 
 
@@ -34,3 +36,21 @@ def s3_address() -> Iterator[str]:
 def bucket(s3_address: str) -> str:
     """The address of an empty bucket."""
     return new_bucket(s3_address)
+
+
+_results = Results()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Note how a test of a feature ended: what its fixtures skip or break counts, too."""
+    report = yield
+    mark = item.get_closest_marker("feature")
+    if mark is not None and (report.when == "call" or (report.when == "setup" and report.outcome != "passed")):
+        _results.note(mark.args[0], report.outcome)
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    if os.environ.get("LAKELET_ENGINE_RESULTS"):
+        _results.write()

@@ -25,7 +25,7 @@ from lakelet.pipelines.user_errors import (
     query_function_failed,
     syntax_error,
 )
-from lakelet.pipelines.user_modules import UserModules
+from lakelet.pipelines.user_modules import UserModules, travels_by_value
 from lakelet.spec import PipelineSpec, absolute_path
 
 _FUTURE_FLAGS = 0
@@ -214,6 +214,7 @@ class _Loader:
         """Run a .py file in a module's namespace; called for imports too."""
         self._done.add(file)
         module.__file__ = str(file)
+        travels_by_value(module)  # `spark.udf.register` pickles at once, while the file still loads
         vars(module).update({name: value for name, value in self._globals.items() if name not in vars(module)})
         self._run_source(file, vars(module), running=(file,))
 

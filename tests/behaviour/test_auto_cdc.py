@@ -28,6 +28,7 @@ from lakelet.plan import relation
 from lakelet.storage import clustered
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_rs import DeltaRsStore
+from lakelet.storage.delta_spark import DeltaSparkStore
 
 NUMBERS = {"userId", "sequenceNum", "seq", "id", "__START_AT", "__END_AT"}
 
@@ -53,7 +54,7 @@ class Flow:
 
     def __init__(self, engine: SailEngine, folder: Path, **options: Any) -> None:
         self._engine = engine
-        self._store = DeltaRsStore()
+        self._store = DeltaSparkStore(engine) if engine.capabilities.cluster_writes else DeltaRsStore()
         self._target, self.auxiliary = str(folder / "target"), str(folder / "auxiliary")
         self._options = {"keys": ("userId",), "sequence_by": "sequenceNum", "name": "flow", **options}
         self._next_batch = 0
@@ -157,22 +158,26 @@ SCD2_CITY_UNTRACKED = """
 """
 
 
+@pytest.mark.feature("AUTO CDC")
 @ARRIVALS
 def test_documented_scd1(engine: SailEngine, tmp_path: Path, arrival: str) -> None:
     check(engine, tmp_path, arrival, CHANGES, SCD1, **DOCUMENTED)
 
 
+@pytest.mark.feature("AUTO CDC")
 @ARRIVALS
 def test_documented_scd1_with_truncate(engine: SailEngine, tmp_path: Path, arrival: str) -> None:
     options = {**DOCUMENTED, "apply_as_truncates": F.expr("operation = 'TRUNCATE'")}
     check(engine, tmp_path, arrival, CHANGES + TRUNCATE, SCD1_TRUNCATED, **options)
 
 
+@pytest.mark.feature("AUTO CDC")
 @ARRIVALS
 def test_documented_scd2(engine: SailEngine, tmp_path: Path, arrival: str) -> None:
     check(engine, tmp_path, arrival, CHANGES, SCD2, scd_type=2, **DOCUMENTED)
 
 
+@pytest.mark.feature("AUTO CDC")
 @ARRIVALS
 def test_documented_scd2_with_an_untracked_column(engine: SailEngine, tmp_path: Path, arrival: str) -> None:
     options = {**DOCUMENTED, "track_history_except_column_list": ("city",)}
@@ -236,6 +241,7 @@ CLOSED_THEN_LATE = """
 """
 
 
+@pytest.mark.feature("AUTO CDC")
 @ARRIVALS
 def test_a_late_event_splits_a_closed_interval(engine: SailEngine, tmp_path: Path, arrival: str) -> None:
     history = """
@@ -295,6 +301,7 @@ def test_a_row_shows_the_last_values_of_untracked_columns(engine: SailEngine, tm
     check(engine, tmp_path, arrival, f"id name synced op seq\n{lines}", history, scd_type=2, **options)
 
 
+@pytest.mark.feature("AUTO CDC")
 @pytest.mark.parametrize("scd_type", [1, 2])
 def test_an_event_delivered_again_adds_nothing(engine: SailEngine, tmp_path: Path, scd_type: int) -> None:
     flow = Flow(engine, tmp_path, scd_type=scd_type, **DOCUMENTED)
@@ -450,6 +457,7 @@ def test_ties_are_reported_once_and_replays_are_none(engine: SailEngine, tmp_pat
 # -- types and columns --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.feature("AUTO CDC")
 @pytest.mark.parametrize("scd_type", [1, 2])
 def test_any_type_is_kept_and_equal_values_open_no_version(engine: SailEngine, tmp_path: Path, scd_type: int) -> None:
     def changes(seq: int) -> pa.Table:
@@ -501,6 +509,7 @@ def test_a_struct_orders_by_its_fields(engine: SailEngine, tmp_path: Path, arriv
     }
 
 
+@pytest.mark.feature("AUTO CDC")
 @pytest.mark.parametrize("scd_type", [1, 2])
 def test_a_new_column_is_added_and_null_in_old_rows(engine: SailEngine, tmp_path: Path, scd_type: int) -> None:
     flow = Flow(engine, tmp_path, scd_type=scd_type, **BY_SEQ)
@@ -511,6 +520,7 @@ def test_a_new_column_is_added_and_null_in_old_rows(engine: SailEngine, tmp_path
     assert found == sorted([*old, (1, "ann", "rome"), (2, "bob", None)], key=repr)
 
 
+@pytest.mark.feature("AUTO CDC")
 def test_keys_of_several_columns_and_odd_names(engine: SailEngine, tmp_path: Path) -> None:
     flow = Flow(engine, tmp_path, keys=("a b", "it's"), sequence_by="seq", except_column_list=("seq",))
     for seq, value in [(1, "x"), (2, "y")]:
@@ -625,6 +635,7 @@ def test_a_target_that_others_have_laid_out_is_changed_as_well(engine: SailEngin
     ]
 
 
+@pytest.mark.feature("AUTO CDC")
 def test_a_lost_target_is_derived_again(engine: SailEngine, tmp_path: Path) -> None:
     flow = Flow(engine, tmp_path, scd_type=2, **DOCUMENTED)
     flow.apply(table(CHANGES))

@@ -65,6 +65,7 @@ PARTIAL = [
 ]
 
 
+@pytest.mark.feature("AUTO CDC")
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)])
 def test_columns_to_update_names_what_an_event_sets(project: Any, order: tuple[int, ...]) -> None:
     write(project, "columns_to_update='cols', stored_as_scd_type=2").write(
@@ -116,6 +117,7 @@ def test_a_changed_rule_for_nulls_is_explained(project: Any) -> None:
 # -- ties ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.feature("AUTO CDC")
 def test_a_tie_is_a_warning_with_its_keys(project: Any) -> None:
     write(project)
     land(project, "id name op seq\n1 ann U 1\n1 bob U 1\n2 eve U 1\n2 eve U 1")
@@ -155,6 +157,7 @@ TWO = """
 """
 
 
+@pytest.mark.feature("AUTO CDC")
 @pytest.mark.parametrize("first", ["initial", "changes"])
 def test_a_once_flow_hydrates_what_a_stream_goes_on_with(project: Any, first: str) -> None:
     project.write(CHANGES + TWO)
@@ -236,6 +239,7 @@ def test_everything_wrong_with_a_flow_is_reported_at_once(project: Any) -> None:
 # -- rules and schemas --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.feature("AUTO CDC")
 @pytest.mark.parametrize("scd_type", [1, 2])
 def test_the_rules_of_a_target_see_the_change_rows(project: Any, scd_type: int) -> None:
     rules = 'expect_all={"warn": "name != \'bob\'"}, expect_all_or_drop={"op known": "op IN (\'U\', \'D\')"}'
@@ -253,6 +257,7 @@ def test_the_rules_of_a_target_see_the_change_rows(project: Any, scd_type: int) 
     assert project.rows("t", "id", "name") == ([] if scd_type == 1 else [(1, "ann"), (1, "bob")])
 
 
+@pytest.mark.feature("AUTO CDC")
 def test_a_violated_fail_rule_writes_nothing(project: Any) -> None:
     write(project, target="expect_all_or_fail={'named': \"name IS NOT NULL OR op = 'D'\"}")
     land(project, "id name op seq\n1 ann U 1")
@@ -291,6 +296,7 @@ def test_a_schema_with_the_interval_is_kept(project: Any) -> None:
 # -- the change feed of a target ----------------------------------------------------------------------------------
 
 
+@pytest.mark.feature("AUTO CDC")
 @pytest.mark.parametrize("scd_type", [1, 2])
 def test_the_change_feed_of_a_target_has_what_changed_and_no_more(project: Any, scd_type: int) -> None:
     write(project, f"stored_as_scd_type={scd_type}", 'table_properties={"delta.enableChangeDataFeed": "true"}')
@@ -386,6 +392,7 @@ def test_a_wrong_age_is_refused(project: Any) -> None:
 # -- SQL ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.feature("AUTO CDC")
 def test_every_clause_of_sql(project: Any) -> None:
     project.write(CHANGES)
     project.write(

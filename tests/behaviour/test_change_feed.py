@@ -40,6 +40,7 @@ def changes(project: Any) -> list[Any]:
     return project.rows("changes", "_commit_version", "_change_type", "id", "name")
 
 
+@pytest.mark.feature("Change feeds of datasets")
 def test_the_changes_of_an_auto_cdc_target_flow_on(project: Any) -> None:
     project.write(CUSTOMERS.replace("PROPERTIES", ENABLED))
     project.land("events", events((1, 1, "I", "Ann"), (2, 1, "I", "Bob")))
@@ -92,6 +93,7 @@ def test_the_changes_of_an_auto_cdc_target_add_up_to_its_rows(new_project: Any, 
     assert balance(project) == Counter(project.rows("customers", "id", "name"))
 
 
+@pytest.mark.feature("Change feeds of datasets")
 def test_the_changes_of_a_materialized_view_flow_on(project: Any) -> None:
     project.write(
         """
@@ -157,6 +159,7 @@ def test_left_out_commits_are_counted_in_the_event_log(project: Any) -> None:
     assert "left out commits [1], which change rows (2 row(s) written, 3 row(s) removed)" in warning.message
 
 
+@pytest.mark.feature("Change feeds of datasets")
 @pytest.mark.parametrize("metadata", [False, True])
 def test_an_old_version_of_a_table_is_read_with_and_without_file_metadata(project: Any, metadata: bool) -> None:
     column = '.withColumn("file", F.col("_metadata.file_name"))' if metadata else ""

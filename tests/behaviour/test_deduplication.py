@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -37,24 +38,28 @@ def deliver(project: Any, *batches: list[tuple[Any, int | None]]) -> None:
         project.ok()
 
 
+@pytest.mark.feature("Deduplication of streams")
 def test_a_key_comes_once_however_often_and_in_which_update_it_arrives(project: Any) -> None:
     project.write(CLICKS.format(query='.dropDuplicates(["id"])'))
     deliver(project, [(1, 0), (1, 1), (2, 0)], [(2, 5), (3, 1)], [(None, 1)], [(None, 2), (1, 9)])
     assert project.rows("clicks", "id", "minute") == [(1, 0), (2, 0), (3, 1), (None, 1)]
 
 
+@pytest.mark.feature("Deduplication of streams")
 def test_with_the_watermark_column_among_the_keys_late_rows_are_dropped_and_counted(project: Any) -> None:
     project.write(CLICKS.format(query='.withWatermark("at", "10 minutes").dropDuplicates(["id", "at"])'))
     deliver(project, [(1, 0), (1, 30)], [(2, 20), (2, 21), (1, 30), (3, None), (3, None)])
     assert project.rows("clicks", "id", "minute") == [(1, 0), (1, 30), (2, 21), (3, None)]
 
 
+@pytest.mark.feature("Deduplication of streams")
 def test_distinct(project: Any) -> None:
     project.write(CLICKS.format(query='.distinct().filter("id < 3").withColumn("twice", F.col("id") * 2)'))
     deliver(project, [(1, 0), (1, 0)], [(1, 0), (2, 7), (3, 1)])
     assert project.rows("clicks", "id", "minute", "twice") == [(1, 0, 2), (2, 7, 4)]
 
 
+@pytest.mark.feature("Deduplication of streams")
 def test_within_watermark(project: Any) -> None:
     project.write(CLICKS.format(query='.withWatermark("at", "10 minutes").dropDuplicatesWithinWatermark(["id"])'))
     deliver(project, [(1, 0), (1, 9)], [(1, 9)], [(2, 40)], [(1, 41)])

@@ -246,30 +246,54 @@ def test_a_death_at_any_point_of_any_dataset_loses_and_doubles_nothing(
 ) -> None:
     """Updates with one file each until one dies, and one more: a table with state is put together after ten batches only."""
     project.write(EVERYTHING)
-    folder = project.root / "data" / "Volumes" / "main" / "raw" / "in"
-    folder.mkdir(parents=True)
     landed: list[tuple[int, int]] = []
-
-    def land() -> None:
-        number = len(landed)
-        landed.extend([(number, number), (0, number + 1)])
-        text = "".join(f'{{"id": {key}, "v": {value}}}\n' for key, value in landed[number:])
-        (folder / f"{number:03}.json").write_text(text)
-
-    land()
+    land_lines(project, landed)
     project.ok()
     with crash_at(point, occurrence=occurrence):
         for _ in range(25):
-            land()
+            land_lines(project, landed)
             project.run()
-    land()
+    land_lines(project, landed)
     project.ok()
+    check_everything(project, landed)
+
+
+def land_lines(project: Any, landed: list[tuple[int, int]]) -> None:
+    """Add a file with two rows to the folder and to `landed`."""
+    folder = project.root / "data" / "Volumes" / "main" / "raw" / "in"
+    folder.mkdir(parents=True, exist_ok=True)
+    number = len(landed)
+    landed.extend([(number, number), (0, number + 1)])
+    text = "".join(f'{{"id": {key}, "v": {value}}}\n' for key, value in landed[number:])
+    (folder / f"{number:03}.json").write_text(text)
+
+
+def check_everything(project: Any, landed: list[tuple[int, int]]) -> None:
     assert sorted(project.rows("lines", "id", "v")) == sorted(landed)
     assert sorted(project.rows("firsts", "id")) == sorted({key for key, _ in landed})
     assert project.rows("total", "n") == [len(landed)]
     assert sorted(project.rows("latest", "id", "v")) == sorted(dict(sorted(landed)).items())
     sink = pa_rows(project.root / "data" / "Volumes" / "main" / "raw" / "copies")
     assert sorted(zip(sink["id"].to_pylist(), sink["v"].to_pylist(), strict=True)) == sorted(landed)
+
+
+@pytest.mark.feature("Recovery: a death at every point")
+@pytest.mark.timeout(900)
+def test_deaths_at_every_point_one_after_the_other_lose_and_double_nothing(project: Any) -> None:
+    """One project, which dies at a point, is run again, and dies at the next one."""
+    project.write(EVERYTHING)
+    landed: list[tuple[int, int]] = []
+    land_lines(project, landed)
+    project.ok()
+    never = {"view.state_committed"} if project.engine.capabilities.cluster_writes else set()
+    for point in sorted(set(CRASH_POINTS) - never, key=lambda point: point == "state.compacted"):
+        with crash_at(point):
+            for _ in range(25):
+                land_lines(project, landed)
+                project.run()
+        project.ok()
+        assert sorted(project.rows("lines", "id", "v")) == sorted(landed), point
+    check_everything(project, landed)
 
 
 def pa_rows(location: Path) -> Any:

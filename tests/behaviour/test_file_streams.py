@@ -78,6 +78,7 @@ def failure(project: Any) -> Any:
 # -- each file once -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.feature("Files as streams")
 def test_each_update_reads_the_files_that_are_new(project: Any) -> None:
     project.write(auto_loader())
     put(project, "a.json", [{"id": 1}, {"id": 2}])
@@ -221,6 +222,7 @@ def test_without_types_every_column_is_text_as_the_file_has_it(project: Any) -> 
     }
 
 
+@pytest.mark.feature("Files as streams")
 def test_inferred_types_are_merged_across_files(project: Any) -> None:
     put(project, "a.json", [{"id": 1, "x": 1, "o": {"a": 1}, "l": [1], "b": True, "m": 1}])
     put(project, "b.json", [{"id": 2, "x": 1.5, "o": {"b": "t"}, "l": [2.5], "m": "t", "big": 2**70}])
@@ -264,6 +266,7 @@ def test_csv_with_inferred_types_against_duckdb(project: Any) -> None:
     assert project.rows("files", "id", "name", "price", "day", "ok") == oracle
 
 
+@pytest.mark.feature("Files as streams")
 def test_new_columns_are_read_in_the_same_update(project: Any) -> None:
     project.write(
         auto_loader(inferColumnTypes="true", maxFilesPerTrigger="1")
@@ -320,6 +323,7 @@ def test_what_the_evolution_modes_do_with_a_new_field(project: Any, mode: str, h
         assert json.loads(text)["name"] == "x"
 
 
+@pytest.mark.feature("Files as streams")
 def test_what_does_not_fit_a_type_is_rescued_also_inside(project: Any) -> None:
     put(project, "a.json", [{"id": 1, "o": {"a": 1}}])
     project.write(auto_loader(inferColumnTypes="true"))
@@ -347,6 +351,7 @@ def test_partition_columns_come_from_the_path(project: Any) -> None:
     assert set(columns(project)) == {"id", "hour", "_rescued_data"}
 
 
+@pytest.mark.feature("Files as streams")
 def test_metadata_of_the_file(project: Any) -> None:
     path = put(project, "a b.json", [{"id": 1}])
     project.write(
@@ -364,6 +369,7 @@ def test_metadata_of_the_file(project: Any) -> None:
 # -- formats ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.feature("Files as streams")
 def test_parquet_and_orc_keep_their_types_and_evolve(project: Any) -> None:
     for fmt, write in (("parquet", pq.write_table), ("orc", pa.orc.write_table)):
         for old in folder(project).iterdir():
@@ -380,6 +386,7 @@ def test_parquet_and_orc_keep_their_types_and_evolve(project: Any) -> None:
         assert json.loads(rows["m"]["_rescued_data"])["id"] == 2**40
 
 
+@pytest.mark.feature("Files as streams")
 def test_text_and_binary_files(project: Any) -> None:
     put(project, "a.txt", "one\ntwo\n")
     project.write("@dp.table\ndef files():\n    return spark.readStream.text('" + FOLDER + "')\n")
@@ -491,6 +498,7 @@ def test_a_batch_too_big_for_the_plan_goes_through_a_file(project: Any) -> None:
 # -- SQL and tables -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.feature("Files as streams")
 def test_sql_read_files_as_a_stream(project: Any) -> None:
     put(project, "a.csv", "id;n\n1;2\n")
     project.write(

@@ -34,6 +34,7 @@ def test_a_view_follows_its_tables(project: Any) -> None:
     assert project.rows("totals", "shop", "amount") == [("N", 11), ("S", 2)]
 
 
+@pytest.mark.feature("Materialized views")
 def test_a_view_follows_updates_and_deletes_too(project: Any) -> None:
     project.write(TOTALS).land("sales", sales(("N", 1), ("S", 2)))
     project.ok()
@@ -42,6 +43,7 @@ def test_a_view_follows_updates_and_deletes_too(project: Any) -> None:
     assert project.rows("totals", "shop", "amount") == [("S", 2)]
 
 
+@pytest.mark.feature("Materialized views")
 def test_nothing_new_is_no_operation(project: Any) -> None:
     project.write(TOTALS).land("sales", sales(("N", 1)))
     project.ok()
@@ -131,6 +133,7 @@ def test_a_batch_query_in_table_is_a_materialized_view(project: Any) -> None:
     assert kinds == {"totals": "MATERIALIZED_VIEW", "sales": "VIEW"}
 
 
+@pytest.mark.feature("Materialized views")
 @pytest.mark.parametrize(
     "breaks",
     [
@@ -161,6 +164,7 @@ class Crash(BaseException):
     pass
 
 
+@pytest.mark.feature("Materialized views")
 @pytest.mark.parametrize("point", ["view.planned", "view.swapped", "view.noted"])
 def test_a_refresh_that_dies_is_finished_by_the_next_update(project: Any, point: str) -> None:
     project.write(TOTALS).land("sales", sales(("N", 1)))
@@ -208,6 +212,7 @@ def test_a_full_refresh_computes_it_anew(project: Any) -> None:
     assert project.techniques() == {"totals": ("NO_OP", [])}
 
 
+@pytest.mark.feature("Materialized views")
 def test_columns_follow_the_query(project: Any) -> None:
     project.write(TOTALS).land("sales", sales(("N", 1)))
     project.ok()
@@ -218,6 +223,7 @@ def test_columns_follow_the_query(project: Any) -> None:
     assert DeltaTable(str(project.folder("totals"))).metadata().configuration["quality"] == "gold"
 
 
+@pytest.mark.feature("Materialized views")
 def test_a_declared_schema_gives_the_types(project: Any) -> None:
     project.write(TOTALS.replace("comment=", 'schema="amount DECIMAL(20, 0), shop STRING", comment='))
     project.land("sales", sales(("N", 1)))
@@ -240,6 +246,7 @@ def test_the_order_of_declared_columns_is_the_tables(project: Any) -> None:
     assert [list(row) for row in project.rows("totals")] == [["amount", "shop"]]
 
 
+@pytest.mark.feature("Materialized views")
 def test_partitions_are_kept_at_every_refresh(project: Any) -> None:
     project.write(TOTALS.replace("comment=", 'partition_cols=["shop"], comment='))
     project.land("sales", sales(("a b", 1), ("x/y", 2)))
@@ -283,6 +290,7 @@ def test_a_view_over_files_follows_new_files_in_any_folder_of_a_glob(project: An
     assert project.techniques()["events"][0] == "NO_OP"
 
 
+@pytest.mark.feature("Materialized views")
 def test_rules_of_views_in_views_are_counted_on_their_own_rows(project: Any) -> None:
     project.write(
         """

@@ -35,6 +35,7 @@ def delta_rows(path: Path) -> list[int]:
     return sorted(DeltaTable(str(path)).to_pyarrow_table().column("id").to_pylist())
 
 
+@pytest.mark.feature("Sinks")
 def test_a_delta_sink_gets_each_row_once(project: Any) -> None:
     project.write(pipeline("dp.create_sink('out', 'delta', {'path': 'outside/orders'})"))
     project.land("orders", orders(1, 2))
@@ -79,6 +80,7 @@ def test_a_crash_doubles_no_row_of_a_sink(project: Any, point: str, sink: str) -
     assert found == [1, 2, 3]
 
 
+@pytest.mark.feature("Sinks")
 def test_files_that_any_reader_understands(project: Any) -> None:
     query = """
 @dp.append_flow(target="out")
@@ -111,6 +113,7 @@ def out(df, batch_id):
 """
 
 
+@pytest.mark.feature("Sinks")
 def test_a_function_is_called_with_every_batch(project: Any) -> None:
     calls = project.root / "calls.json"
     fail = project.root / "fail"
@@ -130,6 +133,7 @@ def test_a_function_is_called_with_every_batch(project: Any) -> None:
     assert found[0][2] == ["id"]
 
 
+@pytest.mark.feature("Sinks")
 def test_a_function_may_write_with_its_dataframe(project: Any) -> None:
     target = project.root / "copies"
     source = f"""

@@ -57,6 +57,7 @@ def take(project: Any, at: datetime, *rows: tuple[Any, ...]) -> None:
 HISTORY = ("id", "name", "__START_AT", "__END_AT")
 
 
+@pytest.mark.feature("AUTO CDC from snapshots")
 def test_documented_periodic_snapshots(project: Any) -> None:
     project.write(PERIODIC.format(scd_type=2))
     take(project, T0, (1, "a1"), (2, "a2"))
@@ -89,6 +90,7 @@ def upserted_and_deleted(project: Any) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.feature("AUTO CDC from snapshots")
 def test_an_unchanged_snapshot_writes_nothing(project: Any) -> None:
     project.write(PERIODIC.format(scd_type=2))
     take(project, T0, (1, "a1"))
@@ -99,6 +101,7 @@ def test_an_unchanged_snapshot_writes_nothing(project: Any) -> None:
     assert project.version("customers") == version
 
 
+@pytest.mark.feature("AUTO CDC from snapshots")
 def test_a_snapshot_without_rows_closes_everything(project: Any) -> None:
     project.write(PERIODIC.format(scd_type=2))
     take(project, T0, (1, "a1"))
@@ -144,6 +147,7 @@ DOCUMENTED = [
 COLUMNS = ("k", "tracking", "other", "__START_AT", "__END_AT")
 
 
+@pytest.mark.feature("AUTO CDC from snapshots")
 def test_documented_historical_snapshots(project: Any) -> None:
     historical(project, [[1, V1], [2, V2]])
     assert project.ok().flows[0].batches == 2
@@ -159,6 +163,7 @@ def test_the_function_gets_the_last_version_also_in_a_later_update(project: Any)
     assert project.rows("history", *COLUMNS) == DOCUMENTED
 
 
+@pytest.mark.feature("AUTO CDC from snapshots")
 def test_a_full_refresh_starts_with_the_first_snapshot(project: Any) -> None:
     historical(project, [[1, V1], [2, V2]]).ok()
     historical(project, [[5, V1]]).ok(selection=RefreshSelection(full_refresh=("history",)))

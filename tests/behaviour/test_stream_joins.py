@@ -60,6 +60,7 @@ def play(project: Any) -> list[Any]:
     return list(project.rows("result", "id", "ad", "minute"))
 
 
+@pytest.mark.feature("Joins of streams")
 @pytest.mark.parametrize(
     ("query", "more"),
     [
@@ -75,6 +76,7 @@ def test_pairs_come_once_and_rows_alone_when_it_is_sure(project: Any, query: str
     assert play(project) == sorted([(1, 0, 3), (1, 0, 5), (4, 60, 61), *more], key=str)
 
 
+@pytest.mark.feature("Joins of streams")
 def test_an_inner_join_by_name_needs_no_watermark(project: Any) -> None:
     project.write(
         """

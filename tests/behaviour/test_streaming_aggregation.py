@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -39,6 +40,7 @@ def deliver(project: Any, *batches: list[tuple[str, int | None, int]]) -> None:
         project.ok()
 
 
+@pytest.mark.feature("Aggregation of streams")
 def test_a_window_is_given_once_when_the_watermark_passes_its_end(project: Any) -> None:
     project.write(SALES.format(query=HOURLY))
     deliver(project, [("N", 5, 1), ("N", 6, 2), ("S", 7, 5)], [("N", 29, 10), ("N", 39, 4)])
@@ -51,6 +53,7 @@ def test_a_window_is_given_once_when_the_watermark_passes_its_end(project: Any) 
     assert project.rows("totals", "shop", "start", "total", "n") == [("N", 0, 13, 3), ("N", 30, 6, 3), ("S", 0, 5, 1)]
 
 
+@pytest.mark.feature("Aggregation of streams")
 def test_without_a_watermark_the_table_is_rewritten(project: Any) -> None:
     totals = 'F.sum("amount").alias("total"), F.countDistinct("amount").alias("n")'
     project.write(SALES.format(query=f'sales.groupBy("shop").agg({totals}).filter("total > 1")'))
@@ -63,6 +66,7 @@ def test_without_a_watermark_the_table_is_rewritten(project: Any) -> None:
     assert project.version("totals") == before
 
 
+@pytest.mark.feature("Aggregation of streams")
 def test_a_table_that_is_rewritten_has_one_flow_and_no_stream(project: Any) -> None:
     project.write(
         SALES.format(query='sales.groupBy("shop").count()')
@@ -83,6 +87,7 @@ def test_a_table_that_is_rewritten_has_one_flow_and_no_stream(project: Any) -> N
     ]
 
 
+@pytest.mark.feature("Aggregation of streams")
 def test_a_rule_sees_the_rows_above_the_operator(project: Any) -> None:
     query = HOURLY.replace("return", "")
     text = SALES.format(query=query).replace("@dp.table", '@dp.table\n    @dp.expect_or_drop("large", "total > 4")')
@@ -91,6 +96,7 @@ def test_a_rule_sees_the_rows_above_the_operator(project: Any) -> None:
     assert project.rows("totals", "shop", "total") == [("S", 5)]
 
 
+@pytest.mark.feature("Aggregation of streams")
 def test_columns_are_found_by_frame_and_by_table_name_above_and_inside_of_an_aggregation(project: Any) -> None:
     project.write(
         """

@@ -44,6 +44,7 @@ def crash_at(point: str, *, times: int = 1) -> Any:
 # -- increments ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.feature("Streaming tables")
 def test_each_update_reads_what_is_new(project: Any) -> None:
     project.write(ORDERS).land("orders", orders(1, 2))
     assert project.ok().flows[0].batches == 1
@@ -53,6 +54,7 @@ def test_each_update_reads_what_is_new(project: Any) -> None:
     assert project.rows("orders", "id") == [1, 2, 3, 4]
 
 
+@pytest.mark.feature("Streaming tables")
 def test_a_second_update_without_new_input_commits_nothing(project: Any) -> None:
     project.write(
         ORDERS
@@ -76,6 +78,7 @@ def test_a_second_update_without_new_input_commits_nothing(project: Any) -> None
     assert project.techniques() == {"total": ("NO_OP", [])}
 
 
+@pytest.mark.feature("Streaming tables")
 def test_a_downstream_table_sees_the_rows_of_the_same_update(project: Any) -> None:
     project.write(
         ORDERS
@@ -94,6 +97,7 @@ def test_a_downstream_table_sees_the_rows_of_the_same_update(project: Any) -> No
     assert project.rows("big", "id", "twice") == [(2, 4), (3, 6)]
 
 
+@pytest.mark.feature("Streaming tables")
 def test_max_files_per_trigger_makes_several_batches(project: Any) -> None:
     project.write(ORDERS.replace('.format("delta")', '.format("delta").option("maxFilesPerTrigger", 1)'))
     for number in range(3):
@@ -102,6 +106,7 @@ def test_max_files_per_trigger_makes_several_batches(project: Any) -> None:
     assert project.rows("orders", "id") == [0, 1, 2]
 
 
+@pytest.mark.feature("Streaming tables")
 def test_a_batch_whose_rows_are_all_dropped_is_done(project: Any) -> None:
     project.write(ORDERS.replace("@dp.table", '@dp.table\n    @dp.expect_or_drop("positive", "id > 0")'))
     project.land("orders", orders(-1, -2))
@@ -128,6 +133,7 @@ FAN_IN = """
 """
 
 
+@pytest.mark.feature("Streaming tables")
 def test_several_flows_append_to_one_table(project: Any) -> None:
     project.write(FAN_IN)
     project.land("north", orders(1, 2))
@@ -146,6 +152,7 @@ def test_several_flows_append_to_one_table(project: Any) -> None:
     assert table.metadata().description == "All orders"
 
 
+@pytest.mark.feature("Streaming tables")
 def test_a_full_refresh_of_several_flows_keeps_the_rows_of_each_once(project: Any) -> None:
     project.write(FAN_IN)
     project.land("north", orders(1))
@@ -172,6 +179,7 @@ def test_a_full_refresh_that_dies_is_finished_by_the_next_update(project: Any, p
     assert project.rows("orders") == before
 
 
+@pytest.mark.feature("Streaming tables")
 def test_a_once_flow_fills_in_old_rows_a_single_time(project: Any) -> None:
     project.write(
         """
@@ -228,6 +236,7 @@ def test_a_full_refresh_that_fails_leaves_the_old_rows(project: Any) -> None:
     assert project.rows("orders", "id") == [1, 2]
 
 
+@pytest.mark.feature("Streaming tables")
 def test_a_full_refresh_takes_a_changed_type(project: Any) -> None:
     """An incremental update refuses the change, and its hint is the full refresh."""
     project.write(ORDERS).land("orders", orders(1))
@@ -284,6 +293,7 @@ def test_readers_of_a_refreshed_table_must_be_refreshed_too(project: Any) -> Non
 # -- columns ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.feature("Streaming tables")
 def test_a_new_column_of_the_source_becomes_a_column_of_the_table(project: Any) -> None:
     project.write(ORDERS).land("orders", orders(1))
     project.ok()
@@ -360,6 +370,7 @@ def test_rows_written_once_do_not_follow_the_table_beside_the_stream(project: An
     assert project.rows("named", "id", "name") == [(1, "ann"), (2, "bob"), (2, None)]
 
 
+@pytest.mark.feature("Streaming tables")
 @pytest.mark.parametrize("point", ["flow.intent_written", "flow.rows_committed", "flow.commit_noted"])
 def test_a_replay_sees_the_table_beside_the_stream_as_it_was(project: Any, point: str) -> None:
     project.write(NAMED)
@@ -373,6 +384,7 @@ def test_a_replay_sees_the_table_beside_the_stream_as_it_was(project: Any, point
     assert project.rows("named", "id", "name") == [(1, "old"), (2, None)]
 
 
+@pytest.mark.feature("Streaming tables")
 def test_a_replay_has_the_clock_of_its_first_attempt(project: Any) -> None:
     now = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
     project.clock = lambda: now
@@ -395,6 +407,7 @@ def test_a_replay_has_the_clock_of_its_first_attempt(project: Any) -> None:
     ]
 
 
+@pytest.mark.feature("Streaming tables")
 def test_a_stream_may_be_read_twice_in_one_query(project: Any) -> None:
     project.write(
         """
@@ -412,6 +425,7 @@ def test_a_stream_may_be_read_twice_in_one_query(project: Any) -> None:
     assert project.rows("both", "id") == [1, 10, 2, 20, 3, 30]
 
 
+@pytest.mark.feature("Streaming tables")
 def test_the_rate_source_counts_seconds(project: Any) -> None:
     now = datetime(2024, 1, 1, tzinfo=UTC)
     project.clock = lambda: now

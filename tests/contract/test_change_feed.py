@@ -25,6 +25,8 @@ from lakelet.execution.sources import Slice
 from lakelet.storage.base import TableDefinition
 from lakelet.storage.delta_rs import DeltaRsStore
 
+pytestmark = pytest.mark.feature("Change feeds of Delta tables")
+
 SCHEMA = pa.schema([("id", pa.int64()), ("shop", pa.string()), ("value", pa.string())])
 ENABLED = {"delta.enableChangeDataFeed": "true"}
 

@@ -19,6 +19,8 @@ from lakelet.storage.base import Receipt, TableDefinition
 from lakelet.storage.delta_rs import DeltaRsStore
 from lakelet.storage.delta_spark import DeltaSparkStore, DeltaSparkTable
 
+pytestmark = pytest.mark.feature("Writes and MERGE in the cluster")
+
 COLUMNS = pa.schema([("id", pa.int64()), ("name", pa.string())])
 
 

@@ -25,6 +25,8 @@ from lakelet.storage import clustered, delta_rs, log_writer
 from lakelet.storage.base import Receipt, TableDefinition
 from lakelet.storage.delta_rs import DeltaRsStore, DeltaRsTable
 
+pytestmark = pytest.mark.feature("Tables: changes by key")
+
 RECEIPT = Receipt(app_id="test", batch_id=1)
 KEYS: dict[str, tuple[pa.DataType, Callable[[int], Any]]] = {
     "number": (pa.int64(), lambda n: n - 40),

@@ -27,6 +27,8 @@ from lakelet.execution.sources import Slice
 from lakelet.plan.metadata import METADATA
 from lakelet.storage.delta_rs import DeltaRsStore
 
+pytestmark = pytest.mark.feature("Delta tables as streams")
+
 
 def numbers(*ids: int, **columns: Any) -> pa.Table:
     return pa.table({"id": pa.array(ids, pa.int64()), **columns})

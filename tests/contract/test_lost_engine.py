@@ -16,6 +16,8 @@ from lakelet.engine.connect import ConnectEngine
 from lakelet.errors import LakeletError, QueryError
 from lakelet.plan import relation as plan
 
+pytestmark = pytest.mark.feature("Lost sessions, servers and networks")
+
 ZONE = {"spark.sql.session.timeZone": "America/New_York"}
 
 

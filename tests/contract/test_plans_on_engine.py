@@ -24,6 +24,8 @@ from lakelet.storage.base import TableDefinition
 from lakelet.storage.catalog import Catalog
 from lakelet.storage.delta_rs import DeltaRsStore
 
+pytestmark = pytest.mark.feature("DataFrames: functions, joins, UDFs, file metadata")
+
 AT = datetime(2024, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 TABLES = {
     "a": pa.table({"k": [1, 2, 3], "c": [10, 20, 30], "v": ["a1", "a2", "a3"]}),

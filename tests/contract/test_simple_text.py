@@ -10,6 +10,8 @@ from lakelet.engine.sail import SailEngine
 from lakelet.plan import relation as plan
 from lakelet.plan.simple_text import simple_expression
 
+pytestmark = pytest.mark.feature("SQL text")
+
 ROWS = pa.table(
     {
         "a": pa.array([1, None, 7, 12345678901], pa.int64()),

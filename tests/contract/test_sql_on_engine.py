@@ -14,6 +14,8 @@ from pyspark.sql.connect import proto
 from lakelet.plan.sql import normalize_sql, replace_clock
 from lakelet.plan.sql_engine import for_engine
 
+pytestmark = pytest.mark.feature("SQL text")
+
 IDS = itertools.count(1000)
 TABLES = {
     "01_bronze.sales": pa.table({"id": [1, 2, 3], "store": ["a", "b", "a"], "amount": [10, 20, 30]}),

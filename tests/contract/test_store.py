@@ -20,6 +20,8 @@ from lakelet.storage.base import Receipt, Table, TableDefinition
 from lakelet.storage.delta_log import read_commit
 from lakelet.storage.delta_rs import DeltaRsStore
 
+pytestmark = pytest.mark.feature("Tables: rows and receipt in one commit")
+
 ORDERS = pa.schema([("id", pa.int64()), ("customer", pa.string()), ("amount", pa.decimal128(10, 2))])
 
 

@@ -20,9 +20,11 @@ from tests.reference.apparel_play import ODD_ROWS, ODD_ROWS_LATER, PIPELINE, app
 from lakelet.engine import spark_server
 from lakelet.engine.base import Engine
 from lakelet.events.model import UpdateState
+from lakelet.execution.checkpoint import read_generation
 from lakelet.pipeline import Pipeline, UpdateResult
 
 pytestmark = [
+    pytest.mark.feature("The flagship: every row, every count, and kill -9 of the server"),
     pytest.mark.skipif(ADDRESS == "sail", reason="needs a Spark Connect server; `make test-spark` starts one"),
     pytest.mark.timeout(1200),
 ]
@@ -52,6 +54,8 @@ def test_a_pipeline_goes_from_spark_to_the_embedded_engine_and_back(tmp_path: Pa
     for address, late in ((ADDRESS, True), ("sail", False), (ADDRESS, False)):
         ok(update(tmp_path, address))
         check(tmp_path)
+        # Nothing has started anew: a full refresh would begin another generation, and count rows of before again.
+        assert {read_generation(folder) for folder in tmp_path.glob("_checkpoints/*/*/*")} == {0}
         landing.write_batch()
         if late:
             append_odd_rows(tmp_path, ODD_ROWS_LATER)

@@ -303,12 +303,15 @@ def connect(url: str, session_id: str, *, retries: int = RETRIES) -> SparkConnec
     Args:
         retries: how often it tries again to reach the endpoint: for about four seconds, not for pyspark's ten minutes.
     """
+    from pyspark.logger import PySparkLogger
     from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
     from pyspark.sql.connect.client.retries import DefaultPolicy
 
     use_release_queue()
-    # What it says becomes an error of ours.
+    # What they say becomes an error of ours.
     warnings.filterwarnings("ignore", message=r"\[RETRIES_EXCEEDED\]")
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        PySparkLogger.getLogger(name).disabled = True
     client = SparkConnectClient(DefaultChannelBuilder(with_session(url, session_id), channelOptions=CHANNEL_OPTIONS))
     client.set_retry_policies([DefaultPolicy(max_retries=retries, max_backoff=1000)] if retries else [])
     # At exit it would try for seconds to reach an endpoint that may have ended before it, to clear a cache of models.

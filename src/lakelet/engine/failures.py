@@ -38,10 +38,19 @@ def query_error(error: Exception, *, url: str) -> QueryError:
     Args:
         url: address of the engine; a token in it appears nowhere.
     """
+    from grpc import StatusCode
+
     text = str(error).strip()
     condition = _spark_condition(error)
     if _CANCELLED.search(text) or condition == "OPERATION_CANCELED":
         return QueryError("OPERATION_CANCELED", "the query was cancelled", cause=text.splitlines()[0])
+    if "StatusCode.UNAUTHENTICATED" in text or getattr(error, "grpc_status_code", None) == StatusCode.UNAUTHENTICATED:
+        return QueryError(
+            "ENGINE_UNAUTHENTICATED",
+            f"the engine at {without_secrets(url)} refuses us: it wants another token, or one at all",
+            cause=_first_line(text),
+            hint="set the environment variable SPARK_CONNECT_AUTHENTICATE_TOKEN to the token of that server",
+        )
     if _UNREACHABLE.search(text):
         return unavailable(url, text)
     if condition.startswith(("INVALID_HANDLE.", "INVALID_CURSOR.")) or _EXPIRED.search(text):

@@ -27,8 +27,8 @@ SPARK_VERSION = "4.2.0"
 DELTA_VERSION = "4.4.0"
 """The newest Delta Lake, and the Spark that it is built for."""
 DEFAULT_PORT = 15002
-START_SECONDS = 180
-"""The first start also downloads Delta Lake."""
+QUIET_SECONDS = 180
+"""A start that for so long writes nothing, neither into its log nor what it downloads, is given up."""
 _DELTA = f"io.delta:delta-spark_2.13:{DELTA_VERSION}"
 _WORKER_PACKAGES = ("pandas", "pyarrow", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard")
 """What Python functions of a query need on the server."""
@@ -85,12 +85,7 @@ def up(*, port: int = DEFAULT_PORT, memory: str = "2g", say: Say) -> RunningServ
         )
     _started.append(process)
     server = RunningServer(pid=process.pid, port=port, log=str(log))
-    deadline = time.monotonic() + START_SECONDS
-    while not _listens(port):
-        if process.poll() is not None or time.monotonic() > deadline:
-            _end(process.pid)
-            raise _not_started(log, port)
-        time.sleep(0.2)
+    _wait_until_it_listens(process, server, folder)
     (folder / "server.json").write_text(json.dumps(asdict(server)))
     return server
 
@@ -191,11 +186,38 @@ def _command(folder: Path, python: Path, port: int, memory: str) -> list[str]:
     ]
 
 
-def _not_started(log: Path, port: int) -> LakeletError:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if not line.startswith("\tat ")]
+def _wait_until_it_listens(process: subprocess.Popen[bytes], server: RunningServer, folder: Path) -> None:
+    """Return when the server answers; while it downloads, or a slow machine starts it, it may take its time."""
+    written, deadline = -1, 0.0
+    while not _listens(server.port):
+        if process.poll() is not None:
+            raise _not_started(server, "it ended")
+        if (now_written := _written(folder)) != written:
+            written, deadline = now_written, time.monotonic() + QUIET_SECONDS
+        elif time.monotonic() > deadline:
+            failure = _not_started(server, f"for {QUIET_SECONDS} seconds it has written nothing")
+            _end(process.pid)
+            raise failure
+        time.sleep(0.2)
+
+
+def _written(folder: Path) -> int:
+    """Return the bytes of the log and of what was downloaded so far."""
+    files = (folder / "server.log", *(folder / "ivy").rglob("*"))
+    total = 0
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # a download that was just renamed
+            total += file.stat().st_size
+    return total
+
+
+def _not_started(server: RunningServer, why: str) -> LakeletError:
+    log, port = server.log, server.port
+    text = Path(log).read_text(errors="replace")
+    lines = [line for line in text.splitlines() if not line.startswith("\tat ")]
     return LakeletError(
         "SPARK_SERVER_NOT_STARTED",
-        f"the Spark server on port {port} did not start",
+        f"the Spark server on port {port} did not start: {why}",
         cause="\n".join(lines[-8:]),
         hint=f"read {log}; another port is chosen with `lakelet spark up --port`",
     )

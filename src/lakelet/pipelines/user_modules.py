@@ -156,7 +156,7 @@ class _LibraryLoader(importlib.abc.Loader):
 
 
 class _ByValueLoader(importlib.abc.Loader):
-    """Loads a module as usual, and makes its functions travel by value into UDFs: no worker can import it."""
+    """Loads a module as usual, and makes its functions travel by value."""
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
@@ -166,7 +166,12 @@ class _ByValueLoader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        _cloudpickle().register_pickle_by_value(module)
+        travels_by_value(module)
+
+
+def travels_by_value(module: ModuleType) -> None:
+    """Have the functions of a module go with it into UDFs: no worker can import it."""
+    _cloudpickle().register_pickle_by_value(module)
 
 
 def _cloudpickle() -> Any:

@@ -32,5 +32,5 @@ def test_only_a_conflict_of_writers_is_tried_again(condition: str, retryable: bo
 def test_a_lost_session_is_named_without_the_token() -> None:
     lost = SparkException("[INVALID_HANDLE.SESSION_NOT_FOUND] gone", errorClass="INVALID_HANDLE.SESSION_NOT_FOUND")
     error = query_error(lost, url="sc://h:1/;token=very-secret")
-    assert error.condition == "ENGINE_SESSION_LOST"
+    assert (error.condition, error.retryable) == ("ENGINE_SESSION_LOST", True)
     assert "very-secret" not in error.render()
