@@ -130,6 +130,8 @@ class Contestant:
         for table, schema in TABLES.items():
             if self.peer.stores == "duckdb":
                 rows = f"db_{prefix}.main.{table}"
+            elif self.peer.stores == "parquet":
+                rows = f"read_parquet('{self.folder}/out/{table}/*.parquet')"
             else:
                 ours = self.folder / "tables" / "apparel_store" / schema / table
                 location = ours if self.peer.name == "lakelet" else self.folder / "out" / table
@@ -143,8 +145,14 @@ def differences(contestants: Sequence[Contestant]) -> list[str]:
         db.execute("SET TimeZone = 'UTC'")
         for contestant in contestants:
             contestant.attach(db)
-        first, *others = [contestant.peer.name.replace("-", "_") for contestant in contestants]
-        return [sentence for other in others for table in TABLES for sentence in compare(db, table, first, other)]
+        first, *others = [contestant.peer for contestant in contestants]
+        return [
+            sentence
+            for other in others
+            for table in TABLES
+            if table not in other.apart
+            for sentence in compare(db, table, first.name.replace("-", "_"), other.name.replace("-", "_"))
+        ]
 
 
 def compare(db: duckdb.DuckDBPyConnection, table: str, first: str, other: str) -> list[str]:

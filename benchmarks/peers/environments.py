@@ -14,6 +14,8 @@ ROOT = Path(os.environ.get("LAKELET_BENCH_ENVIRONMENTS", HERE.parents[1] / ".ven
 
 PACKAGES = {
     "spark": ("pyspark==4.2.1", "pyarrow==26.0.1", "pandas==2.3.3", "numpy==2.4.6"),
+    "declarative": ("pyspark[pipelines]==4.3.0",),
+    "pathway": ("pathway==0.33.0", "duckdb==2.0.0"),
     "dbt": ("dbt-core==1.10.23", "dbt-duckdb==1.10.1", "duckdb==2.0.0"),
     "chart": ("matplotlib==3.11.2",),
 }
@@ -25,7 +27,8 @@ class Peer:
 
     Attributes:
         environment: a key of `PACKAGES`; None runs in lakelet's own environment.
-        stores: how its tables can be read back, `delta` or `duckdb`.
+        stores: how its tables can be read back, `delta`, `parquet` or `duckdb`.
+        apart: tables that it cannot hold as the others do, which are not compared; the report says why.
         settings: added to the environment variables.
         most_sales: the largest history that it is asked for, so that the whole run ends within the hour.
     """
@@ -35,6 +38,7 @@ class Peer:
     script: str
     environment: str | None = None
     stores: str = "delta"
+    apart: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
     most_sales: int = 100_000_000
 
@@ -51,6 +55,22 @@ PEERS = (
         script="structured_streaming.py",
         environment="spark",
         most_sales=5_000_000,
+    ),
+    Peer(
+        name="declarative",
+        label="Spark Declarative Pipelines, server kept up",
+        script="declarative_pipelines.py",
+        environment="declarative",
+        stores="parquet",
+        apart=("silver_customers",),
+        most_sales=5_000_000,
+    ),
+    Peer(
+        name="pathway",
+        label="Pathway",
+        script="pathway_streams.py",
+        environment="pathway",
+        most_sales=1_000_000,
     ),
     Peer(
         name="dbt",
@@ -82,6 +102,9 @@ def python(environment: str | None) -> str:
     wanted = "\n".join(PACKAGES[environment])
     if not done.exists() or done.read_text("utf-8") != wanted:
         venv.create(folder, with_pip=True)
-        subprocess.run([interpreter, "-m", "pip", "install", "-q", *PACKAGES[environment]], check=True)
+        subprocess.run([interpreter, "-m", "pip", "install", "-q", "uv"], check=True)
+        # pip tries out versions of Pathway's forty dependencies for many minutes.
+        install = [folder / "bin" / "uv", "pip", "install", "-q", "--python", interpreter]
+        subprocess.run([*install, *PACKAGES[environment]], check=True)
         done.write_text(wanted, "utf-8")
     return str(interpreter)

@@ -166,6 +166,14 @@ RETURNED = "abs(quantity) AS returned_quantity, abs(total_amount) AS returned_am
 """What replaces `quantity` and `total_amount` of a return."""
 
 
+FACT_COLUMNS = (
+    "s.transaction_id", "s.event_time", "s.customer_id", "c.name AS customer_name", "s.product_id",
+    "p.name AS product_name", "p.category AS product_category", "s.store_id", "st.name AS store_name", "s.quantity",
+    "s.unit_price", "s.total_amount", "s.payment_method", "s.discount_applied", "s.tax_amount",
+)  # fmt: skip
+"""The wide fact table: a sale `s`, and its customer `c`, product `p` and store `st`."""
+
+
 def denormalized(sales: str, current: str) -> str:
     """Return the query of the wide fact table.
 
@@ -174,9 +182,7 @@ def denormalized(sales: str, current: str) -> str:
         current: a format with one `{}`, the relation of the current rows of a dimension.
     """
     return f"""
-        SELECT s.transaction_id, s.event_time, s.customer_id, c.name AS customer_name, s.product_id,
-            p.name AS product_name, p.category AS product_category, s.store_id, st.name AS store_name, s.quantity,
-            s.unit_price, s.total_amount, s.payment_method, s.discount_applied, s.tax_amount
+        SELECT {", ".join(FACT_COLUMNS)}
         FROM {sales} s
         LEFT JOIN {current.format("stores")} st ON st.store_id = s.store_id
         LEFT JOIN {current.format("customers")} c ON c.customer_id = s.customer_id
