@@ -339,11 +339,10 @@ def engines_page() -> str:
 
 
 def _feature_table(results: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
-    engines = [name for name in TESTED_ENGINES if name in results]
     features = sorted({feature for said in results.values() for feature in said})
-    lines = [f"| | {' | '.join(engines)} |", f"|---|{'---|' * len(engines)}"]
+    lines = [f"| | {' | '.join(TESTED_ENGINES)} |", f"|---|{'---|' * len(TESTED_ENGINES)}"]
     for feature in features:
-        cells = [_outcome(results[engine].get(feature, {})) for engine in engines]
+        cells = [_outcome(results.get(engine, {}).get(feature, {})) for engine in TESTED_ENGINES]
         lines.append(f"| {feature} | {' | '.join(cells)} |")
     return lines
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from tests.engines import Results, address
 from tests.object_store import new_bucket, s3_server
+from tests.remote_kit import sail_server
 
+from lakelet.engine import connect
 from lakelet.engine.connect import ConnectEngine
 from lakelet.engine.sail import SailEngine
 
@@ -36,6 +38,24 @@ def s3_address() -> Iterator[str]:
 def bucket(s3_address: str) -> str:
     """The address of an empty bucket."""
     return new_bucket(s3_address)
+
+
+@pytest.fixture(scope="session")
+def remote_address() -> Iterator[str]:
+    """The server of this run; with the embedded engine, a Sail server of its own."""
+    if ADDRESS != "sail":
+        yield ADDRESS
+    else:
+        with sail_server() as server:
+            yield server.url
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that does not answer is given up after two seconds."""
+    times = ("keepalive_time_ms", "keepalive_timeout_ms", "http2.ping_timeout_ms", "min_reconnect_backoff_ms")
+    options = {**dict(connect.CHANNEL_OPTIONS), **{f"grpc.{name}": 1000 for name in times}}
+    monkeypatch.setattr(connect, "CHANNEL_OPTIONS", list(options.items()))
 
 
 _results = Results()

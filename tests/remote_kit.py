@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from lakelet.engine.connect import ConnectEngine, connect
+
 SERVER_BYTES = 8 * 2**30
 """Address space of a server: one that buffers without a bound ends instead of the machine."""
 
@@ -21,6 +23,13 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def forget_session(engine: ConnectEngine) -> None:
+    """Have the server end the session, as it does with one that nobody has used for an hour."""
+    other = connect(engine.url, engine.session_id)
+    other.release_session()
+    other.close()
 
 
 class SailServer:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from tests.behaviour.conftest import Project
-from tests.conftest import ADDRESS
-from tests.contract.test_lost_engine import forget_session
-from tests.remote_kit import proxy_to, sail_server
+from tests.remote_kit import forget_session, proxy_to, sail_server
 
-from lakelet.engine import connect
 from lakelet.engine.connect import ConnectEngine
 from lakelet.execution import faults
 
@@ -41,16 +38,6 @@ SHOP = """
     def total():
         return spark.read.table("twice").agg(F.sum("two").alias("two"))
 """
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The server of this run; with the embedded engine, a Sail server of its own."""
-    if ADDRESS != "sail":
-        yield ADDRESS
-    else:
-        with sail_server() as server:
-            yield server.url
 
 
 def shop(root: Path, engine: ConnectEngine) -> Project:
@@ -84,11 +71,11 @@ def retried(project: Project) -> list[str]:
     return [event.message for event in project.events if "ENGINE_SESSION_LOST" in event.message]
 
 
-@pytest.mark.parametrize(
-    "point", ["flow.intent_written", "flow.rows_committed", "cdc.auxiliary_committed", "view.planned"]
-)
-def test_an_update_whose_session_expires_goes_on_in_another_one(tmp_path: Path, address: str, point: str) -> None:
-    engine = ConnectEngine(address)
+@pytest.mark.parametrize("point", ["flow.intent_written", "flow.rows_committed", "cdc.auxiliary_committed"])
+def test_an_update_whose_session_expires_goes_on_in_another_one(
+    tmp_path: Path, remote_address: str, point: str
+) -> None:
+    engine = ConnectEngine(remote_address)
     project = shop(tmp_path, engine)
     with faults.installed(once(point, lambda: forget_session(engine))):
         project.ok()
@@ -101,7 +88,7 @@ def test_an_update_whose_session_expires_goes_on_in_another_one(tmp_path: Path, 
     engine.close()
 
 
-@pytest.mark.parametrize("point", ["flow.intent_written", "flow.rows_committed", "view.planned"])
+@pytest.mark.parametrize("point", ["flow.intent_written", "view.planned"])
 def test_an_update_whose_server_is_restarted_goes_on_with_its_own_settings_and_functions(
     tmp_path: Path, point: str
 ) -> None:
@@ -114,9 +101,11 @@ def test_an_update_whose_server_is_restarted_goes_on_with_its_own_settings_and_f
         engine.close()
 
 
-def test_a_pipeline_goes_on_with_another_engine_and_back(tmp_path: Path, address: str, engine: ConnectEngine) -> None:
+def test_a_pipeline_goes_on_with_another_engine_and_back(
+    tmp_path: Path, remote_address: str, engine: ConnectEngine
+) -> None:
     """From the engine of this run to one elsewhere and back: every batch is of new rows, and no view is wrong."""
-    elsewhere = ConnectEngine(address)
+    elsewhere = ConnectEngine(remote_address)
     project = shop(tmp_path, engine)
     ids = [1, 2, 3]
     for chosen in (engine, elsewhere, engine):
@@ -132,8 +121,8 @@ def test_a_pipeline_goes_on_with_another_engine_and_back(tmp_path: Path, address
     elsewhere.close()
 
 
-def test_a_continuous_update_goes_on_after_its_session_was_lost(tmp_path: Path, address: str) -> None:
-    engine = ConnectEngine(address)
+def test_a_continuous_update_goes_on_after_its_session_was_lost(tmp_path: Path, remote_address: str) -> None:
+    engine = ConnectEngine(remote_address)
     project = shop(tmp_path, engine)
     drain = threading.Event()
     forgotten: list[None] = []
@@ -154,13 +143,11 @@ def test_a_continuous_update_goes_on_after_its_session_was_lost(tmp_path: Path, 
     engine.close()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_update_that_is_cut_off_fails_clearly_and_the_next_one_writes_what_is_missing(
-    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, remote_address: str
 ) -> None:
-    times = ("keepalive_time_ms", "keepalive_timeout_ms", "http2.ping_timeout_ms", "min_reconnect_backoff_ms")
-    options = {**dict(connect.CHANNEL_OPTIONS), **{f"grpc.{name}": 1000 for name in times}}
-    monkeypatch.setattr(connect, "CHANNEL_OPTIONS", list(options.items()))
-    with proxy_to(int(address.rpartition(":")[2])) as proxy:
+    with proxy_to(int(remote_address.rpartition(":")[2])) as proxy:
         engine = ConnectEngine(proxy.url)
         project = shop(tmp_path, engine)
         with faults.installed(once("flow.rows_committed", proxy.stop)):

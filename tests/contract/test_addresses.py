@@ -13,8 +13,6 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.conftest import ADDRESS
-from tests.remote_kit import sail_server
 
 from lakelet.engine.connect import ConnectEngine
 from lakelet.errors import QueryError
@@ -42,13 +40,9 @@ class Door(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(forward)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    if ADDRESS != "sail":
-        yield ADDRESS.removeprefix("sc://")
-    else:
-        with sail_server() as started:
-            yield started.url.removeprefix("sc://")
+@pytest.fixture
+def server(remote_address: str) -> str:
+    return remote_address.removeprefix("sc://")
 
 
 def opened(server: str, credentials: grpc.ServerCredentials) -> tuple[grpc.Server, Door, int]:

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 from pyspark.sql.connect.client import SparkConnectClient
-from tests.conftest import ADDRESS
-from tests.remote_kit import Proxy, proxy_to, sail_server
+from tests.remote_kit import Proxy, forget_session, proxy_to, sail_server
 
-from lakelet.engine import connect
 from lakelet.engine.connect import ConnectEngine
 from lakelet.errors import LakeletError, QueryError
 from lakelet.plan import relation as plan
@@ -21,32 +19,15 @@ pytestmark = pytest.mark.feature("Lost sessions, servers and networks")
 ZONE = {"spark.sql.session.timeZone": "America/New_York"}
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The server of this run; with the embedded engine, a Sail server of its own."""
-    if ADDRESS != "sail":
-        yield ADDRESS
-    else:
-        with sail_server() as server:
-            yield server.url
-
-
 @pytest.fixture
-def remote(address: str) -> Iterator[ConnectEngine]:
-    engine = ConnectEngine(address, configuration=ZONE)
+def remote(remote_address: str) -> Iterator[ConnectEngine]:
+    engine = ConnectEngine(remote_address, configuration=ZONE)
     yield engine
     engine.close()
 
 
 def zone_of(engine: ConnectEngine) -> str:
     return str(engine.collect(plan.sql("SELECT current_timezone() AS zone"))["zone"][0])
-
-
-def forget_session(engine: ConnectEngine) -> None:
-    """Have the server end the session, as it does with one that nobody has used for an hour."""
-    other: SparkConnectClient = connect.connect(engine.url, engine.session_id)
-    other.release_session()
-    other.close()
 
 
 def test_a_session_that_expired_is_told_of_and_the_next_call_has_one_with_the_same_settings(
@@ -149,20 +130,12 @@ def test_a_server_that_dies_while_rows_stream_ends_the_stream_with_an_error() ->
 
 
 @pytest.fixture
-def proxy(address: str) -> Iterator[Proxy]:
-    with proxy_to(int(address.partition("/;")[0].rpartition(":")[2])) as proxy:
+def proxy(remote_address: str) -> Iterator[Proxy]:
+    with proxy_to(int(remote_address.partition("/;")[0].rpartition(":")[2])) as proxy:
         yield proxy
 
 
-@pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that does not answer is given up after two seconds."""
-    times = ("keepalive_time_ms", "keepalive_timeout_ms", "http2.ping_timeout_ms", "min_reconnect_backoff_ms")
-    options = {**dict(connect.CHANNEL_OPTIONS), **{f"grpc.{name}": 1000 for name in times}}
-    monkeypatch.setattr(connect, "CHANNEL_OPTIONS", list(options.items()))
-
-
-@pytest.mark.usefixtures("_impatient")
+@pytest.mark.usefixtures("impatient")
 def test_a_network_that_stops_ends_a_call_that_would_wait_for_ever(proxy: Proxy) -> None:
     engine = ConnectEngine(proxy.url)
     proxy.stop()
@@ -173,7 +146,7 @@ def test_a_network_that_stops_ends_a_call_that_would_wait_for_ever(proxy: Proxy)
     engine.close()
 
 
-@pytest.mark.usefixtures("_impatient")
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_rows_of_a_stream_over_a_network_that_stops_arrive_whole_or_not_at_all(proxy: Proxy, comes_back: bool) -> None:
     engine = ConnectEngine(proxy.url)
