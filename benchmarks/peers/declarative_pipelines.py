@@ -8,7 +8,6 @@ filters here, and `assert_true`), and updates whose NULLs are ignored.
 
 from __future__ import annotations
 
-import atexit
 import os
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 import protocol
 import pyspark
 import specification as spec
+from pyspark.sql import SparkSession
 
 ICEBERG = "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.11.0"
 CATALOG_SOURCE = Path(__file__).resolve().parents[2] / "tests" / "spark" / "FolderCatalog.java"
@@ -175,7 +175,7 @@ class Pipelines:
             if self._server.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"Spark did not start:\n{(out / 'server.log').read_text()[-3000:]}")
             time.sleep(0.1)
-        atexit.register(self._end)
+        running.append(self)
 
     def step(self) -> protocol.Rules:
         """Run the pipeline once; it counts no rules."""
@@ -188,10 +188,10 @@ class Pipelines:
             raise SystemExit(f"spark-pipelines failed:\n{output[-3000:]}")
         return {}
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Write the tables as Parquet files, for who compares them, and stop the server."""
         try:
-            session = pyspark.sql.SparkSession.builder.remote(self._url).getOrCreate()
+            session = SparkSession.builder.remote(self._url).getOrCreate()
             for table in spec.TABLES:
                 rows = session.table(f"ice.default.{table}").drop("__spark_autocdc_metadata")
                 rows.write.parquet(str(self._out / table))
@@ -200,9 +200,12 @@ class Pipelines:
             self._server.wait()
 
 
+running: list[Pipelines] = []
+
+
 def make(landing: Path, out: Path) -> Callable[[], protocol.Rules]:
     return Pipelines(landing, out).step
 
 
 if __name__ == "__main__":
-    protocol.serve(make)
+    protocol.serve(make, end=lambda: [each.end() for each in running].clear())

@@ -16,13 +16,20 @@ from pathlib import Path
 Rules = dict[str, dict[str, int]]
 
 
-def serve(make: Callable[[Path, Path], Callable[[], Rules]]) -> None:
-    """Run a peer: `make(landing, out)` starts it and returns the function that processes everything that is new."""
+def serve(make: Callable[[Path, Path], Callable[[], Rules]], *, end: Callable[[], None] = lambda: None) -> None:
+    """Run a peer: `make(landing, out)` starts it and returns the function that processes everything that is new.
+
+    Args:
+        end: called when no step is wanted any more.
+    """
     answers, sys.stdout = sys.stdout, sys.stderr
     step = make(Path(sys.argv[1]), Path(sys.argv[2]))
     print(json.dumps({"ready": True}), file=answers, flush=True)
-    for _ in sys.stdin:
-        print(json.dumps({"rules": step()}), file=answers, flush=True)
+    try:
+        for _ in sys.stdin:
+            print(json.dumps({"rules": step()}), file=answers, flush=True)
+    finally:
+        end()
 
 
 def landed_files(landing: Path, folder: str, after: int) -> tuple[list[str], int]:
