@@ -25,7 +25,7 @@ import pyarrow as pa
 from lakelet.engine.base import EngineCapabilities
 from lakelet.engine.failures import query_error, session_lost
 from lakelet.engine.probes import detect
-from lakelet.engine.releases import use_release_queue
+from lakelet.engine.releases import is_releasing, use_release_queue
 from lakelet.engine.scopes import scoped
 from lakelet.errors import QueryError
 
@@ -313,7 +313,12 @@ def connect(url: str, session_id: str, *, retries: int = RETRIES) -> SparkConnec
     for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
         PySparkLogger.getLogger(name).disabled = True
     client = SparkConnectClient(DefaultChannelBuilder(with_session(url, session_id), channelOptions=CHANNEL_OPTIONS))
-    client.set_retry_policies([DefaultPolicy(max_retries=retries, max_backoff=1000)] if retries else [])
+
+    class Policy(DefaultPolicy):
+        def can_retry(self, exception: BaseException) -> bool:
+            return not is_releasing() and bool(super().can_retry(exception))
+
+    client.set_retry_policies([Policy(max_retries=retries, max_backoff=1000)] if retries else [])
     # At exit it would try for seconds to reach an endpoint that may have ended before it, to clear a cache of models.
     atexit.unregister(client._on_exit)
     return client

@@ -15,6 +15,16 @@ from concurrent.futures import Future
 from functools import cache
 from typing import Any, cast
 
+_here = threading.local()
+
+
+def is_releasing() -> bool:
+    """Return whether this thread sends a notice: one that an endpoint does not take is not sent again.
+
+    Notices wait for each other, and closing a session waits for its own; the endpoint forgets by itself what nobody reads.
+    """
+    return getattr(_here, "is_releasing", False)
+
 
 class ReleaseQueue:
     """Runs calls one after the other on a thread of its own; stands in for the executor that pyspark would make."""
@@ -37,6 +47,7 @@ class ReleaseQueue:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
+        _here.is_releasing = True
         while (item := self._calls.get()) is not None:
             future, call = item
             try:

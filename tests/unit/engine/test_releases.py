@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from lakelet.engine.releases import ReleaseQueue
+from lakelet.engine.releases import ReleaseQueue, is_releasing
 
 
 def test_calls_run_and_their_results_and_errors_are_kept() -> None:
@@ -30,3 +30,9 @@ def test_a_collection_inside_of_a_call_may_submit_another_one() -> None:
 
     assert releases.submit(call).result(10) == "read"
     assert done[0].result(10) == "released"
+
+
+def test_a_notice_knows_that_it_is_one() -> None:
+    """`connect` does not try it again: notices to an endpoint that has gone would hold up all others."""
+    assert ReleaseQueue().submit(is_releasing).result(10)
+    assert not is_releasing()
