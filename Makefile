@@ -18,7 +18,7 @@ demo: setup  ## generate an apparel retailer's data and watch it flow from landi
 	@$(BIN)/apparel demo
 
 test: setup  ## run the test suite: no root, no browser, no Java
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 	@echo "left out of this run: benchmarks (make bench), servers elsewhere (make test-sail, make test-spark), Apache Spark's rows (make test-spark-compare), the browser suite (make test-browser), the long soak (make soak)"
 
 test-spark-compare: setup  ## run the same files and streams through Apache Spark; needs Java 17

@@ -28,6 +28,7 @@ from lakelet import Pipeline
 ROOT = Path(__file__).resolve().parent.parent
 PIPELINE = ROOT / "src" / "apparel" / "pipeline"
 BIN = Path(sys.executable).parent
+PARTS = ("flagship", "dimensions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,25 +145,33 @@ def report(figures: list[Figure]) -> str:
     )
 
 
+def flagship(quick: bool) -> str:
+    """Measure the flagship, and return the part of the document."""
+    return report(
+        [
+            cold_start(2 if quick else 7),
+            warm_update(10 if quick else 100),
+            *backlog(500_000 if quick else 5_000_000),
+            *(
+                Figure(what=what, measured=measured, held_to=held)
+                for what, measured, held in incremental_views.rows(3 if quick else 9)
+            ),
+        ]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer runs and a smaller backlog; prints, writes nothing")
-    quick = parser.parse_args().quick
-    figures = [
-        cold_start(2 if quick else 7),
-        warm_update(10 if quick else 100),
-        *backlog(500_000 if quick else 5_000_000),
-        *(
-            Figure(what=what, measured=measured, held_to=held)
-            for what, measured, held in incremental_views.rows(3 if quick else 9)
-        ),
-    ]
-    text = report(figures)
-    dimensions = "\n".join(cdc.report(cdc.figures(quick=quick)))
-    print(text, dimensions, sep="\n\n")
-    if not quick:
-        write_part("flagship", text)
-        write_part("dimensions", dimensions)
+    parser.add_argument("--only", choices=PARTS, help="one part; the others stay as they were measured")
+    options = parser.parse_args()
+    for part in PARTS if options.only is None else (options.only,):
+        text = (
+            flagship(options.quick) if part == "flagship" else "\n".join(cdc.report(cdc.figures(quick=options.quick)))
+        )
+        print(text, end="\n\n", flush=True)
+        if not options.quick:
+            write_part(part, text)
 
 
 if __name__ == "__main__":

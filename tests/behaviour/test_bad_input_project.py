@@ -56,7 +56,7 @@ def test_an_unknown_key(project: Project, line: str, hint: str) -> None:
         ("- a\n", "PIPELINE_SPEC_FIELD_NOT_DICT", f"{SPEC_FILE}:1", "name: my_pipeline"),
         ("name: a\n  storage: [b\n", "PIPELINE_SPEC_INVALID_YAML", f"{SPEC_FILE}:2", "indentation"),
         ("name: a\nname: b\nstorage: s\n", "PIPELINE_SPEC_DUPLICATE_KEY", f"{SPEC_FILE}:2", "remove one"),
-        ("name: a\nstorage: s3://x/y\n", "PIPELINE_STORAGE_ROOT_INVALID", f"{SPEC_FILE}:2", "file:///"),
+        ("name: a\nstorage: hdfs://x/y\n", "PIPELINE_STORAGE_ROOT_INVALID", f"{SPEC_FILE}:2", "file:///"),
         (
             SPEC.replace("transformations/**", "'**/*.py'"),
             "PIPELINE_SPEC_INVALID_GLOB_PATTERN",

@@ -211,7 +211,7 @@ def test_the_flagship_in_an_object_store_is_row_for_row_the_one_in_a_folder(tmp_
         with Pipeline(APPAREL, storage=storage) as pipeline:
             result = pipeline.run()
             assert result.exit_code == 0, [error.render() for error in result.errors]
-            names = [dataset.name for dataset in pipeline.graph.runnable()]
+            names = [dataset.name for dataset in pipeline.graph().stored()]
     for name in names:
         one, other = (flagship_rows(storage, name.schema, name.name, name.catalog) for storage in (remote, tmp_path))
         assert one.height, name

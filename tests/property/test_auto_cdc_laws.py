@@ -116,6 +116,7 @@ class DyingStore(DeltaRsStore):
     """A store in which every commit to one table kills the process."""
 
     def __init__(self, location: str) -> None:
+        super().__init__()
         self._location = location
 
     def open(self, location: str) -> DeltaRsTable | None:
