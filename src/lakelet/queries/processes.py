@@ -67,6 +67,16 @@ class _EngineProcess:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
+    def answers(self) -> bool:
+        """Return whether the next query may have it: one that ran out of memory may have ended it, or its session only."""
+        if self._engine is None or not self.is_alive:
+            return self.is_alive
+        try:
+            self._engine.setting("spark.sql.session.timeZone")
+        except LakeletError:
+            return False
+        return True
+
     def engine(self, configuration: Mapping[str, str]) -> ConnectEngine:
         """Return a session with these settings; the last one, where they are the same."""
         if self._engine is None or configuration != self._configuration:
@@ -85,6 +95,9 @@ class _EngineProcess:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+_AWAY = frozenset({"ENGINE_UNAVAILABLE", "ENGINE_SESSION_LOST"})
 
 
 class Lease:
@@ -158,6 +171,8 @@ class QueryProcesses:
         try:
             yield lease
         except LakeletError as error:
+            if error.condition in _AWAY:
+                lease._process.end()  # it may need a moment to die by itself
             why = lease._explained(error)
             if why is error:
                 raise
@@ -198,11 +213,11 @@ class QueryProcesses:
         return lease
 
     def _rested(self) -> _EngineProcess | None:
-        """Return a process that another query has left; one that has died meanwhile is put away."""
+        """Return a process that another query has left; one that no longer answers is put away."""
         while True:
             with self._lock:
                 process = self._idle.pop() if self._idle else None
-            if process is None or process.is_alive:
+            if process is None or process.answers():
                 return process
             process.end()
 
