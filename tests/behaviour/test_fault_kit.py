@@ -182,7 +182,6 @@ def test_every_point_of_the_source_is_public() -> None:
         *faults.FILE_POINTS,
         *faults.SINK_POINTS,
         *faults.STATE_POINTS,
-        *faults.PIECE_POINTS,
     } == set(CRASH_POINTS)
 
 
@@ -213,8 +212,6 @@ def test_the_second_pass_of_a_point_is_another_one(shop: PipelineTest) -> None:
     assert ids(shop, "checked") == [1]
 
 
-PASSED_HERE = [point for point in CRASH_POINTS if point not in faults.PIECE_POINTS]
-"""Only the first refresh of a view over millions of rows goes piece by piece: test_incremental_views.py dies there."""
 EVERYTHING = """
     @dp.table
     def lines():
@@ -241,7 +238,7 @@ EVERYTHING = """
 
 @pytest.mark.parametrize(
     ("point", "occurrence"),
-    [(point, number) for point in PASSED_HERE for number in (1, 2) if (point, number) != ("state.compacted", 2)],
+    [(point, number) for point in list(CRASH_POINTS) for number in (1, 2) if (point, number) != ("state.compacted", 2)],
 )
 def test_a_death_at_any_point_of_any_dataset_loses_and_doubles_nothing(
     project: Any, point: str, occurrence: int
@@ -288,7 +285,7 @@ def test_deaths_at_every_point_one_after_the_other_lose_and_double_nothing(proje
     land_lines(project, landed)
     project.ok()
     never = {"view.state_committed"} if project.engine.capabilities.cluster_writes else set()
-    for point in sorted(set(PASSED_HERE) - never, key=lambda point: point == "state.compacted"):
+    for point in sorted(set(CRASH_POINTS) - never, key=lambda point: point == "state.compacted"):
         with crash_at(point):
             for _ in range(25):
                 land_lines(project, landed)

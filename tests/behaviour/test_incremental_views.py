@@ -404,10 +404,9 @@ def test_a_view_is_computed_anew_if_the_files_that_were_added_are_gone(project: 
     assert project.rows("v", "shop", "x") == [("N", 10), ("S", 4), (None, 6)]
 
 
-def test_partial_values_of_too_many_rows_are_not_taken_up(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lakelet.execution.refresh_plan.MOST_ROWS_AT_ONCE", FIRST.num_rows - 1)
-    monkeypatch.setattr("lakelet.execution.refresh_plan.MOST_ROWS_IN_PIECES", FIRST.num_rows - 1)
-    project.write(view(GROUPED["sum"]))
+def test_distinct_values_of_too_many_rows_are_not_taken_up(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lakelet.execution.refresh_plan.MOST_ROWS_TAKEN_UP", FIRST.num_rows - 1)
+    project.write(view(GROUPED["distinct"]))
     for _ in range(2):
         project.land("sales", FIRST)
         project.ok()
@@ -415,21 +414,40 @@ def test_partial_values_of_too_many_rows_are_not_taken_up(project: Any, monkeypa
         "COMPLETE_RECOMPUTE",
         ["DATA_HAS_CHANGED", "INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL"],
     )
-    assert project.rows("v", "shop", "x") == [("N", 10), ("S", 4), (None, 6)]
+    assert project.rows("v") == expected(project, GROUPED["distinct"])
 
 
-@pytest.fixture
-def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit of `sales` is as large as a piece, and distinct values are looked up two at a time."""
-    monkeypatch.setattr("lakelet.execution.refresh_plan.MOST_ROWS_AT_ONCE", FIRST.num_rows)
-    monkeypatch.setattr("lakelet.execution.group_refresh.LOOKED_UP_AT_ONCE", 2)
+def test_so_many_new_rows_are_not_followed_that_their_distinct_values_would_fill_memory(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakelet.execution.refresh_plan.MOST_ROWS_ADDED", FIRST.num_rows - 1)
+    project.write(view(GROUPED["distinct"]))
+    for _ in range(2):
+        project.land("sales", FIRST)
+        project.ok()
+    assert project.techniques()["v"] == (
+        "COMPLETE_RECOMPUTE",
+        ["DATA_HAS_CHANGED", "INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL"],
+    )
+    monkeypatch.setattr("lakelet.execution.refresh_plan.MOST_ROWS_ADDED", FIRST.num_rows)
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"][0] == "GROUP_AGGREGATE"  # what was computed anew took up its values
+    assert project.rows("v") == expected(project, GROUPED["distinct"])
 
 
-@pytest.mark.usefixtures("in_pieces")
+@pytest.mark.parametrize("remembered", [0, 1 << 20])
 @pytest.mark.parametrize(
     "query", ["several", "distinct", "having", "below", "global", "moments", "logical", "units shared"]
 )
-def test_partial_values_of_many_rows_are_taken_up_in_pieces(project: Any, query: str) -> None:
+def test_distinct_values_are_taken_up_in_buckets_and_looked_up_in_parts(
+    project: Any, query: str, remembered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakelet.execution.distinct_values.BUCKET_ROWS", 2)
+    monkeypatch.setattr("lakelet.execution.distinct_values.BLOCK_ROWS", 3)
+    monkeypatch.setattr("lakelet.execution.distinct_values.SPOOLED_BYTES", 24)
+    monkeypatch.setattr("lakelet.execution.distinct_values.LOOKED_UP_AT_ONCE", 2)
+    monkeypatch.setattr("lakelet.execution.distinct_values.REMEMBERED_BYTES", remembered)
     for rows in (FIRST, MORE, FIRST):
         project.land("sales", rows)
     project.write(view(GROUPED[query]))
@@ -439,26 +457,3 @@ def test_partial_values_of_many_rows_are_taken_up_in_pieces(project: Any, query:
     project.ok()
     assert project.techniques()["v"][0] == "GROUP_AGGREGATE"
     assert project.rows("v") == expected(project, GROUPED[query])
-
-
-@pytest.mark.usefixtures("in_pieces")
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_death_between_two_pieces_does_not_show(project: Any, after: int) -> None:
-    for rows in (FIRST, MORE, FIRST):
-        project.land("sales", rows)
-    project.write(view(GROUPED["distinct"]))
-    left = after
-
-    def die(point: str) -> None:
-        nonlocal left
-        left -= point == "view.piece_committed"
-        if point == "view.piece_committed" and not left:
-            raise Crash(point)
-
-    with faults.installed(die), pytest.raises(Crash):
-        project.run()
-    project.ok()
-    project.land("sales", MORE)
-    project.ok()
-    assert project.techniques()["v"][0] == "GROUP_AGGREGATE"
-    assert project.rows("v") == expected(project, GROUPED["distinct"])

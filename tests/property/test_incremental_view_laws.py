@@ -63,7 +63,7 @@ MEASURES = {
 }
 BELOW = ("TRUE", "n > 1", "k IS NOT NULL", "j % 2 = 1 OR j IS NULL")
 START = datetime(2024, 5, 1, tzinfo=UTC)
-POINTS = [point for point in (*faults.POINTS, *faults.PIECE_POINTS) if point.startswith("view.")]
+POINTS = [point for point in faults.POINTS if point.startswith("view.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +188,11 @@ def same(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:
 def test_a_view_has_the_rows_of_its_query_whatever_came_before(
     engine: SailEngine, views: list[View], steps: list[Any], from_stream: bool, at_once: int
 ) -> None:
-    """Args: at_once: so many rows are taken up at once, and the rest in pieces."""
+    """Args: at_once: so many distinct values are put in order, and looked up, at once."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch("lakelet.execution.refresh_plan.MOST_ROWS_AT_ONCE", at_once),
-        patch("lakelet.execution.group_refresh.LOOKED_UP_AT_ONCE", at_once),
+        patch("lakelet.execution.distinct_values.BUCKET_ROWS", at_once),
+        patch("lakelet.execution.distinct_values.LOOKED_UP_AT_ONCE", at_once),
     ):
         root = Path(folder)
         (root / "pipeline").mkdir()

@@ -1,6 +1,8 @@
 """Loading needs a session only as a value here: no file reads anything, so no engine runs."""
 
+import subprocess
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,22 @@ def test_functions_of_sibling_modules_travel_by_value(tmp_path: Path) -> None:
     assert cloudpickle.loads(blob)(4) == 8
     assert cloudpickle.loads(lazy)() == 4
     assert set(cloudpickle.list_registry_pickle_by_value()) == registered
+
+
+def test_what_travels_needs_no_lakelet_where_it_arrives(tmp_path: Path) -> None:
+    helper = """
+        from pyspark import pipelines as dp
+        import dlt
+        FACTOR = 2
+        def double(x):
+            return x * FACTOR
+    """
+    text = "from pyspark import cloudpickle\nimport helper\n"
+    text += ONE_TABLE.replace("return 7", "return cloudpickle.dumps(lambda: helper.double(2) + helper.FACTOR)")
+    (blob,) = results(load(tmp_path, {"transformations/a.py": text, "helper.py": textwrap.dedent(helper)})).values()
+    code = "import sys, pickle; sys.modules['lakelet'] = None; print(pickle.load(sys.stdin.buffer)())"
+    done = subprocess.run([sys.executable, "-c", code], input=blob, capture_output=True, check=False)
+    assert done.stdout == b"6\n", done.stderr.decode()
 
 
 def test_an_exception_in_a_file_has_line_and_their_traceback(tmp_path: Path) -> None:

@@ -31,9 +31,6 @@ SINK_POINTS = ("sink.rows_written",)
 STATE_POINTS = ("state.committed", "state.compacted")
 """The points that only flows with state pass: the first between their intent and their rows, the second after their note."""
 
-PIECE_POINTS = ("view.piece_committed",)
-"""Points of views that take up partial values of many rows; passed once for each piece."""
-
 MEANINGS: Mapping[str, str] = {
     "files.discovered": "stream of files: new files are noted, no batch is planned",
     "files.planned": "stream of files: the rows of a batch are parsed, its intent is not written",
@@ -48,7 +45,6 @@ MEANINGS: Mapping[str, str] = {
     "state.compacted": "operator with state: its table is written anew, the old files are still there",
     "view.planned": "materialized view: what it reads is pinned, nothing is computed",
     "view.intent_written": "materialized view: its intent is on disk, its table and partial values are as before",
-    "view.piece_committed": "materialized view: partial values of some of the rows are put down, those of the others are not",
     "view.state_committed": "materialized view: the partial values of its groups are ahead of its rows",
     "view.swapped": "materialized view: the new rows are in the table, nothing says which version they belong to",
     "view.noted": "materialized view: the refresh is noted",

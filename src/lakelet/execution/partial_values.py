@@ -16,9 +16,9 @@ LOST = "__lost"
 """Ends the name of the column with what additions of doubles have lost so far (Neumaier)."""
 
 
-def identities(table: pa.Table) -> pa.Array:
+def identities(table: pa.Table, names: Sequence[str] = ID) -> pa.Array:
     """Return both hashes of each row's identity as one value of 16 bytes."""
-    pair = np.column_stack([table.column(name).to_numpy() for name in ID])
+    pair = np.column_stack([table.column(name).to_numpy() for name in names])
     buffer = pa.py_buffer(np.ascontiguousarray(pair))
     return pa.Array.from_buffers(pa.binary(16), table.num_rows, [None, buffer])
 

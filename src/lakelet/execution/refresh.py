@@ -23,18 +23,17 @@ from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.faults import reach
 from lakelet.execution.flows import check_columns
-from lakelet.execution.group_refresh import Leaves, changed_groups, finished_rows, unit_values
-from lakelet.execution.partial_values import united
+from lakelet.execution.group_refresh import Leaves, changed_groups, finished_rows, take_up, unit_values
 from lakelet.execution.refresh_plan import NO_OP, RefreshPlan, check_policy, plan_refresh
 from lakelet.execution.slices import file_rows
 from lakelet.execution.view_query import bound
 from lakelet.execution.view_record import ViewRecord, ViewRecords
-from lakelet.execution.view_state import GROUPS, ViewState
+from lakelet.execution.view_state import VERSION, ViewState
 from lakelet.execution.writing import pending_rows, with_columns_of
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset
 from lakelet.plan import relation as plan_relation
-from lakelet.plan.incremental import Issue, Role, added_rows, with_role
+from lakelet.plan.incremental import Role, with_role
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
 from lakelet.storage.delta_log import row_changes
@@ -69,8 +68,6 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
             written = refresh.groups(plan, quality)
         case "APPEND_ONLY":
             written = refresh.append(plan, quality)
-        case _ if plan.pieces:
-            written = refresh.complete_in_pieces(plan, quality)
         case _ if plan.keeps_state:
             written = refresh.complete_from_groups(plan, quality)
         case _:
@@ -124,7 +121,7 @@ class _Refresh:
         now = replace(plan_refresh(self._context, self._flow, self._dataset).record, inputs={})
         if state.batch_id(receipt.app_id) != intent.batch or groups is None or not now.is_like(intent):
             return False
-        entries = state.entries(GROUPS, state.slots_since(intent.batch))
+        entries = state.groups(state.slots_since(intent.batch))
         quality = self._context.quality(self._flow)
         rows = finished_rows(self._at(), self._dataset, groups, entries, quality)
         self._write_groups(table, rows, entries, receipt)
@@ -170,46 +167,14 @@ class _Refresh:
         """Compute the view anew by way of the partial values of its groups, which are kept."""
         context, query = self._at(), plan.query
         assert query.form is not None and query.groups is not None
+        record = self._numbered(plan, has_state=True)
+        receipt = self._begin(record)
+        state = ViewState.open(context.store, self._records.state_location)
         everything = with_role(query.form.below, Role.NEW)
-        changed = changed_groups(context, query, (everything,), self._leaves(plan), None)
-        rows = finished_rows(context, self._dataset, query.groups, changed.groups, quality)
-        record = self._numbered(plan, has_state=True)
-        receipt = self._begin(record)
-        state = ViewState.open(context.store, self._records.state_location)
-        state.replace(changed.entries, version=record.batch, receipt=receipt)
+        entries = take_up(context, query, everything, self._leaves(plan), plan.record.input_rows or 0)
+        state.replace(entries, version=record.batch, receipt=receipt)
         reach("view.state_committed")
-        return self._swap(record, receipt, rows.to_reader())
-
-    def complete_in_pieces(self, plan: RefreshPlan, quality: Quality) -> int:
-        """Do the same with the rows of some files after the other; distinct values of a piece are put down before the next.
-
-        The first commit to the state carries the receipt: a state that was left half way belongs to no note.
-        """
-        context, query = self._at(), plan.query
-        assert query.form is not None and query.groups is not None
-        location = query.leaves[0].location
-        terms = added_rows(query.form.below, [0])
-        assert location is not None and not isinstance(terms, Issue)
-        record = self._numbered(plan, has_state=True)
-        receipt = self._begin(record)
-        state = ViewState.open(context.store, self._records.state_location)
-        groups: pa.Table | None = None
-        for piece in plan.pieces:
-            leaves = self._leaves(replace(plan, added={location: piece}))
-            found = changed_groups(context, query, terms, leaves, None if groups is None else state).entries
-            new = found.pop(GROUPS)
-            if groups is None:
-                groups = new
-                state.replace({GROUPS: new.slice(0, 0), **found}, version=record.batch, receipt=receipt)
-            else:
-                groups = united(groups, new, query.groups.measures)
-                if found:
-                    state.add(found, version=record.batch, receipt=receipt, tier=2)
-            reach("view.piece_committed")
-        assert groups is not None
-        rows = finished_rows(context, self._dataset, query.groups, groups, quality)
-        state.add({GROUPS: groups}, version=record.batch, receipt=receipt, tier=2)
-        reach("view.state_committed")
+        rows = finished_rows(context, self._dataset, query.groups, state.groups().drop_columns([VERSION]), quality)
         return self._swap(record, receipt, rows.to_reader())
 
     def complete(self, plan: RefreshPlan, quality: Quality) -> int:

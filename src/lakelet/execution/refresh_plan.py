@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,6 @@ from lakelet.storage.delta_log import (
     changes_rows,
     commit_file,
     latest_version,
-    properties_at,
-    refuse_column_mapping,
     snapshot_files,
 )
 
@@ -37,10 +35,10 @@ if TYPE_CHECKING:
 
 NO_OP, COMPLETE = "NO_OP", "COMPLETE_RECOMPUTE"
 
-MOST_ROWS_AT_ONCE = 2_000_000
-"""Partial values of the groups of more rows are not taken up at once: they would be all in memory, distinct values above all."""
-MOST_ROWS_IN_PIECES = 64_000_000
-"""Those of more rows are not taken up in pieces either: each piece looks for its distinct values among all before it."""
+MOST_ROWS_TAKEN_UP = 200_000_000
+"""Of more rows, the distinct values in their groups are not taken up: each takes 24 bytes of disk on its way, and 16 to stay."""
+MOST_ROWS_ADDED = 2_000_000
+"""More new rows are not followed: the distinct values in their groups are in memory at once. All are taken up anew instead."""
 _REINITIALIZED = {"FIRST_REFRESH", "FULL_REFRESH", "QUERY_FINGERPRINT_CHANGED"}
 
 
@@ -55,7 +53,6 @@ class RefreshPlan:
         added: per location, the data files that its table gained.
         terms: trees whose rows together are what the view's query, or its aggregation, reads anew.
         keeps_state: a complete recompute that keeps partial values for the next refresh.
-        pieces: the files of the table that it reads, where their rows are taken up one piece after the other.
         state: what is kept, open; of GROUP_AGGREGATE only.
     """
 
@@ -68,7 +65,6 @@ class RefreshPlan:
     added: Mapping[str, tuple[DataFile, ...]] = field(default_factory=dict)
     terms: tuple[Relation, ...] = ()
     keeps_state: bool = False
-    pieces: tuple[tuple[DataFile, ...], ...] = ()
     state: ViewState | None = None
 
     @property
@@ -141,36 +137,10 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     if query.groups is None:
         return plan
     is_never_kept = context.engine.capabilities.cluster_writes or dataset.refresh_policy == "full"
-    may_keep = plan.technique == COMPLETE and not is_never_kept and not changes.issues
-    pieces = _pieces(query, versions, record) if may_keep else ()
-    is_too_large = _is_large(record) and not pieces
+    is_too_large = bool(query.groups.distinct) and (record.input_rows or 0) > MOST_ROWS_TAKEN_UP
     plan = _weighed(context, dataset, plan, is_too_large=is_too_large)
-    keeps = may_keep and not (is_too_large or _is_small(context, dataset, record))
-    return replace(plan, keeps_state=keeps, pieces=pieces if keeps else ())
-
-
-def _pieces(query: ViewQuery, versions: Mapping[str, int], record: ViewRecord) -> tuple[tuple[DataFile, ...], ...]:
-    """Return the files of a large table in pieces whose rows can be taken up at once; none where that cannot be done."""
-    if not _is_large(record) or len(query.leaves) != 1 or query.leaves[0].location is None or query.leaves[0].is_fixed:
-        return ()
-    location = query.leaves[0].location
-    try:
-        files = snapshot_files(location, versions[location])
-        refuse_column_mapping(location, properties_at(location, versions[location]))
-    except LakeletError:  # its rows are not those of its files: the query itself reads them, or says why it cannot
-        return ()
-    counts = [file.num_records for file in files]
-    if any(count is None or count > 2 * MOST_ROWS_AT_ONCE for count in counts):
-        return ()
-    pieces: list[list[DataFile]] = []
-    rows = 0
-    for file in files:
-        rows += file.num_records or 0
-        if not pieces or rows > MOST_ROWS_AT_ONCE:
-            pieces.append([])
-            rows = file.num_records or 0
-        pieces[-1].append(file)
-    return tuple(tuple(piece) for piece in pieces) if (record.input_rows or 0) <= MOST_ROWS_IN_PIECES else ()
+    may_keep = plan.technique == COMPLETE and not is_never_kept and not changes.issues
+    return replace(plan, keeps_state=may_keep and not (is_too_large or _is_small(context, dataset, record)))
 
 
 def _weighed(context: UpdateContext, dataset: Dataset, plan: RefreshPlan, *, is_too_large: bool) -> RefreshPlan:
@@ -181,15 +151,23 @@ def _weighed(context: UpdateContext, dataset: Dataset, plan: RefreshPlan, *, is_
     if (takes_up or plan.technique == plan.query.technique) and _is_small(context, dataset, plan.record):
         text = f"it reads {rows:,} rows, which are computed anew in less time than changes are followed"
     elif takes_up and is_too_large:
-        text = f"it reads {rows:,} rows, too many to take up the partial values of their groups at once"
+        text = f"it reads {rows:,} rows, too many to take up the distinct values in their groups"
+    elif _adds_too_much(plan) and dataset.refresh_policy != "incremental_strict":
+        text = "so many rows were added that computing it anew takes less memory than following them"
     else:
         return plan
     rejected = Issue(type="INCREMENTAL_PLAN_REJECTED_BY_COST_MODEL", text=text)
     return replace(plan, technique=COMPLETE, issues=(plan.issues[0], rejected), added={}, terms=(), state=None)
 
 
-def _is_large(record: ViewRecord) -> bool:
-    return record.input_rows is not None and record.input_rows > MOST_ROWS_AT_ONCE
+def _adds_too_much(plan: RefreshPlan) -> bool:
+    """Return whether so many rows are new that the distinct values in their groups would be too many at once."""
+    counts_distinct = plan.query.groups is not None and bool(plan.query.groups.distinct)
+    return counts_distinct and sum(_rows_of(files) for files in plan.added.values()) > MOST_ROWS_ADDED
+
+
+def _rows_of(files: Iterable[DataFile]) -> int:
+    return sum(file.num_records or 0 for file in files)
 
 
 def _is_small(context: UpdateContext, dataset: Dataset, record: ViewRecord) -> bool:
@@ -204,7 +182,7 @@ def _input_rows(
 ) -> int | None:
     """Return how many rows the tables have that a view reads: counted once, then by what was added."""
     if note is not None and note.input_rows is not None and not changes.issues:
-        return note.input_rows + sum(file.num_records or 0 for files in changes.added.values() for file in files)
+        return note.input_rows + sum(_rows_of(files) for files in changes.added.values())
     tables = [context.store.open(location) for location in versions]
     return sum(table.size().rows for table in tables if table is not None)
 

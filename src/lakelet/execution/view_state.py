@@ -1,13 +1,16 @@
 """What a materialized view remembers of its groups: one Delta table beside its checkpoint.
 
 A row is an entry of a kind: the partial values of a group, or a value that a `count(DISTINCT …)` has seen. An entry that changes
-is appended again with a newer version; the newest counts. Rows of a file are sorted by slot and lie in small row groups, so a
-reader of few slots reads few of them. Files come in three tiers, which are merged upwards, as in a log-structured merge tree:
-every file of an append, their merger, and the whole.
+is appended again with a newer version; the newest counts. Values do not change. Rows of a file are sorted by slot and lie in
+small row groups, so a reader of few slots reads few of them. Files come in three tiers, which are merged upwards, as in a
+log-structured merge tree: every file of an append, their merger, and the whole.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +21,19 @@ import pyarrow.parquet as pq
 
 from lakelet.errors import StorageError
 from lakelet.execution.partial_values import identities
+from lakelet.places import open_file
 from lakelet.plan.group_query import ID, SLOT
 from lakelet.storage.base import Receipt, Table, TableDefinition, TableStore
 from lakelet.storage.data_files import DataFile
-from lakelet.storage.schema import nullable
+from lakelet.storage.schema import conform, nullable
 
 TIER, KIND, VERSION = "__lakelet_tier", "__lakelet_kind", "__lakelet_version"
 GROUPS = "groups"
 """Kind of the entries that are groups; those of distinct values are named by their measure."""
+VALUE = (SLOT, ID[1])
+"""The columns of a distinct value: two hashes that stand for it and its group."""
+BATCH_ROWS = 1 << 14
+"""So many entries go to the writer at once."""
 ROW_GROUP_ROWS = 4096
 MAX_APPENDED_FILES = 8
 """So many files of one kind in the lowest tier are merged."""
@@ -53,42 +61,50 @@ class ViewState:
         """Return the version of the last refresh that is in the state, -1 for none."""
         return -1 if self.table is None else self.table.batch_id(app_id)
 
-    def replace(self, entries: dict[str, pa.Table], *, version: int, receipt: Receipt) -> None:
-        """Forget everything, and remember these entries."""
-        rows = _rows(entries, version=version, tier=2)
-        if self.table is None:
-            definition = TableDefinition(schema=nullable(rows.schema), partition_cols=(TIER, KIND))
-            self.table = self.store.create(self.location, definition)
-        self.table.replace(rows, receipt=receipt, partition_cols=(TIER, KIND), row_group_rows=ROW_GROUP_ROWS)
-
-    def add(self, entries: dict[str, pa.Table], *, version: int, receipt: Receipt, tier: int = 0) -> None:
-        """Remember entries beside those that are there, in place of older ones of the same identity.
+    def replace(self, entries: Iterable[tuple[str, pa.Table]], *, version: int, receipt: Receipt) -> None:
+        """Forget everything, and remember these entries.
 
         Args:
-            tier: 2 for so many that they are part of the whole.
+            entries: tables of a kind; the first one has all columns that any has.
         """
-        assert self.table is not None
-        rows = _rows(entries, version=version, tier=tier)
-        self.table.append(rows, receipt=receipt, row_group_rows=ROW_GROUP_ROWS)
+        stamped = (_stamped(kind, table, version=version, tier=2) for kind, table in entries)
+        first = next(stamped)
+        schema = nullable(first.schema)
+        if self.table is None:
+            definition = TableDefinition(schema=schema, partition_cols=(TIER, KIND))
+            self.table = self.store.create(self.location, definition)
+        reader = _reader(itertools.chain([first], stamped), schema)
+        self.table.replace(reader, receipt=receipt, partition_cols=(TIER, KIND), row_group_rows=ROW_GROUP_ROWS)
 
-    def entries(self, kind: str, slots: pa.Array | None = None) -> pa.Table:
-        """Return the newest entries of a kind.
+    def add(self, entries: dict[str, pa.Table], *, version: int, receipt: Receipt) -> None:
+        """Remember entries beside those that are there, in place of older ones of the same identity."""
+        assert self.table is not None
+        stamped = [_stamped(kind, table, version=version, tier=0) for kind, table in entries.items()]
+        everything = pa.concat_tables(stamped, promote_options="default")
+        self.table.append(everything, receipt=receipt, row_group_rows=ROW_GROUP_ROWS)
+
+    def files(self, kind: str) -> list[DataFile]:
+        """Return the files with entries of a kind."""
+        assert self.table is not None
+        return [file for file in self.table.files() if file.partition_values[KIND] == kind]
+
+    def groups(self, slots: pa.Array | None = None) -> pa.Table:
+        """Return the newest partial values of groups.
 
         Args:
             slots: only those in these slots; None for all.
         """
-        assert self.table is not None
-        files = [file for file in self.table.files() if file.partition_values[KIND] == kind]
-        return _newest([_read(file, self._columns(kind), slots) for file in files], self._columns(kind))
+        columns = self._columns(GROUPS)
+        return _newest([_read(file, columns, slots) for file in self.files(GROUPS)], columns)
 
     def slots_since(self, version: int) -> pa.Array:
         """Return the slots of the groups that a refresh of this version, or a later one, has written."""
-        groups = self.entries(GROUPS)
+        groups = self.groups()
         return pc.unique(groups.filter(pc.greater_equal(groups.column(VERSION), version)).column(SLOT))
 
     def _columns(self, kind: str) -> pa.Schema:
         assert self.table is not None
-        names = [VERSION, *ID, SLOT]
+        names = [VERSION, *VALUE]
         fields = [field for field in self.table.schema if field.name not in (TIER, KIND)]
         return pa.schema([field for field in fields if kind == GROUPS or field.name in names])
 
@@ -96,45 +112,46 @@ class ViewState:
         """Merge small files, in one commit that changes no entry; only when the view has what the state has."""
         assert self.table is not None
         files = self.table.files()
-        counts: dict[tuple[str, str], int] = {}
-        for file in files:
-            tier = str(file.partition_values[TIER])
-            if tier == "0":
-                counts[tier, str(file.partition_values[KIND])] = (
-                    counts.get((tier, str(file.partition_values[KIND])), 0) + 1
-                )
-        if max(counts.values(), default=0) < MAX_APPENDED_FILES:
+        appended = Counter(file.partition_values[KIND] for file in files if file.partition_values[TIER] == "0")
+        if max(appended.values(), default=0) < MAX_APPENDED_FILES:
             return
         rows = {tier: sum(f.num_records or 0 for f in files if f.partition_values[TIER] == tier) for tier in "012"}
         to = 2 if (rows["0"] + rows["1"]) * MERGED_SHARE > rows["2"] else 1
         merged = [file for file in files if int(file.partition_values[TIER] or 0) <= to]
-        kinds = {str(file.partition_values[KIND]) for file in merged}
-        tables = []
-        for kind in sorted(kinds):
-            columns = self._columns(kind)
-            found = [_read(file, columns, None) for file in merged if file.partition_values[KIND] == kind]
-            tables.append(_marked(_newest(found, columns), kind, tier=to))
-        everything = pa.concat_tables(tables, promote_options="default")
-        self.table.replace(everything, where=f"`{TIER}` <= {to}", row_group_rows=ROW_GROUP_ROWS)
+        self.table.replace(
+            _reader(self._merged(merged, to), self.table.schema),
+            where=f"`{TIER}` <= {to}",
+            row_group_rows=ROW_GROUP_ROWS,
+        )
         self.table.remove_old_files()
 
-
-def _rows(entries: dict[str, pa.Table], *, version: int, tier: int) -> pa.Table:
-    tables = []
-    for kind, table in entries.items():
-        stamped = table.append_column(VERSION, pa.repeat(pa.scalar(version, pa.int64()), table.num_rows))
-        tables.append(_marked(stamped, kind, tier=tier))
-    return pa.concat_tables(tables, promote_options="default")
+    def _merged(self, files: list[DataFile], tier: int) -> Iterator[pa.Table]:
+        for kind in sorted({str(file.partition_values[KIND]) for file in files}):
+            columns = self._columns(kind)
+            found = [_read(file, columns, None) for file in files if file.partition_values[KIND] == kind]
+            yield _marked(_newest(found, columns) if kind == GROUPS else pa.concat_tables(found), kind, tier=tier)
 
 
-def _marked(table: pa.Table, kind: str, *, tier: int) -> pa.Table:
-    result = table.sort_by(SLOT)
-    result = result.append_column(TIER, pa.repeat(pa.scalar(tier, pa.int32()), table.num_rows))
-    return result.append_column(KIND, pa.repeat(pa.scalar(kind), table.num_rows))
+def _reader(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.RecordBatchReader:
+    batches = (conform(batch, schema) for table in tables for batch in table.to_batches(max_chunksize=BATCH_ROWS))
+    return pa.RecordBatchReader.from_batches(schema, batches)
+
+
+def _stamped(kind: str, entries: pa.Table, *, version: int, tier: int) -> pa.Table:
+    versions = pa.repeat(pa.scalar(version, pa.int64()), entries.num_rows)
+    return _marked(entries.append_column(VERSION, versions), kind, tier=tier)
+
+
+def _marked(entries: pa.Table, kind: str, *, tier: int) -> pa.Table:
+    slots = entries.column(SLOT).to_numpy()
+    is_sorted = bool((slots[1:] >= slots[:-1]).all())
+    result = entries if is_sorted else entries.sort_by(SLOT)
+    result = result.append_column(TIER, pa.repeat(pa.scalar(tier, pa.int32()), entries.num_rows))
+    return result.append_column(KIND, pa.repeat(pa.scalar(kind), entries.num_rows))
 
 
 def _newest(tables: list[pa.Table], columns: pa.Schema) -> pa.Table:
-    """Return the newest entry of each identity."""
+    """Return the newest entry of each group."""
     rows = pa.concat_tables([columns.empty_table(), *tables]).sort_by([(VERSION, "descending")])
     if rows.num_rows < 2 or len(tables) < 2:
         return rows
@@ -143,20 +160,38 @@ def _newest(tables: list[pa.Table], columns: pa.Schema) -> pa.Table:
     return rows.filter(pc.equal(first, pa.array(np.arange(rows.num_rows, dtype=np.int32))))
 
 
-def _read(file: DataFile, columns: pa.Schema, slots: pa.Array | None) -> pa.Table:
-    """Return the entries of a file in some slots; of the row groups, only those that may have one are read."""
+def opened(file: DataFile, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Open a file of the state.
+
+    Args:
+        metadata: of the file, where it is known.
+
+    Raises:
+        StorageError: `STATE_TABLE_BEHIND_CHECKPOINT`.
+    """
     try:
-        data = pq.ParquetFile(file.path)
+        data = pq.ParquetFile(open_file(file.path), metadata=metadata)
     except FileNotFoundError as error:
         raise _lost(file, "it is gone") from error
     if file.num_records is not None and data.metadata.num_rows != file.num_records:
         raise _lost(file, f"it has {data.metadata.num_rows} rows where the table's log says {file.num_records}")
+    return data
+
+
+def _read(file: DataFile, columns: pa.Schema, slots: pa.Array | None) -> pa.Table:
+    """Return the entries of a file in some slots; of the row groups, only those that may have one are read."""
+    data = opened(file)
     names = [name for name in columns.names if name in data.schema_arrow.names]
     if slots is None:
         rows = data.read(columns=names)
     else:
         wanted = np.sort(slots.to_numpy(zero_copy_only=False))
-        groups = [number for number in range(data.num_row_groups) if _may_have(data.metadata, number, wanted)]
+        bounds = (slot_bounds(data.metadata, number) for number in range(data.num_row_groups))
+        groups = [
+            number
+            for number, (low, high) in enumerate(bounds)
+            if np.searchsorted(wanted, low, "left") < np.searchsorted(wanted, high, "right")
+        ]
         rows = data.read_row_groups(groups, columns=names)
         rows = rows.filter(pc.is_in(rows.column(SLOT), value_set=slots))
     arrays: list[Any] = [
@@ -166,14 +201,14 @@ def _read(file: DataFile, columns: pa.Schema, slots: pa.Array | None) -> pa.Tabl
     return pa.table(arrays, schema=columns)
 
 
-def _may_have(metadata: pq.FileMetaData, number: int, wanted: np.ndarray) -> bool:
+def slot_bounds(metadata: pq.FileMetaData, number: int) -> tuple[int, int]:
+    """Return the least and the greatest slot of a row group."""
     group = metadata.row_group(number)
     column = next(c for c in range(group.num_columns) if group.column(c).path_in_schema == SLOT)
     statistics = group.column(column).statistics
     if statistics is None or not statistics.has_min_max:
-        return True
-    at = np.searchsorted(wanted, statistics.min)
-    return bool(at < len(wanted) and wanted[at] <= statistics.max)
+        return -(2**63), 2**63 - 1
+    return statistics.min, statistics.max
 
 
 def _lost(file: DataFile, cause: str) -> StorageError:

@@ -169,8 +169,26 @@ class _ByValueLoader(importlib.abc.Loader):
         travels_by_value(module)
 
 
+class _Travelling(ModuleType):
+    """A module that leaves behind what a worker has no use for, and on a cluster could not import: `dp`, `spark`, `dbutils`."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        state = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("__builtins__", "__loader__", "__spec__") and not _is_of_lakelet(value)
+        }
+        return _cloudpickle().cloudpickle.dynamic_subimport, (self.__name__, state)
+
+
+def _is_of_lakelet(value: object) -> bool:
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    return isinstance(name, str) and name.partition(".")[0] == "lakelet"
+
+
 def travels_by_value(module: ModuleType) -> None:
     """Have the functions of a module go with it into UDFs: no worker can import it."""
+    module.__class__ = _Travelling
     _cloudpickle().register_pickle_by_value(module)
 
 

@@ -53,55 +53,83 @@ class GroupQuery:
     values: Mapping[str, proto.Expression]
     unit: tuple[int, ...] = ()
 
-    def partial(self, below: Relation) -> Relation:
+    @property
+    def distinct(self) -> dict[str, proto.Expression]:
+        """The columns of the measures that count distinct values, and the digest of a row's value."""
+        return {next(iter(m.columns)): m.digest for m in self.measures if m.digest is not None}
+
+    def digests(self, below: Relation) -> Relation:
+        """Return the values that `distinct` counts, each as often as it occurs.
+
+        Grain: a row, once for each group that it belongs to. Columns: `ID` of the group, and those of `distinct`.
+        """
+        assert self.form.aggregate is not None
+        keys = [f"{KEY}{number}" for number in range(len(self.keys))]
+        rows = plan.new()
+        rows.project.input.CopyFrom(below)
+        rows.project.expressions.extend(self._key_columns())
+        rows.project.expressions.extend(_aliased(value, name) for name, value in self.distinct.items())
+        result = plan.new()
+        result.project.input.CopyFrom(plan.with_fresh_plan_ids(rows))
+        result.project.expressions.extend(_aliased(value, name) for name, value in self._id_columns(keys).items())
+        result.project.expressions.extend(plan.attribute(name) for name in self.distinct)
+        return result
+
+    def _key_columns(self) -> list[proto.Expression]:
+        assert self.form.aggregate is not None
+        return [
+            _aliased(item.alias.expr if item.WhichOneof("expr_type") == "alias" else item, f"{KEY}{number}")
+            for number, item in enumerate(self.form.aggregate.aggregate.grouping_expressions)
+        ]
+
+    def _id_columns(self, keys: Sequence[str]) -> dict[str, proto.Expression]:
+        flagged = self._flagged(keys)
+        first, second = ID
+        return {first: hashed((salt(), *flagged)), second: hashed((plan.expression("7"), *flagged))}
+
+    def partial(self, below: Relation, *, with_distinct: bool = True) -> Relation:
         """Return the partial values of the groups in some rows.
 
         Grain: one row a group. Columns: `ID`, `SLOT` (a hash of the unit), `UNIT`n, `KEY`n, and those of the measures.
+
+        Args:
+            with_distinct: whether those of `distinct` are among them.
         """
-        groups = self._partial_groups(below)
+        partial_values = {
+            name: value for name, value in self._partial_values().items() if with_distinct or name not in self.distinct
+        }
+        groups = self._partial_groups(below, partial_values)
         named = plan.with_columns(
             groups, {name: plan.attribute(f"{KEY}{number}") for number, name in enumerate(self.keys)}
         )  # fmt: skip
         found = units(self.form.above, named, self.keys, [name for name, _ in self.outputs])
         columns = {f"{UNIT}{n}": plan.attribute(quote(found.columns[at] or "")) for n, at in enumerate(self.unit)}
         rows = plan.with_columns(found.rows, columns) if columns else found.rows
-        keys = self._flagged([f"{KEY}{number}" for number in range(len(self.keys))])
+        keys = [f"{KEY}{number}" for number in range(len(self.keys))]
         unit = self._flagged(list(columns))
-        first, second = ID
         result = plan.new()
         result.project.input.CopyFrom(rows)
-        named_columns = {
-            first: hashed((salt(), *keys)),
-            second: hashed((plan.expression("7"), *keys)),
-            SLOT: hashed(unit) if unit else plan.expression("0L"),
-        }
+        named_columns = self._id_columns(keys) | {SLOT: hashed(unit) if unit else plan.expression("0L")}
         for name, value in named_columns.items():
             result.project.expressions.append(_aliased(value, name))
-        kept = [*columns, *(f"{KEY}{n}" for n in range(len(self.keys))), *self.partial_columns]
-        result.project.expressions.extend(plan.attribute(name) for name in kept)
+        result.project.expressions.extend(plan.attribute(name) for name in (*columns, *keys, *partial_values))
         return result
-
-    @property
-    def partial_columns(self) -> list[str]:
-        return list(self._partial_values())
 
     def _partial_values(self) -> dict[str, proto.Expression]:
         """Return the partial columns; measures may share some."""
         return {name: value for measure in self.measures for name, value in measure.columns.items()}
 
-    def _partial_groups(self, below: Relation) -> Relation:
+    def _partial_groups(self, below: Relation, partial_values: Mapping[str, proto.Expression]) -> Relation:
         assert self.form.aggregate is not None
         result = Relation()
         result.CopyFrom(self.form.aggregate)
         node = result.aggregate
         node.input.CopyFrom(below)
         del node.grouping_expressions[:], node.aggregate_expressions[:]
-        for number, item in enumerate(self.form.aggregate.aggregate.grouping_expressions):
-            value = item.alias.expr if item.WhichOneof("expr_type") == "alias" else item
-            node.grouping_expressions.append(_aliased(value, f"{KEY}{number}"))
-        for name, value in self._partial_values().items():
+        node.grouping_expressions.extend(self._key_columns())
+        for name, value in partial_values.items():
             node.aggregate_expressions.append(_aliased(value, name))
-        if not self.measures:
+        if not partial_values:
             node.aggregate_expressions.append(_aliased(plan.expression("count(1)"), f"{KEY}_any"))
         return plan.with_fresh_plan_ids(result)
 

@@ -44,10 +44,12 @@ class Measure:
     Attributes:
         columns: partial columns and the aggregate expressions that give them over a slice. MOMENTS has three: count, mean,
             and sum of squared differences. DISTINCT has one: the digests of the values.
+        digest: of DISTINCT, the digest of one row's value; NULL where it does not count.
     """
 
     merge: Merge
     columns: dict[str, Expression]
+    digest: Expression | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,11 @@ class Measures:
             return Expression()
         merge, columns, final = made(call)
         names = {part: self._name(merge, value) for part, value in columns.items()}
-        measure = Measure(merge=merge, columns={names[part]: value for part, value in columns.items()})
+        measure = Measure(
+            merge=merge,
+            columns={names[part]: value for part, value in columns.items()},
+            digest=_digest(call) if merge is Merge.DISTINCT else None,
+        )
         if all(measure.columns.keys() != other.columns.keys() for other in self.found):
             self.found.append(measure)
         return plan.expression(final.format_map({part: quote(name) for part, name in names.items()}))
@@ -226,12 +232,16 @@ def _variance(over: str, *, root: bool) -> Callable[[Call], Made]:
 
 
 def _count_distinct(call: Call) -> Made:
-    """Rows in which one of several arguments is NULL do not count, as in Spark."""
+    return Merge.DISTINCT, {"values": plan.call("collect_set", _digest(call))}, "{values}"
+
+
+def _digest(call: Call) -> Expression:
+    """Return two hashes of the value of a row; rows in which one of several arguments is NULL do not count, as in Spark."""
     digest = plan.call("struct", hashed(call.arguments), hashed((salt(), *call.arguments)))
     known = plan.call("isnotnull", call.arguments[0])
     for argument in call.arguments[1:]:
         known = plan.call("and", known, plan.call("isnotnull", argument))
-    return Merge.DISTINCT, {"values": plan.call("collect_set", plan.call("when", known, digest))}, "{values}"
+    return plan.call("when", known, digest)
 
 
 def hashed(values: Sequence[Expression]) -> Expression:

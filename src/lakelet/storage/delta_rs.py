@@ -276,6 +276,13 @@ class DeltaRsTable:
 
     def replace_units(self, rows: pa.Table, *, gone: pa.Table, receipt: Receipt | None = None) -> None:
         new = pa.Table.from_batches([conform(batch, self.schema) for batch in rows.to_batches()], self.schema)
+        if self._is_plain:
+            keys = pa.schema([self.schema.field(name) for name in gone.column_names])
+            units = pa.Table.from_batches([conform(batch, keys) for batch in gone.to_batches()], keys)
+            change = _SwappedFiles(self, tuple(keys.names))
+            change.replace(units, new)
+            change.commit(receipt)
+            return
         empty = [
             gone.column(field.name).cast(field.type)
             if field.name in gone.column_names
@@ -340,14 +347,14 @@ class DeltaRsTable:
         options: dict[str, Any] = {}
         if small_files:
             reader, options["target_file_size"] = clustered.leaf_sized(counted.reader())
-            options["writer_properties"] = WriterProperties(
-                max_row_group_size=clustered.LEAF_ROWS,
-                default_column_properties=ColumnProperties(dictionary_enabled=False, statistics_enabled="CHUNK"),
-            )
+            row_group_rows = clustered.LEAF_ROWS
         else:
             reader = counted.reader()
         if row_group_rows is not None:
-            options["writer_properties"] = WriterProperties(max_row_group_size=row_group_rows)
+            options["writer_properties"] = WriterProperties(
+                max_row_group_size=row_group_rows,
+                default_column_properties=ColumnProperties(dictionary_enabled=False, statistics_enabled="CHUNK"),
+            )
         with storage_errors(self.location, counted):
             write_deltalake(
                 self._table,
