@@ -26,6 +26,8 @@ ARGUMENTS = [
 ]  # fmt: skip
 COMMANDS = "import sys; from apparel.cli import cli; cli(sys.argv[1:], prog_name='apparel')"
 WAIT_MS = 60_000
+GONE = ("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_INCOMPLETE_CHUNKED")
+"""What a page says of a server that is started anew."""
 
 
 def chromium() -> str:
@@ -119,7 +121,7 @@ def page(flagship: Flagship, browser: Any, problems: list[str]) -> Iterator[Any]
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     yield page
     context.close()
-    real = [text for text in problems if "ERR_CONNECTION_REFUSED" not in text and "ERR_INCOMPLETE_CHUNKED" not in text]
+    real = [text for text in problems if not any(name in text for name in GONE)]
     assert not real, real
 
 
