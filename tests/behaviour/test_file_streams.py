@@ -127,6 +127,10 @@ def test_limits_cut_files_into_batches(project: Any) -> None:
         put(project, f"{number}.json", [{"id": number}])
     project.write(auto_loader(maxFilesPerTrigger="2"))
     assert project.ok().flows[0].batches == 3
+    counts = [event.details.get("metrics", {}) for event in project.events if event.event_type == "flow_progress"]
+    assert [found["backlog_files"] for found in counts if "backlog_files" in found] == [3, 1, 0]
+    size = put(project, "4.json", [{"id": 4}]).stat().st_size
+    assert [found["backlog_bytes"] for found in counts if "backlog_files" in found] == [3 * size, size, 0]
     project.write(auto_loader(maxBytesPerTrigger="1b"))
     assert project.ok(selection=RefreshSelection(full_refresh_all=True)).flows[0].batches == 5
     assert project.rows("files", "id") == ["0", "1", "2", "3", "4"]

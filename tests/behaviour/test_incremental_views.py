@@ -76,6 +76,8 @@ GROUPED = {
 @pytest.mark.feature("Incremental refresh of views")
 @pytest.mark.parametrize("query", GROUPED.values(), ids=GROUPED.keys())
 def test_groups_follow_appended_rows(project: Any, query: str) -> None:
+    if query == GROUPED["unnamed"] and project.engine.capabilities.cluster_writes:
+        pytest.skip("Delta Lake's own writer takes no column called `sum(amount)`")
     project.write(view(query)).land("sales", FIRST)
     project.ok()
     project.land("sales", MORE)

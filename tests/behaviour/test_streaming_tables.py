@@ -573,3 +573,27 @@ def test_the_clock_of_a_rule_is_that_of_its_batch(project: Any) -> None:
     project.land("orders", orders(1, 2))
     project.ok()
     assert project.rows("orders", "id") == [1, 2]
+
+
+def backlogs(project: Any) -> list[tuple[int, int]]:
+    counts = [event.details.get("metrics", {}) for event in project.events if event.event_type == "flow_progress"]
+    return [(found["backlog_files"], found["backlog_bytes"]) for found in counts if "backlog_files" in found]
+
+
+def test_what_waits_after_a_batch_is_counted(project: Any) -> None:
+    for number in range(3):
+        project.land("orders", orders(number))
+    one_by_one = ORDERS.replace(".load(", '.option("maxFilesPerTrigger", 1).load(')
+    project.write(one_by_one)
+    project.ok()  # the snapshot at which the stream begins, file by file
+    assert [files for files, _ in backlogs(project)] == [2, 1, 0]
+    assert [size for _, size in backlogs(project)][1:] != [0, 0]
+    for number in range(3):
+        project.land("orders", orders(number, number))
+    project.ok()  # commits
+    new = [f.stat().st_size for f in sorted(landed(project), key=lambda f: f.stat().st_mtime_ns)][3:]
+    assert backlogs(project) == [(2, new[1] + new[2]), (1, new[2]), (0, 0)]
+
+
+def landed(project: Any) -> list[Any]:
+    return list((project.root / "data/Volumes/main/raw/landing/orders").glob("*.parquet"))

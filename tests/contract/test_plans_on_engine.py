@@ -253,15 +253,15 @@ def test_the_clock_stands_still_in_a_batch_however_it_is_asked(lake: Lake) -> No
         F.now(),
         F.localtimestamp(),
         F.current_date(),
-        F.curdate(),
-        F.unix_timestamp(),
+        F.curdate().alias("curdate"),  # Spark names these two after what it makes of them
+        F.unix_timestamp().alias("seconds"),
         F.date_trunc("day", F.current_timestamp()).alias("day"),
         F.expr("current_timestamp() + INTERVAL 1 DAY").alias("text"),
         F.expr("current_date").alias("bare"),
     )
     table = lake.run(frame)
     assert table.column_names[:6] == [
-        "current_timestamp()", "now()", "localtimestamp()", "current_date()", "curdate()", "unix_timestamp()"
+        "current_timestamp()", "now()", "localtimestamp()", "current_date()", "curdate", "seconds"
     ]  # fmt: skip
     local, day = AT.replace(tzinfo=None), date(2024, 1, 2)
     midnight, tomorrow = datetime(2024, 1, 2, tzinfo=UTC), AT.replace(day=3)
@@ -312,8 +312,13 @@ def test_an_error_in_a_user_function_is_the_querys(lake: Lake) -> None:
 
 
 def test_sql_over_frames_and_tables(lake: Lake) -> None:
-    text = "SELECT v, name FROM {frame} JOIN b USING (k) WHERE k < :most"
-    assert lake.rows(lake.spark.sql(text, args={"most": 2}, frame=lake.a)) == [("a1", "b1")]
+    text = "SELECT v, name FROM {frame} JOIN b USING (k) WHERE k < 2"
+    assert lake.rows(lake.spark.sql(text, frame=lake.a)) == [("a1", "b1")]
+    if (
+        not lake.engine.capabilities.cluster_writes
+    ):  # Spark 4.2 with Delta Lake's parser: UNBOUND_SQL_PARAMETER, also without us
+        named = lake.spark.sql(text.replace("2", ":most"), args={"most": 2}, frame=lake.a)
+        assert lake.rows(named) == [("a1", "b1")]
     assert lake.rows(lake.spark.sql("SELECT count(*) AS n FROM a GROUP BY ALL")) == [3]
 
 

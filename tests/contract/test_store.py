@@ -251,6 +251,68 @@ def test_a_reader_that_fails_leaves_the_old_rows_and_its_own_error(
     assert [row["id"] for row in rows_of(again)] == [1]
 
 
+@pytest.mark.parametrize("most", [0, 2, 32_768], ids=["by delta-rs", "just too many", "at once"])
+def test_rows_are_the_same_however_many_come(
+    store: DeltaRsStore, location: str, table: Table, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakelet.storage.delta_rs.SMALL_ROWS", most)
+    rows = orders((1, "ann", "1.00"), (2, None, None), (3, "ca'rl", "-3.25"))
+    batches = [batch for at in range(3) for batch in rows.slice(at, 1).to_batches()]
+    receipt = Receipt(app_id="flow", batch_id=3)
+    assert table.append(pa.RecordBatchReader.from_batches(ORDERS, batches), receipt=receipt) == 3
+    again = reopened(store, location)
+    assert (again.batch_id("flow"), again.version) == (3, 1)
+    assert again.rows().sort_by("id").to_pylist() == rows.to_pylist()
+    with duckdb.connect() as duck:
+        added = read_commit(location, 1)
+        assert added is not None
+        found = duck.execute(f"SELECT * FROM '{added.added[0].path}' ORDER BY id").fetchall()
+    assert found == [tuple(row.values()) for row in rows.to_pylist()]
+    assert [file.num_records for file in added.added] == [3]
+
+
+def test_two_who_append_at_the_same_time_both_do(store: DeltaRsStore, location: str, table: Table) -> None:
+    first, second = reopened(store, location), reopened(store, location)
+    first.append(orders((1, "ann", None)), receipt=Receipt(app_id="one", batch_id=0))
+    second.append(orders((2, "bob", None)), receipt=Receipt(app_id="two", batch_id=0))
+    again = reopened(store, location)
+    assert [row["id"] for row in rows_of(again)] == [1, 2]
+    assert (again.batch_id("one"), again.batch_id("two")) == (0, 0)
+    assert len(list(Path(location).glob("*.parquet"))) == 2
+
+
+def test_what_must_not_be_null_is_not(store: DeltaRsStore, location: str) -> None:
+    from deltalake import DeltaTable
+
+    strict = pa.schema([pa.field("id", pa.int64(), nullable=False), ("customer", pa.string())])
+    DeltaTable.create(location, strict)
+    table = reopened(store, location)
+    with pytest.raises(StorageError):
+        table.append(pa.table({"id": pa.array([None], pa.int64()), "customer": ["ann"]}))
+    assert reopened(store, location).version == 0
+
+
+def test_a_commit_that_fails_leaves_no_file(location: str, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lakelet.storage.delta_rs.write_commit", full)
+    with pytest.raises(StorageError, match="DISK_FULL"):
+        table.append(orders((1, "ann", None)))
+    assert not list(Path(location).glob("*.parquet"))
+
+
+def test_a_store_whose_engine_writes_opens_tables_that_it_can_write_after_any_writer(
+    location: str, table: Table
+) -> None:
+    from lakelet.storage.delta_spark import DeltaSparkStore, DeltaSparkTable
+
+    table.append(orders((1, "ann", None)))
+    in_cluster = DeltaSparkStore(None).open(location)  # type: ignore[arg-type]
+    assert isinstance(in_cluster, DeltaSparkTable)
+    assert in_cluster.version == 1
+
+
 # -- replace ------------------------------------------------------------------------------------------------------
 
 
@@ -407,6 +469,7 @@ def test_a_full_disk_is_named_whatever_the_system(
         raise DeltaError("Generic LocalFileSystem error: No space left on device (os error 28)")
 
     monkeypatch.setattr("lakelet.storage.delta_rs.write_deltalake", write)
+    monkeypatch.setattr("lakelet.storage.delta_rs.SMALL_ROWS", 0)
     with pytest.raises(StorageError, match="DISK_FULL"):
         table.append(orders((1, "ann", None)))
 

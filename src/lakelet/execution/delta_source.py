@@ -12,7 +12,7 @@ from lakelet.errors import SourceError
 from lakelet.execution.delta_options import DeltaOptions, check_options
 from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.slices import INLINE_BYTES, MAX_FILES_BY_ENGINE, file_rows, num_rows_of
-from lakelet.execution.sources import Offset, Skipped, Slice
+from lakelet.execution.sources import Backlog, Offset, Skipped, Slice
 from lakelet.places import place
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import TableStore
@@ -73,6 +73,7 @@ class DeltaSource:
     _commit_file: tuple[int, int] | None = None
     _partition_cols: tuple[str, ...] = ()
     _table_id: str | None = None
+    _sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_options(self.label, self.options, streaming=True)
@@ -174,17 +175,28 @@ class DeltaSource:
         commits = (read_commit(self.location, number) for number in range(self._schema_version + 1, version + 1))
         return all(commit is not None and not commit.changes_metadata for commit in commits)
 
-    def backlog(self, after: Offset | None) -> tuple[int, int]:
-        """Return (files, bytes) not yet read, as far as the log tells cheaply."""
-        until = self.head()
-        if until is None or after is None:
-            return (0, 0)
-        files = size = 0
-        for version in range(int(after["version"]), until + 1):
-            added = self._files(version, False).files
-            files += len(added)
-            size += sum(file.size_bytes for file in added)
-        return files, size
+    def backlog(self, after: Offset, until: int | None) -> Backlog | None:
+        version, index, snapshot = int(after["version"]), int(after["index"]), bool(after["snapshot"])
+        if until is None or version > until:
+            return Backlog()
+        try:
+            rest = self._files(version, snapshot).files[index:]
+            sizes = [self._size(other) for other in range(version + 1, until + 1)]
+        except SourceError:  # whoever reads it says why it cannot be read
+            return None
+        self._sizes = {other: size for other, size in self._sizes.items() if other > version}
+        return Backlog(
+            num_files=len(rest) + sum(files for files, _ in sizes),
+            num_bytes=sum(file.size_bytes for file in rest) + sum(size for _, size in sizes),
+        )
+
+    def _size(self, version: int) -> tuple[int, int]:
+        """Return the number of files that a version has for the stream, and their bytes."""
+        found = self._sizes.get(version)
+        if found is None:
+            files = self._files(version, False).files
+            found = self._sizes[version] = (len(files), sum(file.size_bytes for file in files))
+        return found
 
     def _replaced(self, cause: str) -> SourceError:
         return SourceError(

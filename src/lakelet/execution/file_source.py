@@ -25,10 +25,13 @@ from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_parsing import FileParser
 from lakelet.execution.file_schema import FileSchemas
 from lakelet.execution.slices import INLINE_BYTES, METADATA_TYPE
-from lakelet.execution.sources import Offset, Slice
+from lakelet.execution.sources import Backlog, Offset, Slice
 from lakelet.plan import relation as plan
 from lakelet.plan.metadata import METADATA
 from lakelet.plan.relation import Relation
+
+MOST_WEIGHED = 10_000
+"""Of a longer backlog only the number of files is told."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,6 +109,13 @@ class FileSource:
         return self._rows(
             files, FileParser(self.read, self.schemas.version(self.read, int(end["schema"])), self.metadata)
         )
+
+    def backlog(self, after: Offset, until: int) -> Backlog | None:
+        start = int(after["sequence"])
+        waiting = max(0, until - start)
+        is_little = waiting <= MOST_WEIGHED
+        size = sum(file.size_bytes for file in self.log.files(start, until)) if waiting and is_little else 0
+        return Backlog(num_files=waiting, num_bytes=size if is_little else None)
 
     def _within_limits(self, files: Sequence[FoundFile]) -> list[FoundFile]:
         max_bytes, max_files = self.read.max_bytes(self.max_bytes), self.read.max_files

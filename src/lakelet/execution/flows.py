@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -23,19 +21,18 @@ from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.auto_cdc import AutoCdc, CdcResult
 from lakelet.execution.auto_cdc_events import EXAMPLES, applicable, outside, where_violated
 from lakelet.execution.auto_cdc_schema import keeps_values
+from lakelet.execution.batch_plan import backlog_after, num_skipped_rows, plan_batch
 from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
 from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, drop_old_epochs, epochs, read_json, write_json
 from lakelet.execution.code_changes import tell_of_changes
 from lakelet.execution.context import UpdateContext
-from lakelet.execution.diagnosis import missing_table
 from lakelet.execution.expectations import Quality, check_view
 from lakelet.execution.faults import reach
 from lakelet.execution.foreign import check_commits, note_versions
 from lakelet.execution.reads import plan_leaf
 from lakelet.execution.sinks import write_sink
-from lakelet.execution.sources import Skipped, Slice
-from lakelet.execution.stateful import StatefulBatch, plan_state
+from lakelet.execution.stateful import StatefulBatch
 from lakelet.execution.watermark import shown
 from lakelet.execution.writing import pending_rows
 from lakelet.graph.dataflow_graph import ResolvedFlow
@@ -43,7 +40,6 @@ from lakelet.graph.elements import Action, AutoCdcFlow, Dataset, DatasetKind
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
-from lakelet.storage.delta_log import latest_version
 from lakelet.storage.schema import compare, evolved, nullable
 
 
@@ -140,6 +136,7 @@ def publish_and_note(
 ) -> None:
     """Publish the counts of a batch that is in its target, and note that it is done."""
     app_id = context.app_id(flow, checkpoint.epoch)
+    backlog = backlog_after(context, flow, batch)
     kinds.flow_progress(
         context.events,
         flow=flow.name,
@@ -147,12 +144,14 @@ def publish_and_note(
         status=FlowStatus.RUNNING,
         batch_id=batch.id,
         metrics=FlowMetrics(
+            backlog_bytes=None if backlog is None else backlog.num_bytes,
+            backlog_files=None if backlog is None else backlog.num_files,
             num_input_rows=quality.num_rows if step is None else step.num_input_rows,
             num_output_rows=written.output_rows,
             num_upserted_rows=written.upserted_rows,
             num_deleted_rows=written.deleted_rows,
             duration_ms=round((time.perf_counter() - started) * 1000, 1),
-            num_skipped_rows=_num_skipped_rows(batch),
+            num_skipped_rows=num_skipped_rows(batch),
             num_rows_dropped_by_watermark=None if step is None else step.num_late_rows,
             num_state_rows=None if step is None else step.num_state_rows(),
             watermark=None if step is None else shown(step.thresholds.now),
@@ -187,80 +186,6 @@ def rehearse_batch(
         _applier(context, flow.flow, flow, dataset, batch.at).check(changes)
         return
     pending_rows(context.engine, bound.rows, dataset, display, quality).count()
-
-
-def plan_batch(context: UpdateContext, flow: ResolvedFlow, checkpoint: Checkpoint) -> Batch | None:
-    """Return the next batch of a flow, or None if nothing is new.
-
-    Its clock is never before that of the batch before it, even if the machine's clock was set back.
-
-    The first batch after a full refresh is planned even without input: it empties the table. So is one that only closes
-    what the watermark has passed.
-    """
-    committed = checkpoint.committed()
-    inputs = context.inputs(flow)
-    slices: dict[str, Slice] = {}
-    for item in inputs.streams.values():
-        after = committed.sources.get(item.id, {}).get("end") if committed else None
-        slices[item.id] = context.source(flow, item).plan(after, context.head(flow, item))
-    is_first = committed is None
-    nothing_new = all(piece.is_empty for piece in slices.values())
-    starts_generation = is_first and checkpoint.generation > 0
-    part = context.stateful(flow)
-    state, is_due = plan_state(part, checkpoint, context.display(flow.target)) if part else ({}, False)
-    is_batch = flow.flow.once and not flow.streaming
-    if not is_batch and nothing_new and not starts_generation and not is_due:
-        return None
-    for name, piece in slices.items():
-        if piece.skipped is not None:
-            kinds.warning(
-                context.events,
-                f"Flow '{flow.name}', which reads `{name}`, left out {piece.skipped}",
-                flow=flow.name,
-                dataset=context.display(flow.target),
-            )
-    return Batch(
-        id=checkpoint.next_id,
-        at=max(context.clock(), committed.at) if committed is not None else context.clock(),
-        sources={name: _intent_of(piece) for name, piece in slices.items()},
-        tables={
-            item.id: context.catalog.relative(location)
-            for item in inputs.streams.values()
-            if item.source.read is None and (location := context.resolver.location(item.source)) is not None
-        },
-        versions={
-            context.catalog.relative(location): version
-            for location, version in pinned_versions(context, inputs.locations).items()
-        },
-        state=state,
-    )
-
-
-def _intent_of(piece: Slice) -> dict[str, Any]:
-    """Return what a batch's intent records of one source."""
-    skipped = {} if piece.skipped is None else {"skipped": piece.skipped.to_json()}
-    return {"start": piece.start, "end": piece.end, **skipped}
-
-
-def _num_skipped_rows(batch: Batch) -> int | None:
-    """Return how many rows the sources of a batch left out on the user's word, None if no commit was left out."""
-    skipped = [Skipped.from_json(found["skipped"]) for found in batch.sources.values() if "skipped" in found]
-    return sum(item.num_rows for item in skipped) if skipped else None
-
-
-def pinned_versions(context: UpdateContext, locations: Mapping[str, str]) -> dict[str, int]:
-    """Return the version at which each table beside the stream is read.
-
-    Raises:
-        SourceError: `DELTA_TABLE_NOT_FOUND`.
-    """
-    versions: dict[str, int] = {}
-    for location, label in locations.items():
-        version = context.versions[location] if location in context.versions else latest_version(location)
-        if version is None:
-            raise missing_table(label, location)
-        versions[location] = version
-    return versions
 
 
 def _append(

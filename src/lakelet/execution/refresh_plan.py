@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakelet.errors import GraphError, LakeletError
-from lakelet.execution.flows import pinned_versions
+from lakelet.execution.batch_plan import pinned_versions
 from lakelet.execution.view_query import ViewQuery
 from lakelet.execution.view_record import InputVersion, ViewRecord, ViewRecords
 from lakelet.execution.view_state import ViewState

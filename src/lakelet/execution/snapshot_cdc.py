@@ -21,12 +21,12 @@ from pyspark.sql.types import ArrayType, DataType, MapType, StructType, VariantT
 from lakelet.errors import CdcError
 from lakelet.execution.auto_cdc import AutoCdc
 from lakelet.execution.auto_cdc_schema import END_AT
+from lakelet.execution.batch_plan import pinned_versions
 from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_epochs
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import Quality, check_view
 from lakelet.execution.faults import reach
 from lakelet.execution.flows import (
-    pinned_versions,
     publish_and_note,
     refuse_lost_table,
     starts_generation,

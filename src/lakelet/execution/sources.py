@@ -85,6 +85,18 @@ class Slice:
     skipped: Skipped | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What a source has and a flow has not read.
+
+    Attributes:
+        num_bytes: None where they are not known without more work than is worth it.
+    """
+
+    num_files: int = 0
+    num_bytes: int | None = 0
+
+
 class StreamSource(Protocol):
     """One streaming input of a flow."""
 
@@ -98,6 +110,10 @@ class StreamSource(Protocol):
 
     def rows(self, start: Offset | None, end: Offset, *, metadata: bool) -> Relation:
         """Return exactly the rows between two planned offsets."""
+        ...
+
+    def backlog(self, after: Offset, until: Any) -> Backlog | None:
+        """Return what comes after `after`, not beyond `until`; None for a source without files."""
         ...
 
 
@@ -132,6 +148,9 @@ class RateSource:
                 }
             )
         )
+
+    def backlog(self, after: Offset, until: Any) -> Backlog | None:
+        return None
 
     @property
     def _rate(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 import threading
 import uuid
 from collections import OrderedDict
@@ -26,10 +27,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from lakelet.places import open_file, place
+from lakelet.places import Place, open_file, place
 from lakelet.storage.base import Receipt
 from lakelet.storage.file_index import (
     RECENT,
+    Statistics,
     between,
     bounded_columns,
     enclosing,
@@ -63,11 +65,17 @@ WORKERS = 4
 _PLAIN_FEATURES = {"appendOnly", "invariants", "timestampNtz"}
 
 
+_REQUIRED = re.compile(r'"(nullable|containsNull|valueContainsNull)"\s*:\s*false')
+
+
 def is_clusterable(delta: DeltaTable) -> bool:
-    """Return whether files of the table may be swapped without more: no partitions, no change feed, no further features."""
+    """Return whether files of the table may be swapped without more: no partitions, no change feed, no further features, and
+    nothing that must not be NULL."""
     metadata, protocol = delta.metadata(), delta.protocol()
     features = {*(protocol.reader_features or ()), *(protocol.writer_features or ())}
     if metadata.partition_columns or metadata.configuration.get("delta.enableChangeDataFeed") == "true":
+        return False
+    if _REQUIRED.search(delta.schema().to_json()):
         return False
     return protocol.min_writer_version <= 2 or (protocol.min_writer_version == 7 and features <= _PLAIN_FEATURES)
 
@@ -280,27 +288,11 @@ class Change:
         return rows.take(pc.sort_indices(rows, [(key, "ascending") for key in self._keys])).combine_chunks()
 
     def _write_file(self, rows: pa.Table, *, prefix: str = "part-") -> tuple[AddedFile, dict[str, Any]]:
-        name = f"{prefix}{uuid.uuid4()}.snappy.parquet"
-        path = self._location / name
-        written: list[pq.FileMetaData] = []
-        content = pa.BufferOutputStream()  # one call of the file system, not one for every page
-        pq.write_table(
-            rows,
-            content,
-            compression="snappy",
-            use_dictionary=False,
-            store_schema=False,
-            write_statistics=bounded_columns(rows),
-            metadata_collector=written,
-        )
-        data = content.getvalue().to_pybytes()
-        path.write_bytes(data)
-        _remembered.put(str(path), rows)
-        found = statistics(rows, written[0])
-        row = {"path": name, "size_bytes": len(data), "num_records": rows.num_rows}
+        action, found = write_file(self._location, rows, prefix=prefix)
+        _remembered.put(str(self._location / action.path), rows)
+        row = {"path": action.path, "size_bytes": action.size_bytes, "num_records": rows.num_rows}
         for column, (low, high, nulls) in found.items():
             row.update({f"min.{column}": low, f"max.{column}": high, f"null_count.{column}": nulls})
-        action = AddedFile(path=name, size_bytes=len(data), stats=json.dumps(statistics_json(found, rows.num_rows)))
         return action, {name: row.get(name) for name in self._files.index.column_names}
 
     def _put_in(self, added: list[tuple[AddedFile, dict[str, Any]]]) -> None:
@@ -318,6 +310,27 @@ class Change:
             else:
                 self._removed.append(RemovedFile(path=row["path"], size_bytes=row["size_bytes"]))
         self._files = self._files.changed(self._files.index.filter(pa.array(~gone)))
+
+
+def write_file(folder: Place, rows: pa.Table, *, prefix: str = "part-") -> tuple[AddedFile, Statistics]:
+    """Write rows, in the order that they have, as a file that no commit has yet."""
+    name = f"{prefix}{uuid.uuid4()}.snappy.parquet"
+    written: list[pq.FileMetaData] = []
+    content = pa.BufferOutputStream()  # one call of the file system, not one for every page
+    pq.write_table(
+        rows,
+        content,
+        compression="snappy",
+        use_dictionary=False,
+        store_schema=False,
+        write_statistics=bounded_columns(rows),
+        metadata_collector=written,
+    )
+    data = content.getvalue().to_pybytes()
+    (folder / name).write_bytes(data)
+    found = statistics(rows, written[0])
+    stats = json.dumps(statistics_json(found, rows.num_rows))
+    return AddedFile(path=name, size_bytes=len(data), stats=stats), found
 
 
 def leaf_sized(rows: pa.RecordBatchReader) -> tuple[pa.RecordBatchReader, int]:

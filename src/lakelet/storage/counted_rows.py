@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -33,3 +34,17 @@ class CountedRows:
         except BaseException as error:
             self.failure = error
             raise
+
+
+def begun(reader: pa.RecordBatchReader, most_rows: int) -> tuple[pa.RecordBatchReader, bool]:
+    """Read up to about so many rows ahead; returns all rows, and whether those were all."""
+    read: list[pa.RecordBatch] = []
+    rows = 0
+    is_whole = True
+    for batch in reader:
+        read.append(batch)
+        rows += batch.num_rows
+        if rows > most_rows:
+            is_whole = False
+            break
+    return pa.RecordBatchReader.from_batches(reader.schema, itertools.chain(read, reader)), is_whole

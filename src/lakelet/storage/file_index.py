@@ -184,9 +184,13 @@ def bounded_columns(rows: pa.Table) -> list[str]:
     ]
 
 
-def statistics(rows: pa.Table, written: pq.FileMetaData) -> dict[str, tuple[Any, Any, int]]:
-    """Return minimum, maximum and the number of NULLs of the plain columns of a file; a column may have no bounds."""
-    result: dict[str, tuple[Any, Any, int]] = {}
+Statistics = dict[str, tuple[Any, Any, int]]
+"""By plain column of a file: minimum, maximum and the number of NULLs; a column may have no bounds."""
+
+
+def statistics(rows: pa.Table, written: pq.FileMetaData) -> Statistics:
+    """Return the statistics of a file with one row group."""
+    result: Statistics = {}
     group = written.row_group(0)
     places = {group.column(at).path_in_schema: at for at in range(group.num_columns)}
     for field in rows.schema:

@@ -28,6 +28,7 @@ class KnownTable:
     Attributes:
         commit: what identifies the file of the version's commit, since another table at this place has another one; None if
             the log has only a checkpoint of the version.
+        files: None as long as nobody has asked for them.
         batch_ids: by application id, as far as somebody has asked for them.
     """
 
@@ -36,10 +37,10 @@ class KnownTable:
     id: str
     schema: pa.Schema
     properties: Mapping[str, str]
-    files: Files
+    files: Files | None
     batch_ids: dict[str, int]
 
-    def after(self, location: str, files: Files, receipt: Receipt | None) -> KnownTable:
+    def after(self, location: str, files: Files | None, receipt: Receipt | None) -> KnownTable:
         """Return the table with one more commit, which this process has just made."""
         version = self.version + 1
         batch_ids = self.batch_ids if receipt is None else {**self.batch_ids, receipt.app_id: receipt.batch_id}

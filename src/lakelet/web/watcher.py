@@ -26,6 +26,8 @@ from lakelet.web.metrics import PipelineMetrics
 
 logger = logging.getLogger("lakelet.web")
 POLL_SECONDS = 0.25
+BURST_SECONDS = 0.15
+"""Events come in bursts, and each reading costs some: one reading for so long a burst."""
 CHUNK_ROWS = 5_000
 
 
@@ -95,7 +97,7 @@ class Watcher:
             self.is_ready.set()
             self._wake.wait(POLL_SECONDS)
             self._wake.clear()
-            self._closed.wait(0.05)  # events come in bursts: one reading for each burst
+            self._closed.wait(BURST_SECONDS)
 
     # -- reading
 
