@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,9 @@ def serve(make: Callable[[Path, Path], Callable[[], Rules]], *, end: Callable[[]
     try:
         for _ in sys.stdin:
             print(json.dumps({"rules": step()}), file=answers, flush=True)
+    except BaseException:
+        traceback.print_exc()  # `end` may fail as well, and hide it
+        raise
     finally:
         end()
 
