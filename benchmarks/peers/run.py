@@ -173,10 +173,10 @@ def report(
         f"{equal} The scripts are in `benchmarks/peers`; each is the flagship as one would write it with that tool. "
         "The floor has no recovery, no exactly-once, no event log; dbt writes one DuckDB file and no Delta tables. "
         "Spark Declarative Pipelines 4.3 write Iceberg (their AUTO CDC cannot write to Delta Lake), count no rules and do "
-        "not ignore NULLs; the Spark Connect server stays up, and a step is one `spark-pipelines run`. A run of theirs reads what "
-        "the run before it wrote, so a batch is in the last table after three; `silver_customers` (NULLs) and what reads "
-        "customers, products and stores as of arrival (the facts, two of the aggregates) differ and are not compared. Pathway keeps all state in memory; its Delta Lake connector needs a licence key, so "
-        "delta-rs commits what changed.",
+        "not ignore NULLs; the Spark Connect server stays up, and a step is one `spark-pipelines run`. A run of theirs reads "
+        "what the run before it wrote, so a batch is in the last table after three; `silver_customers` (NULLs) and what reads "
+        "customers, products and stores as of arrival (the facts, two of the aggregates) differ and are not compared. "
+        "Pathway keeps all state in memory; its Delta Lake connector needs a licence key, so delta-rs commits what changed.",
         "",
         "![latency of one more batch](images/benchmark_peers.svg)",
         "",

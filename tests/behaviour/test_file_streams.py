@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +393,121 @@ def test_parquet_and_orc_keep_their_types_and_evolve(project: Any) -> None:
         assert json.loads(rows["m"]["_rescued_data"])["id"] == 2**40
 
 
+AVRO = {
+    "type": "record",
+    "name": "shop.Order",
+    "fields": [
+        {"name": "id", "type": "int"},
+        {"name": "name", "type": ["null", "string"]},
+        {"name": "size", "type": ["int", "long", "null"]},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "day", "type": {"type": "int", "logicalType": "date"}},
+        {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}},
+        {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["NEW", "OLD"]}},
+        {"name": "other", "type": "shop.Kind"},
+        {"name": "tags", "type": {"type": "array", "items": "string"}},
+        {"name": "counts", "type": {"type": "map", "values": "long"}},
+        {"name": "place", "type": {"type": "record", "name": "Place", "fields": [{"name": "x", "type": "float"}]}},
+        {"name": "code", "type": {"type": "fixed", "name": "Code", "size": 2}},
+    ],
+}
+ORDER = {"id": 1, "name": "a", "size": 7, "at": datetime(2024, 5, 1, 12, tzinfo=UTC), "day": date(2024, 5, 1),
+         "price": Decimal("1.25"), "kind": "NEW", "other": "OLD", "tags": ["x", "y"], "counts": {"k": 3},
+         "place": {"x": 0.5}, "code": b"ab"}  # fmt: skip
+
+
+def avro(project: Any, name: str, rows: list[dict[str, Any]], schema: Any = AVRO, codec: str = "snappy") -> Path:
+    import fastavro
+
+    content = io.BytesIO()
+    fastavro.writer(content, schema, rows, codec=codec)
+    return put(project, name, content.getvalue())
+
+
+@pytest.mark.feature("Files as streams")
+@pytest.mark.parametrize("codec", ["null", "deflate", "snappy"])
+def test_avro_files_keep_their_types(project: Any, codec: str) -> None:
+    avro(project, "a.avro", [ORDER, {**ORDER, "id": 2, "name": None, "size": None}], codec=codec)
+    project.write(auto_loader("avro"))
+    project.ok()
+    rows = project.rows("files")
+    assert [row.pop("_rescued_data") for row in rows] == [None, None]
+    assert [dict(row, counts=dict(row["counts"])) for row in rows] == [
+        ORDER,
+        {**ORDER, "id": 2, "name": None, "size": None},
+    ]
+    types = {
+        name: kind for name, kind in columns(project).items() if name in ("id", "size", "at", "day", "price", "code")
+    }
+    assert types == {"id": "int32", "size": "int64", "at": "timestamp[us, tz=UTC]", "day": "date32[day]",
+                     "price": "decimal128(10, 2)", "code": "binary"}  # fmt: skip
+
+
+def test_avro_files_are_read_as_a_table_and_by_sql(project: Any) -> None:
+    avro(project, "a.avro", [ORDER])
+    project.write(
+        f"""
+@dp.materialized_view
+def batch():
+    return spark.read.format("avro").load("{FOLDER}").select("id", "kind")
+
+@dp.table
+def stream():
+    return spark.sql("SELECT id, kind FROM STREAM read_files('{FOLDER}', format => 'avro')")
+"""
+    )
+    project.ok()
+    assert project.rows("batch") == project.rows("stream") == [{"id": 1, "kind": "NEW"}]
+
+
+def test_avro_files_evolve_and_their_misfits_are_rescued(project: Any) -> None:
+    def schema(*fields: tuple[str, str]) -> Any:
+        return {"type": "record", "name": "r", "fields": [{"name": name, "type": kind} for name, kind in fields]}
+
+    avro(project, "a.avro", [{"id": 1}], schema(("id", "int")))
+    project.write(auto_loader("avro"))
+    project.ok()
+    avro(project, "b.avro", [{"id": 2**40, "more": "m"}], schema(("id", "long"), ("more", "string")))
+    project.ok()
+    rows = {row["more"]: row for row in project.rows("files")}
+    assert rows[None]["id"] == 1
+    assert rows["m"]["id"] is None
+    assert json.loads(rows["m"]["_rescued_data"])["id"] == 2**40
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (["string", "int"], "a union of several types"),
+        ({"type": "int", "logicalType": "time-millis"}, "time-millis"),
+        ({"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["null", "Node"]}]}, "contains itself"),
+    ],
+    ids=["union", "time", "recursive"],
+)
+def test_an_avro_type_without_a_column_type_is_refused(project: Any, kind: Any, says: str) -> None:
+    schema = {"type": "record", "name": "r", "fields": [{"name": "x", "type": kind}]}
+    avro(project, "a.avro", [], schema)
+    project.write(auto_loader("avro"))
+    error = failure(project)
+    assert error.condition == "UNSUPPORTED_AVRO_TYPE"
+    assert says in error.message
+    assert "`x`" in error.message or "`next`" in error.message
+
+
+@pytest.mark.parametrize("content", [b"no avro", b"", b"Obj\x01"], ids=["text", "empty", "only a head"])
+def test_a_torn_avro_file_is_named(project: Any, content: bytes) -> None:
+    avro(project, "a.avro", [ORDER])
+    project.write(auto_loader("avro"))
+    project.ok()
+    put(project, "b.avro", content)
+    error = failure(project)
+    assert error.condition == "FAILED_READ_FILE.NO_HINT"
+    assert "b.avro" in error.message
+    whole = avro(project, "c.avro", [ORDER] * 1000).read_bytes()
+    put(project, "b.avro", whole[:-20])
+    assert "b.avro" in failure(project).message
+
+
 @pytest.mark.feature("Files as streams")
 def test_text_and_binary_files(project: Any) -> None:
     put(project, "a.txt", "one\ntwo\n")
@@ -544,7 +662,7 @@ def test_broken_rows_of_files_that_are_read_as_a_table(project: Any) -> None:
         (auto_loader(cleanSource="DELETE"), "UNSUPPORTED_OPTION", "cleanSource", "yourself"),
         (auto_loader(schema="id INT", schemaEvolutionMode="addNewColumns"), "INVALID_OPTION", "schema", "rescue"),
         (auto_loader(schemaHints="id BIGINTT"), "INVALID_SCHEMA", "id BIGINTT", "BIGINT"),
-        (auto_loader("avro"), "UNSUPPORTED_SOURCE", "avro", "Parquet"),
+        (auto_loader("xml"), "UNSUPPORTED_SOURCE", "xml", "Parquet"),
         (auto_loader("jsn"), "UNSUPPORTED_SOURCE", "jsn", "json"),
         (auto_loader(path="/Volumes/main/raw/landing/filez"), "PATH_NOT_FOUND", "filez", "files"),
         (auto_loader(path=FOLDER + "/empty"), "CF_EMPTY_DIR_FOR_SCHEMA_INFERENCE", "no file", "schema"),

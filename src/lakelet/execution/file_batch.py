@@ -39,7 +39,7 @@ def needs_own_reader(leaf: Leaf) -> bool:
         return False
     if leaf.format == "parquet":
         return bool(_OWN_OPTIONS & leaf.options.keys()) or "{" in leaf.paths[0]
-    return leaf.format in ("json", "csv", "orc", "text", "binaryfile")
+    return leaf.format in ("json", "csv", "orc", "avro", "text", "binaryfile")
 
 
 def has_folders(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -118,9 +119,17 @@ def partition_values(root: str, path: str) -> dict[str, str | None]:
 
 
 def typed_columns(file: FoundFile, read: FileRead) -> StructType:
-    """Return the columns that a Parquet or ORC file says it has."""
+    """Return the columns that a Parquet, ORC or Avro file says it has."""
     assert read.format in TYPED
-    schema = pq.read_schema(file.path) if read.format == "parquet" else pyarrow.orc.ORCFile(file.path).schema
+    match read.format:
+        case "parquet":
+            schema = pq.read_schema(file.path)
+        case "avro":
+            from lakelet.execution.file_avro import avro_schema
+
+            schema = avro_schema(Path(file.path))
+        case _:
+            schema = pyarrow.orc.ORCFile(file.path).schema
     return from_arrow_schema(pa.schema([pa.field(item.name, _signed(item.type)) for item in nullable(schema)]))
 
 

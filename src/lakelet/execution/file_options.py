@@ -14,8 +14,8 @@ from lakelet.errors import SourceError, did_you_mean
 from lakelet.execution.delta_options import parse_bytes
 from lakelet.plan.sources import Leaf
 
-FORMATS = ("json", "csv", "parquet", "orc", "text", "binaryFile")
-TYPED = ("parquet", "orc")
+FORMATS = ("json", "csv", "parquet", "orc", "avro", "text", "binaryFile")
+TYPED = ("parquet", "orc", "avro")
 """Formats whose files say what their columns are."""
 RESCUED = "_rescued_data"
 CORRUPT = "_corrupt_record"
@@ -52,6 +52,7 @@ _BY_FORMAT: Mapping[str, tuple[str, ...]] = {
     ),
     "parquet": ("mergeSchema", "datetimeRebaseMode", "int96RebaseMode", "readerCaseSensitive"),
     "orc": ("mergeSchema",),
+    "avro": ("mergeSchema", "datetimeRebaseMode", "ignoreExtension", "avroSchema", "recursiveFieldMaxDepth"),
     "text": ("wholeText", "lineSep", "encoding"),
     "binaryFile": (),
 }  # fmt: skip
@@ -66,6 +67,9 @@ _REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
     "allownumericleadingzeros": (("false",), "write JSON numbers without leading zeros"),
     "allowbackslashescapinganycharacter": (("false",), "write valid JSON escapes"),
     "singlevariantcolumn": ((), "read the lines as text: the format `text` gives them as they are"),
+    "avroschema": ((), "declare the columns with `.schema(…)`"),
+    "recursivefieldmaxdepth": ((), "write the files without types that contain themselves"),
+    "ignoreextension": (("true",), "choose files by name with `pathGlobFilter`"),
     "lineSep": ((), "end the lines with a line feed"),
     "datetimerebasemode": (("corrected", "exception"), "write the files with the proleptic calendar"),
     "int96rebasemode": (("corrected", "exception"), "write the files with the proleptic calendar"),
@@ -178,7 +182,7 @@ def file_read(leaf: Leaf, path: str) -> FileRead:
         raise SourceError(
             "INVALID_OPTION",
             f"the stream of `{leaf.shown}` does not say which format its files have",
-            hint='add `.option("cloudFiles.format", "json")`, or csv, parquet, orc, text, binaryFile',
+            hint='add `.option("cloudFiles.format", "json")`, or csv, parquet, orc, avro, text, binaryFile',
         )
     text = leaf.options[f"{prefix}format"] if auto_loader else leaf.format
     name = next((known for known in FORMATS if known.lower() == text.strip().lower()), None)

@@ -73,7 +73,7 @@ class FileParser:
         match self.read.format:
             case "json" | "csv":
                 yield from self._of_records(file, values)
-            case "parquet" | "orc":
+            case "parquet" | "orc" | "avro":
                 yield from self._of_columns(file, values)
             case "text":
                 yield from self._of_lines(file, values)
@@ -290,6 +290,11 @@ def _column_batches(file: FoundFile, read: FileRead) -> Iterator[pa.RecordBatch]
     if read.format == "parquet":
         with pq.ParquetFile(file.path) as source:
             yield from source.iter_batches(batch_size=CHUNK_ROWS * 4)
+        return
+    if read.format == "avro":
+        from lakelet.execution.file_avro import avro_batches
+
+        yield from avro_batches(Path(file.path), CHUNK_ROWS)
         return
     source = pyarrow.orc.ORCFile(file.path)
     for stripe in range(source.nstripes):
