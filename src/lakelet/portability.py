@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import ast
 import enum
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lakelet.errors import Origin
+from lakelet.errors import DefinitionError, Origin
 from lakelet.graph.dataflow_graph import DataflowGraph
 from lakelet.graph.elements import AutoCdcFlow, Dataset, DatasetKind, Flow, SnapshotCdcFlow
 from lakelet.pipelines.call_site import display_path
 from lakelet.pipelines.notebook import PythonPart, RunPart, parts_of
+from lakelet.plan.sql_tokens import scan
 from lakelet.settings import TRIGGER_INTERVAL
 from lakelet.spec import PipelineSpec
 
@@ -83,6 +85,9 @@ FEATURES: Mapping[str, Feature] = {
     "cdc_columns_to_update": _spark("`columns_to_update`", _IN_THE_SOURCE),
     "cdc_truncates": _spark("`apply_as_truncates`", "refresh the target in full"),
     "cdc_where": _spark("`where` of an AUTO CDC flow", "filter the rows in the source's query"),
+    "cdc_delta_target": _spark(
+        "AUTO CDC into a Delta table", "give the target a format with row-level operations of Spark, such as `iceberg`"
+    ),
     "cdc_several_flows": _spark("several AUTO CDC flows with one target", "unite their sources in a view"),
     "event_hooks": _spark("event hooks", "listen to the query listeners of Spark"),
     "foreach_batch_sink": _spark("`foreach_batch_sink`", "write a data source of your own, and use `create_sink`"),
@@ -151,6 +156,7 @@ def _of_flows(graph: DataflowGraph) -> Iterator[Use]:
                     "cdc_truncates": flow.apply_as_truncates is not None,
                     "cdc_where": flow.where is not None,
                     "cdc_several_flows": len(others) > 1,
+                    "cdc_delta_target": True,
                 }
             case SnapshotCdcFlow():
                 used["snapshot_cdc"] = True
@@ -178,11 +184,14 @@ def _at(origin: Origin, dataset: Dataset, graph: DataflowGraph) -> Origin:
 
 
 def _of_spec(spec: PipelineSpec) -> Iterator[Use]:
+    lines = spec.file.read_text(encoding="utf-8").splitlines()
     for key in spec.settings:
+        # A setting of the command line is in no line.
+        line = next((number for number, text in enumerate(lines, 1) if key in text), None)
         if key.startswith("lakelet."):
-            yield Use(feature="lakelet_setting", origin=Origin(file=spec.file.name))
+            yield Use(feature="lakelet_setting", origin=Origin(file=spec.file.name, line=line))
         elif key == TRIGGER_INTERVAL:
-            yield Use(feature="trigger_interval", origin=Origin(file=spec.file.name))
+            yield Use(feature="trigger_interval", origin=Origin(file=spec.file.name, line=line))
 
 
 _MODULES = {"dlt": "dlt_module", "databricks": "databricks_module", "lakelet": "lakelet_module"}
@@ -198,9 +207,11 @@ _CALLS = {
 def _of_files(files: Iterable[Path], root: Path) -> Iterator[Use]:
     """Yield what only the text of the files shows."""
     for file in files:
-        if file.suffix != ".py":
-            continue
         shown = display_path(str(file), root=root)
+        if file.suffix != ".py":
+            for name, line in _in_sql(file.read_text(encoding="utf-8")):
+                yield Use(feature=name, origin=Origin(file=shown, line=line))
+            continue
         for part in parts_of(file.read_text(encoding="utf-8"), file=shown):
             match part:
                 case PythonPart(text):
@@ -233,5 +244,19 @@ def _in_python(tree: ast.Module) -> Iterator[tuple[str, int]]:
                 yield _CALLS[node.attr], node.lineno
         elif isinstance(node, ast.Name) and node.id == "dbutils":
             yield "dbutils", node.lineno
-        elif isinstance(node, ast.Constant) and node.value == "cloudFiles":
-            yield "cloud_files", node.lineno
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if node.value == "cloudFiles":
+                yield "cloud_files", node.lineno
+            if "read_files" in node.value:
+                yield from ((name, node.lineno + line - 1) for name, line in _in_sql(node.value))
+
+
+def _in_sql(text: str) -> Iterator[tuple[str, int]]:
+    """Yield the features of SQL text that no dataset shows, with their lines."""
+    try:
+        source = scan(text)
+    except DefinitionError:  # no SQL, or none that can be read: loading it has said so
+        return
+    for token, after in itertools.pairwise(source.tokens):
+        if token.word == "READ_FILES" and after.text == "(":
+            yield "cloud_files", source.position(token.start)[0]
