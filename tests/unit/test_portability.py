@@ -105,7 +105,12 @@ CDC = 'dp.create_streaming_table("t")\ndp.create_auto_cdc_flow(target="t", sourc
 CDC += 'sequence_by="timestamp", stored_as_scd_type=1{more})'
 ONE_EACH = {
     "databricks_module": ("all.py", "from databricks import pipelines as dp\n" + LINES, 1),
-    "notebook": ("all.py", "# Databricks notebook source\n# MAGIC %sql\n# MAGIC CREATE MATERIALIZED VIEW v AS SELECT 1 AS a\n\n# COMMAND ----------\n" + HEAD + LINES, 1),
+    "notebook": (
+        "all.py",
+        "# Databricks notebook source\n# MAGIC %sql\n# MAGIC CREATE MATERIALIZED VIEW v AS SELECT 1 AS a\n\n"
+        "# COMMAND ----------\n" + HEAD + LINES,
+        1,
+    ),
     "cloud_files": (
         "all.py",
         HEAD + "@dp.table\ndef t():\n    return spark.readStream.format('cloudFiles').option('cloudFiles.format', 'json')"
