@@ -24,8 +24,7 @@ FILES = sorted((Path(__file__).parents[2] / "src" / "apparel" / "pipeline" / "tr
 
 def load(file: Path) -> subprocess.CompletedProcess[str]:
     if not (STUBS / "dlt" / "api.py").exists():
-        print(f"left out: the stub of databricks-dlt is not in {STUBS}; `make setup` puts it there")  # noqa: T201
-        pytest.skip("the stub of databricks-dlt is not installed: run `make setup`")
+        pytest.fail("the stub of databricks-dlt is not installed: run `make setup`")
     command = [sys.executable, str(LOADER), str(STUBS), str(file)]
     environment = {**os.environ, "SPARK_REMOTE": "sc://pipeline.invalid", "SPARK_CONNECT_MODE_ENABLED": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -46,7 +45,7 @@ def test_databricks_stub_accepts_a_file_of_the_flagship(file: Path) -> None:
 @pytest.mark.parametrize("name", ["apply_changes", "apply_changes_from_snapshot"])
 def test_positional_arguments_are_in_the_order_of_the_stub(name: str) -> None:
     if not (STUBS / "dlt" / "api.py").exists():
-        pytest.skip("the stub of databricks-dlt is not installed: run `make setup`")
+        pytest.fail("the stub of databricks-dlt is not installed: run `make setup`")
     tree = ast.parse((STUBS / "dlt" / "api.py").read_text("utf-8"))
     theirs = next(node.args.args for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     ours = list(inspect.signature(getattr(dlt, name)).parameters)

@@ -42,7 +42,7 @@ def write_bundle(
     """
     import yaml
 
-    key = re.sub(r"\W+", "_", name)
+    key = _key(name, "pipeline")
     up = os.path.relpath(root, folder)
     if catalog == "spark_catalog":
         catalog = FREE_EDITION_CATALOG
@@ -113,10 +113,10 @@ def write_bundle(
     return [folder / file for file in contents]
 
 
-def _key(name: str) -> str:
+def _key(name: str, kind: str = "schema") -> str:
     """Return a resource's key, which must not begin with a digit."""
     key = re.sub(r"\W+", "_", name)
-    return key if re.match(r"[A-Za-z]", key) else f"schema_{key}"
+    return key if re.match(r"[A-Za-z]", key) else f"{kind}_{key}"
 
 
 def _below(up: str, path: str) -> str:

@@ -8,10 +8,15 @@ import pytest
 from click.testing import CliRunner
 from tests.drift.bundle_schema import checked
 
+from apparel.generator.landing import DeltaLanding
+from apparel.generator.settings import GeneratorSettings
+from apparel.generator.streams import Generator
 from lakelet.cli import cli
+from lakelet.pipeline import Pipeline
 from lakelet.project import library_files
 from lakelet.spec import load_spec
 
+FLAGSHIP = Path(__file__).parents[3] / "src" / "apparel" / "pipeline"
 FILE = """\
 from pyspark import pipelines as dp
 
@@ -81,3 +86,37 @@ def test_the_value_of_a_secret_is_not_written(project: Path) -> None:
     checked(project / "databricks.yml")
     (resource,) = (project / "resources").glob("*.yml")
     assert "shop.api.token: ${var.shop_api_token}" in resource.read_text()
+
+
+def test_a_project_of_sql_and_notebooks_runs_from_its_bundle(project: Path) -> None:
+    spec = project / "spark-pipeline.yml"
+    spec.write_text(spec.read_text().replace("name: my shop", "name: 2nd shop"))
+    (project / "transformations" / "more.sql").write_text(
+        "CREATE OR REFRESH MATERIALIZED VIEW doubled AS SELECT id * 2 AS id FROM `01_gold`.numbers;\n"
+    )
+    (project / "transformations" / "cells.py").write_text(
+        "# Databricks notebook source\n# MAGIC %md\n# MAGIC Text.\n\n# COMMAND ----------\n\n"
+        "from pyspark import pipelines as dp\n\n# COMMAND ----------\n\n"
+        "@dp.materialized_view\ndef tripled():\n    return spark.sql('SELECT id * 3 AS id FROM `01_gold`.numbers')\n"
+    )
+    code, told = export(project, "--output", str(project / "bundle"))
+    assert code == 0, told
+    resources = checked(project / "bundle" / "databricks.yml")
+    assert list(resources["pipelines"]) == ["pipeline_2nd_shop"]
+    for bundle in (str(project), str(project / "bundle" / "databricks.yml")):
+        arguments = ["run", "--spec", bundle, "--storage", str(project / "s")]
+        result = CliRunner().invoke(
+            cli, arguments if bundle == str(project) else [*arguments, "--pipeline", "pipeline_2nd_shop"]
+        )
+        assert result.exit_code == 0, result.output
+    with Pipeline(project / "bundle" / "databricks.yml", storage=project / "s") as pipeline:
+        assert sorted(pipeline.table("doubled")["id"].to_pylist()) == [0, 2, 4]
+        assert sorted(pipeline.table("tripled")["id"].to_pylist()) == [0, 3, 6]
+
+
+def test_the_flagship_has_a_bundle_that_fits(tmp_path: Path) -> None:
+    Generator(GeneratorSettings(seed=1), DeltaLanding(tmp_path / "s")).write_batch()
+    code, told = export(FLAGSHIP, "--storage", str(tmp_path / "s"), "--output", str(tmp_path))
+    assert code == 0, told
+    resources = checked(tmp_path / "databricks.yml")
+    assert {schema["name"] for schema in resources["schemas"].values()} >= {"01_bronze", "02_silver", "03_gold"}
