@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from benchmarks.document import table
 from benchmarks.peers import environments
 from lakelet.engine.sail import SailEngine
 from lakelet.execution.auto_cdc import AutoCdc, CdcResult, sequence_type_of
@@ -37,6 +38,8 @@ from lakelet.storage.base import Receipt
 from lakelet.storage.delta_rs import DeltaRsStore
 
 CHANGES = 30
+ROUNDS = 4
+"""Events of each key in the first load."""
 SIZES = (50_000, 500_000, 5_000_000)
 TIMEOUT_SECONDS = 1200
 """For one size and SCD type."""
@@ -108,7 +111,8 @@ class Dimension:
         paths = []
         for sequence in range(rounds):
             paths.append(str(self._folder / f"changes-{sequence}.parquet"))
-            pq.write_table(customers(self._random.permutation(self._keys), sequence + 1, self._random), paths[-1])
+            ids = self._random.permutation(self._keys)
+            pq.write_table(customers(ids, 10 * (sequence + 1), self._random), paths[-1])
         started, used = time.perf_counter(), time.process_time()
         self._apply(relation.parquet(paths, self._schema))
         return self._keys * rounds / (time.perf_counter() - started), time.process_time() - used
@@ -117,7 +121,7 @@ class Dimension:
         """Apply changes of 30 random keys, a third of them late if wanted; returns milliseconds."""
         sequence = np.full(CHANGES, 1_000 + self._batch)
         if late:
-            sequence[: CHANGES // 3] = 2
+            sequence[: CHANGES // 3] = self._random.choice([5, 15, 25, 35], CHANGES // 3)  # between those of the load
         changes = customers(self._random.choice(self._keys, CHANGES, replace=False), sequence, self._random)
         started = time.perf_counter()
         self._apply(relation.local(changes))
@@ -194,7 +198,7 @@ def figures(*, quick: bool) -> list[CdcFigures]:
     found = []
     for keys in SIZES[: 2 if quick else 3]:
         for scd_type in (1, 2):
-            arguments = [str(keys), str(scd_type), "10" if quick else "50", "4"]
+            arguments = [str(keys), str(scd_type), "10" if quick else "50", str(ROUNDS)]
             done = subprocess.run(
                 [sys.executable, "-m", "benchmarks.cdc", *arguments],
                 cwd=Path(__file__).resolve().parent.parent,
@@ -233,7 +237,23 @@ def report(found: list[CdcFigures]) -> list[str]:
             f"{shown(one.spark_merge)} | {one.events_per_second:,} events/s | {one.cpu_seconds:,.0f} s | "
             f"{one.load_megabytes:,} MB |"
         )
-    return [*lines, ""]
+    return [*lines, "", table(("what", "measured", "held to"), _held(found)), ""]
+
+
+def _held(found: list[CdcFigures]) -> list[tuple[str, str, str]]:
+    """Return what the figures are held to, beside them."""
+    rows = []
+    for scd_type in (1, 2):
+        of_type = [one for one in found if one.scd_type == scd_type]
+        small, large = of_type[0], of_type[-1]
+        for what, name in (("in order", "in_order"), ("with late ones", "late")):
+            ratio = getattr(large, name)[0] / getattr(small, name)[0]
+            text = f"SCD type {scd_type}, {what}: {large.keys:,} keys ÷ {small.keys:,} keys"
+            rows.append((text, f"{ratio:.1f}×", "≤ 2×"))
+        text = f"SCD type {scd_type}, first load of {large.keys * ROUNDS:,} events of {large.keys:,} keys"
+        rows.append((text, f"{large.events_per_second:,} events/s", "≥ 300,000 events/s"))
+        rows.append((f"SCD type {scd_type}, peak memory of it", f"{large.load_megabytes:,} MB", "≤ 4,096 MB"))
+    return rows
 
 
 if __name__ == "__main__":

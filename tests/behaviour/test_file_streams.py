@@ -409,11 +409,12 @@ AVRO = {
         {"name": "counts", "type": {"type": "map", "values": "long"}},
         {"name": "place", "type": {"type": "record", "name": "Place", "fields": [{"name": "x", "type": "float"}]}},
         {"name": "code", "type": {"type": "fixed", "name": "Code", "size": 2}},
+        {"name": "key", "type": {"type": "string", "logicalType": "uuid"}},
     ],
 }
 ORDER = {"id": 1, "name": "a", "size": 7, "at": datetime(2024, 5, 1, 12, tzinfo=UTC), "day": date(2024, 5, 1),
          "price": Decimal("1.25"), "kind": "NEW", "other": "OLD", "tags": ["x", "y"], "counts": {"k": 3},
-         "place": {"x": 0.5}, "code": b"ab"}  # fmt: skip
+         "place": {"x": 0.5}, "code": b"ab", "key": "2b1a7c40-5f5e-4d0e-9f44-0c2b8d0f4c11"}  # fmt: skip
 
 
 def avro(project: Any, name: str, rows: list[dict[str, Any]], schema: Any = AVRO, codec: str = "snappy") -> Path:
@@ -492,6 +493,16 @@ def test_an_avro_type_without_a_column_type_is_refused(project: Any, kind: Any, 
     assert error.condition == "UNSUPPORTED_AVRO_TYPE"
     assert says in error.message
     assert "`x`" in error.message or "`next`" in error.message
+
+
+def test_an_avro_codec_without_a_reader_is_named(project: Any) -> None:
+    packed = avro(project, "a.avro", [ORDER], codec="deflate")
+    packed.write_bytes(packed.read_bytes().replace(b"deflate", b"zstand8"))
+    project.write(auto_loader("avro", ignoreCorruptFiles="true"))
+    error = failure(project)
+    assert error.condition == "UNSUPPORTED_AVRO_CODEC"
+    assert "zstand8" in error.message
+    assert "a.avro" in error.message
 
 
 @pytest.mark.parametrize("content", [b"no avro", b"", b"Obj\x01"], ids=["text", "empty", "only a head"])

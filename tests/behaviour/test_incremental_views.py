@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import decimal
+import io
+import tempfile
 from typing import Any
 
 import pyarrow as pa
@@ -406,6 +408,30 @@ def test_a_view_is_computed_anew_if_the_files_that_were_added_are_gone(project: 
     assert project.rows("v", "shop", "x") == [("N", 10), ("S", 4), (None, 6)]
 
 
+@pytest.mark.parametrize("grouped", [False, True], ids=["rows", "groups"])
+def test_a_side_of_a_join_that_did_not_grow_may_be_put_together(project: Any, grouped: bool) -> None:
+    """Its files at the version of the last refresh are gone; its rows are the same."""
+    names = "spark.read.format('delta').load('/Volumes/main/raw/landing/names')"
+    query = f"sales.join({names}, 'shop')"
+    query += (
+        ".groupBy('shop', 'name').agg(F.sum('amount').alias('x'))" if grouped else ".select('shop', 'name', 'amount')"
+    )
+    names_of = [pa.table({"shop": [shop], "name": [shop.lower()]}) for shop in ("N", "S", "W")]
+    project.write(view(query)).land("sales", FIRST)
+    project.land("sales", MORE)
+    project.land("names", names_of[0])
+    project.ok()
+    landing = DeltaTable(str(project.root / "data" / "Volumes" / "main" / "raw" / "landing" / "sales"))
+    landing.optimize.compact()
+    landing.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    project.ok()
+    for rows in names_of[1:]:
+        project.land("names", rows)
+        project.ok()
+        assert project.techniques()["v"][0] == ("GROUP_AGGREGATE" if grouped else "APPEND_ONLY")
+        assert project.rows("v") == expected(project, query)
+
+
 def test_distinct_values_of_too_many_rows_are_not_taken_up(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lakelet.execution.refresh_plan.MOST_ROWS_TAKEN_UP", FIRST.num_rows - 1)
     project.write(view(GROUPED["distinct"]))
@@ -435,6 +461,22 @@ def test_so_many_new_rows_are_not_followed_that_their_distinct_values_would_fill
     project.land("sales", MORE)
     project.ok()
     assert project.techniques()["v"][0] == "GROUP_AGGREGATE"  # what was computed anew took up its values
+    assert project.rows("v") == expected(project, GROUPED["distinct"])
+
+
+def test_a_full_disk_of_temporary_files_is_named(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lakelet.execution.distinct_values._spooled", lambda _: Full())
+    project.write(view(GROUPED["distinct"])).land("sales", FIRST)
+    result = project.run()
+    (error,) = result.errors
+    assert error.condition == "DISK_FULL"
+    assert tempfile.gettempdir() in error.message
+    monkeypatch.undo()
+    project.ok()
     assert project.rows("v") == expected(project, GROUPED["distinct"])
 
 

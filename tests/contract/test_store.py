@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -292,14 +293,64 @@ def test_what_must_not_be_null_is_not(store: DeltaRsStore, location: str) -> Non
     assert reopened(store, location).version == 0
 
 
-def test_a_commit_that_fails_leaves_no_file(location: str, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_that_fails_leaves_the_table_as_it_was(
+    store: DeltaRsStore, location: str, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lakelet.storage.delta_rs.write_commit", full)
-    with pytest.raises(StorageError, match="DISK_FULL"):
-        table.append(orders((1, "ann", None)))
-    assert not list(Path(location).glob("*.parquet"))
+    with monkeypatch.context() as patch:
+        patch.setattr("lakelet.storage.log_writer._write_new", full)
+        with pytest.raises(StorageError, match="DISK_FULL"):
+            table.append(orders((1, "ann", None)))
+    assert reopened(store, location).version == 0
+    assert reopened(store, location).append(orders((1, "ann", None))) == 1
+    assert [row["id"] for row in rows_of(store.open(location))] == [1]
+
+
+@pytest.mark.parametrize("error", [OSError("no answer"), FileExistsError("an attempt before was ours")])
+def test_a_commit_whose_answer_is_lost_is_there(
+    store: DeltaRsStore, location: str, table: Table, error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lakelet.storage import log_writer
+
+    write = log_writer._write_new
+
+    def lost(path: Any, data: bytes) -> None:
+        write(path, data)
+        raise error
+
+    monkeypatch.setattr(log_writer, "_write_new", lost)
+    assert table.append(orders((1, "ann", None)), receipt=Receipt(app_id="flow", batch_id=0)) == 1
+    again = reopened(store, location)
+    assert (again.version, again.batch_id("flow")) == (1, 0)
+    assert [row["id"] for row in rows_of(again)] == [1]
+
+
+def test_bounds_that_json_or_a_calendar_lacks_are_left_out(store: DeltaRsStore, location: str) -> None:
+    far = pa.array([400_000_000_000_000_000, 0], pa.int64())
+    rows = pa.table(
+        {
+            "x": [float("inf"), 1.0],
+            "y": [float("-inf"), float("inf")],
+            "day": pa.array([3_000_000, 1], pa.int32()).cast(pa.date32()),
+            "at": far.cast(pa.timestamp("us", "UTC")),
+            "n": [1, 2],
+        }
+    )
+    table = store.create(location, TableDefinition(schema=rows.schema))
+    table.append(rows)
+    text = (Path(location) / "_delta_log" / f"{1:020d}.json").read_text()
+    assert "Infinity" not in text
+    assert json.loads(json.loads(text.splitlines()[-1])["add"]["stats"])["maxValues"] == {"n": 2}
+    again = reopened(store, location)
+    assert again.rows().sort_by("n").equals(rows.cast(again.rows().schema))
+    with duckdb.connect() as duck:
+        added = read_commit(location, 1)
+        assert added is not None
+        assert duck.execute(f"SELECT x, y FROM '{added.added[0].path}' WHERE x > 5").fetchall() == [
+            (float("inf"), float("-inf"))
+        ]
 
 
 def test_a_store_whose_engine_writes_opens_tables_that_it_can_write_after_any_writer(

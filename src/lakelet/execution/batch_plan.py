@@ -76,7 +76,7 @@ def backlog_after(context: UpdateContext, flow: ResolvedFlow, batch: Batch) -> B
         after = batch.sources.get(item.id, {}).get("end")
         try:
             found = None if after is None else context.source(flow, item).backlog(after, context.head(flow, item))
-        except LakeletError:  # a replay does without looking; the next batch says what is wrong
+        except (LakeletError, OSError):  # a replay does without looking; the next batch says what is wrong
             found = None
         if found is not None and total is not None:
             sizes = (total.num_bytes, found.num_bytes)

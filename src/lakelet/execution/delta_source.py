@@ -29,6 +29,9 @@ from lakelet.storage.delta_log import (
     version_until,
 )
 
+MOST_COMMITS = 1_000
+"""A longer backlog is not weighed: that would read all its commits for a number."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionFiles:
@@ -179,10 +182,12 @@ class DeltaSource:
         version, index, snapshot = int(after["version"]), int(after["index"]), bool(after["snapshot"])
         if until is None or version > until:
             return Backlog()
+        if until - version > MOST_COMMITS and len(self._sizes) < until - version:
+            return None
         try:
             rest = self._files(version, snapshot).files[index:]
             sizes = [self._size(other) for other in range(version + 1, until + 1)]
-        except SourceError:  # whoever reads it says why it cannot be read
+        except (SourceError, OSError):  # whoever reads it says why it cannot be read
             return None
         self._sizes = {other: size for other, size in self._sizes.items() if other > version}
         return Backlog(

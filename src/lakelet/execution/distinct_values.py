@@ -25,15 +25,18 @@ from lakelet.execution.partial_values import identities
 from lakelet.execution.view_state import VALUE, ViewState, opened, slot_bounds
 from lakelet.plan.group_query import ID, SLOT
 from lakelet.storage.data_files import DataFile
+from lakelet.storage.failures import storage_errors
 
 LOOKED_UP_AT_ONCE = 200_000
 """So many values are looked up among those that are kept, of which as large a share may be read."""
 REMEMBERED_BYTES = 128 << 20
 """Memory for slots of files; one that alone needs more is read anew for each look."""
 BUCKET_ROWS = 1 << 20
-"""So many values are put in order at once."""
-SPOOLED_BYTES = 4 << 20
-"""What a bucket holds in memory before it goes to a file."""
+"""So many values are put in order at once, and more where the buckets would be too many."""
+MOST_BUCKETS = 64
+"""Of one column: each may be an open file."""
+SPOOLED_BYTES = 64 << 20
+"""What all buckets together hold in memory before they go to files."""
 BLOCK_ROWS = 1 << 17
 
 
@@ -201,10 +204,11 @@ class AllValues:
 
     def __init__(self, names: Sequence[str], groups: pa.Table, num_rows: int) -> None:
         self._owners = identities(groups)
-        number = max(1, -(-num_rows // BUCKET_ROWS))
+        number = min(MOST_BUCKETS, max(1, -(-num_rows // BUCKET_ROWS)))
+        spooled = max(1, SPOOLED_BYTES // (number * max(1, len(names))))
         self._files = contextlib.ExitStack()
         self._buckets: dict[str, list[IO[bytes]]] = {
-            name: [self._files.enter_context(_spooled()) for _ in range(number)] for name in names
+            name: [self._files.enter_context(_spooled(spooled)) for _ in range(number)] for name in names
         }
         self.counts = {name: np.zeros(groups.num_rows, dtype=np.int64) for name in names}
         """How many values of each group there are; whole once `distinct` has ended."""
@@ -237,8 +241,9 @@ class AllValues:
             columns = [*values.itercolumns(), places.filter(is_value.combine_chunks()).cast(pa.int64())]
             entries = np.column_stack([column.to_numpy() for column in columns])
             bucket = _bucket(entries[:, 0], len(files))
-            for number, file in enumerate(files):
-                file.write(entries[bucket == number].tobytes())
+            with storage_errors(tempfile.gettempdir()):
+                for number, file in enumerate(files):
+                    file.write(entries[bucket == number].tobytes())
 
     def distinct(self) -> Iterator[tuple[str, pa.Table]]:
         """Yield the values of each column once, in the order of their slots, and count them."""
@@ -250,8 +255,8 @@ class AllValues:
                 yield name, pa.table([entries[:, 0], entries[:, 1]], names=list(VALUE))
 
 
-def _spooled() -> contextlib.AbstractContextManager[IO[bytes]]:
-    return tempfile.SpooledTemporaryFile(SPOOLED_BYTES)
+def _spooled(num_bytes: int) -> contextlib.AbstractContextManager[IO[bytes]]:
+    return tempfile.SpooledTemporaryFile(num_bytes)
 
 
 def _first_of_each(entries: np.ndarray) -> np.ndarray:

@@ -38,6 +38,9 @@ _LOGICAL = {
     "local-timestamp-micros": pa.timestamp("us"),
     "uuid": pa.string(),
 }
+_CODECS = ("null", "deflate", "snappy", "bzip2", "xz")
+# A UUID is a text; fastavro would make an object of it, which Arrow has no column for.
+fastavro.read.LOGICAL_READERS["string-uuid"] = lambda data, *_: data
 _WIDER = ({"int", "long"}, pa.int64()), ({"float", "double"}, pa.float64())
 """Unions of two numbers are the wider one."""
 
@@ -50,7 +53,14 @@ def avro_schema(path: Path) -> pa.Schema:
         SourceError: `UNSUPPORTED_AVRO_TYPE`.
     """
     with _whole(), path.open("rb") as file:
-        schema = fastavro.reader(file).writer_schema
+        reader = fastavro.reader(file)
+        schema, codec = reader.writer_schema, reader.codec
+    if codec not in _CODECS:
+        raise SourceError(
+            "UNSUPPORTED_AVRO_CODEC",
+            f"`{path}` is packed with `{codec}`",
+            hint=f"write the files with one of {', '.join(_CODECS)}",
+        )
     if not isinstance(schema, dict) or schema.get("type") != "record":
         raise _unsupported("its top level", "is no record")
     return pa.schema(_fields(schema, {}))

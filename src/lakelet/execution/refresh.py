@@ -230,13 +230,11 @@ class _Refresh:
     def _last_batch(self) -> int:
         """Return the highest number that a refresh of the view has had, whether or not it came to its end."""
         known = [record.batch for record in (self._records.note(), self._records.intent()) if record is not None]
-        if known:
-            return max(known)
-        # A note that got lost must not let a number be given out twice: the tables know theirs.
+        # A note or an intent that got lost must not let a number be given out twice: the tables know theirs.
         app_id = self._context.app_id(self._flow, str(self._context.generation(self._dataset.name)))
         locations = (self._context.location(self._dataset), self._records.state_location)
         tables = [self._context.store.open(location) for location in locations]
-        return max([0, *(table.batch_id(app_id) for table in tables if table is not None)])
+        return max([0, *known, *(table.batch_id(app_id) for table in tables if table is not None)])
 
     def _receipt(self, record: ViewRecord) -> Receipt:
         return Receipt(app_id=self._context.app_id(self._flow, str(record.generation)), batch_id=record.batch)

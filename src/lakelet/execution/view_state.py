@@ -37,6 +37,8 @@ BATCH_ROWS = 1 << 14
 ROW_GROUP_ROWS = 4096
 MAX_APPENDED_FILES = 8
 """So many files of one kind in the lowest tier are merged."""
+MERGED_AT_ONCE = 1 << 20
+"""So many values are put in order at once."""
 MERGED_SHARE = 4
 """The middle tier is merged into the whole once it has a quarter of its rows."""
 
@@ -128,8 +130,15 @@ class ViewState:
     def _merged(self, files: list[DataFile], tier: int) -> Iterator[pa.Table]:
         for kind in sorted({str(file.partition_values[KIND]) for file in files}):
             columns = self._columns(kind)
-            found = [_read(file, columns, None) for file in files if file.partition_values[KIND] == kind]
-            yield _marked(_newest(found, columns) if kind == GROUPS else pa.concat_tables(found), kind, tier=tier)
+            of_kind = [file for file in files if file.partition_values[KIND] == kind]
+            if kind == GROUPS:
+                yield _marked(_newest([_read(file, columns) for file in of_kind], columns), kind, tier=tier)
+                continue
+            number = max(1, -(-sum(file.num_records or 0 for file in of_kind) // MERGED_AT_ONCE))
+            bounds = [-(2**63) + at * 2**64 // number for at in range(number + 1)]
+            for low, high in itertools.pairwise(bounds):
+                found = [_read(file, columns, between=(low, high)) for file in of_kind]
+                yield _marked(pa.concat_tables(found), kind, tier=tier)
 
 
 def _reader(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.RecordBatchReader:
@@ -178,15 +187,28 @@ def opened(file: DataFile, metadata: pq.FileMetaData | None = None) -> pq.Parque
     return data
 
 
-def _read(file: DataFile, columns: pa.Schema, slots: pa.Array | None) -> pa.Table:
-    """Return the entries of a file in some slots; of the row groups, only those that may have one are read."""
+def _read(
+    file: DataFile, columns: pa.Schema, slots: pa.Array | None = None, *, between: tuple[int, int] | None = None
+) -> pa.Table:
+    """Return the entries of a file; of the row groups, only those that may have one are read.
+
+    Args:
+        slots: those in these slots only.
+        between: those in slots from the first up to, not including, the second.
+    """
     data = opened(file)
     names = [name for name in columns.names if name in data.schema_arrow.names]
-    if slots is None:
+    bounds = [slot_bounds(data.metadata, number) for number in range(data.num_row_groups)]
+    if between is not None:
+        start, end = between
+        groups = [number for number, (low, high) in enumerate(bounds) if low < end and high >= start]
+        rows = data.read_row_groups(groups, columns=names)
+        found = rows.column(SLOT).to_numpy()
+        rows = rows.filter(pa.array((found >= start) & (found <= end - 1)))
+    elif slots is None:
         rows = data.read(columns=names)
     else:
         wanted = np.sort(slots.to_numpy(zero_copy_only=False))
-        bounds = (slot_bounds(data.metadata, number) for number in range(data.num_row_groups))
         groups = [
             number
             for number, (low, high) in enumerate(bounds)

@@ -165,7 +165,8 @@ def _not_incremental(text: str, detail: str | None = None) -> Issue:
 def added_rows(below: Relation, changed: Collection[int]) -> tuple[Relation, ...] | Issue:
     """Return trees whose rows together are what a linear tree gains, its leaves marked with their roles.
 
-    Of an inner join of two tables that both grew, the rows are `added ⋈ new` and `old ⋈ added`.
+    Of an inner join of two tables that both grew, the rows are `added ⋈ new` and `old ⋈ added`. A side that did not grow is
+    read as it is now: files of its older versions may be gone.
 
     Args:
         changed: the leaves that have rows appended.
@@ -220,10 +221,8 @@ def _added_by_join(node: Relation, changed: Collection[int]) -> tuple[Relation, 
         _with_input(_with_input(node, "join", "left", item), "join", "right", with_role(join.right, Role.NEW))
         for item in left
     ]
-    with_right = [
-        _with_input(_with_input(node, "join", "right", item), "join", "left", with_role(join.left, Role.OLD))
-        for item in right
-    ]
+    before = with_role(join.left, Role.OLD if left else Role.NEW)
+    with_right = [_with_input(_with_input(node, "join", "right", item), "join", "left", before) for item in right]
     return tuple(with_left + with_right)
 
 

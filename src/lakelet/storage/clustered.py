@@ -329,7 +329,7 @@ def write_file(folder: Place, rows: pa.Table, *, prefix: str = "part-") -> tuple
     data = content.getvalue().to_pybytes()
     (folder / name).write_bytes(data)
     found = statistics(rows, written[0])
-    stats = json.dumps(statistics_json(found, rows.num_rows))
+    stats = json.dumps(statistics_json(found, rows.num_rows), allow_nan=False)
     return AddedFile(path=name, size_bytes=len(data), stats=stats), found
 
 

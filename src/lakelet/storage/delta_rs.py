@@ -284,12 +284,10 @@ class DeltaRsTable:
         added = [clustered.write_file(place(self.location), rows)[0]] if rows.num_rows else []
         try:
             write_commit(self.location, self._noted.version + 1, added=added, removed=(), receipt=receipt)
-        except BaseException as error:
-            for file in added:
+        except CommitFailedError:
+            for file in added:  # of any other failure it is not known whether the commit is there: a vacuum tidies up
                 (place(self.location) / file.path).unlink(missing_ok=True)
-            if isinstance(error, CommitFailedError):
-                return False
-            raise
+            return False
         self.changed(None, receipt)
         return True
 

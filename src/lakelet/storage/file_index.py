@@ -6,7 +6,9 @@ column `c` that files are chosen by; NULL where the table's log does not say. Al
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import math
 from decimal import Decimal
 from typing import Any
 
@@ -201,7 +203,8 @@ def statistics(rows: pa.Table, written: pq.FileMetaData) -> Statistics:
         if _is_indexed(field.type):
             found = group.column(places[field.name]).statistics
             if found is not None and found.has_min_max:
-                low, high = found.min, found.max
+                with contextlib.suppress(OverflowError, ValueError):  # Python has no dates after the year 9999
+                    low, high = found.min, found.max
         result[field.name] = (low, high, column.null_count)
     return result
 
@@ -218,7 +221,9 @@ def statistics_json(found: dict[str, tuple[Any, Any, int]], rows: int) -> dict[s
 
 
 def _json_value(value: Any) -> Any:
-    """Return a bound as the log has it; None for a decimal that no JSON number is exactly."""
+    """Return a bound as the log has it; None for infinity, and for a decimal that no JSON number is exactly."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, Decimal):
         number = int(value) if value == value.to_integral_value() else float(value)
         return number if Decimal(str(number)) == value else None

@@ -8,6 +8,7 @@ Source: https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -68,7 +69,7 @@ def write_commit(
     """Commit a swap of files, and a receipt, as `version`.
 
     Raises:
-        CommitFailedError: the version is there already.
+        CommitFailedError: the version is there already, by another writer.
     """
     now = int(time.time() * 1000)
     actions: list[dict[str, Any]] = [
@@ -78,6 +79,7 @@ def write_commit(
                 "operation": "WRITE",
                 "operationParameters": {"mode": "Append", "partitionBy": "[]"},
                 "engineInfo": "lakelet",
+                "lakeletCommit": str(uuid.uuid4()),
             }
         }
     ]
@@ -86,10 +88,23 @@ def write_commit(
     actions += [{"remove": file.to_json(now)} for file in removed]
     actions += [{"add": file.to_json(now)} for file in added]
     data = "".join(json.dumps(action, separators=(",", ":")) + "\n" for action in actions).encode()
+    path = log_folder(location) / f"{version:020d}.json"
     try:
-        _write_new(log_folder(location) / f"{version:020d}.json", data)
-    except FileExistsError as error:
-        raise CommitFailedError(f"version {version} has been written by somebody else") from error
+        _write_new(path, data)
+    except OSError as error:
+        # An answer that got lost says nothing about the commit; an attempt that an object store repeats by itself meets its own.
+        if _is_there(path, data):
+            return
+        if isinstance(error, FileExistsError):
+            raise CommitFailedError(f"version {version} has been written by somebody else") from error
+        raise
+
+
+def _is_there(path: Place, data: bytes) -> bool:
+    try:
+        return path.is_file() and path.read_bytes() == data
+    except OSError:  # still unknown: what was raised first says why
+        return False
 
 
 def _write_new(path: Place, data: bytes) -> None:
@@ -102,7 +117,8 @@ def _write_new(path: Place, data: bytes) -> None:
         temporary.write_bytes(data)
         os.link(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it has done its work, and nobody reads it
+            temporary.unlink(missing_ok=True)
 
 
 def checkpoint(location: str, version: int, *, files: int, interval: int) -> None:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lakelet.execution import view_state
-from lakelet.execution.view_state import GROUPS, KIND, MAX_APPENDED_FILES, TIER, VERSION, ViewState
+from lakelet.execution import distinct_values, view_state
+from lakelet.execution.view_state import GROUPS, KIND, MAX_APPENDED_FILES, TIER, VALUE, VERSION, ViewState
 from lakelet.plan.group_query import ID, SLOT
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_rs import DeltaRsStore
@@ -24,7 +24,17 @@ def entries(values: dict[int, int]) -> pa.Table:
 
 
 def seen(*numbers: int) -> pa.Table:
-    return entries(dict.fromkeys(numbers, 0)).drop_columns(["total"])
+    return pa.table([pa.array(numbers, pa.int64())] * 2, names=list(VALUE))
+
+
+def replace(state: ViewState, version: int, **tables: pa.Table) -> None:
+    state.replace(tables.items(), version=version, receipt=receipt(version))
+
+
+def known(state: ViewState, *numbers: int) -> list[int]:
+    """Return which of these values the state has."""
+    found = distinct_values._known(seen(*numbers), state.files("values"))
+    return [number for number, is_known in zip(numbers, found, strict=True) if is_known]
 
 
 def receipt(version: int) -> Receipt:
@@ -32,7 +42,7 @@ def receipt(version: int) -> Receipt:
 
 
 def totals(state: ViewState, *slots: int) -> dict[int, int]:
-    found = state.entries(GROUPS, pa.array(slots, pa.int64()) if slots else None)
+    found = state.groups(pa.array(slots, pa.int64()) if slots else None)
     return dict(zip(found.column(SLOT).to_pylist(), found.column("total").to_pylist(), strict=True))
 
 
@@ -42,7 +52,7 @@ def state(tmp_path: Path) -> ViewState:
 
 
 def test_the_newest_entry_of_an_identity_counts(state: ViewState) -> None:
-    state.replace({GROUPS: entries({1: 10, 2: 20, -5: 5})}, version=1, receipt=receipt(1))
+    replace(state, 1, groups=entries({1: 10, 2: 20, -5: 5}))
     state.add({GROUPS: entries({2: 21, 3: 30})}, version=2, receipt=receipt(2))
     state.add({GROUPS: entries({2: 22})}, version=3, receipt=receipt(3))
     assert totals(state) == {1: 10, 2: 22, 3: 30, -5: 5}
@@ -52,20 +62,23 @@ def test_the_newest_entry_of_an_identity_counts(state: ViewState) -> None:
 
 
 def test_entries_of_one_kind_are_none_of_another(state: ViewState) -> None:
-    state.replace({GROUPS: entries({1: 10}), "values": seen(1, 2)}, version=1, receipt=receipt(1))
+    replace(state, 1, groups=entries({1: 10}), values=seen(1, 2))
     state.add({GROUPS: entries({}), "values": seen(3)}, version=2, receipt=receipt(2))
-    assert sorted(state.entries("values").column(SLOT).to_pylist()) == [1, 2, 3]
-    assert "total" not in state.entries("values").column_names
+    assert known(state, 0, 1, 2, 3, 4) == [1, 2, 3]
     assert totals(state) == {1: 10}
 
 
-def test_merged_files_hold_the_same_entries(state: ViewState) -> None:
-    state.replace({GROUPS: entries(dict.fromkeys(range(100), 0)), "values": seen(1)}, version=1, receipt=receipt(1))
+@pytest.mark.parametrize("at_once", [view_state.MERGED_AT_ONCE, 7])
+def test_merged_files_hold_the_same_entries(state: ViewState, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view_state, "MERGED_AT_ONCE", at_once)
+    spread = 2**63 // 60  # values in every range of slots
+    replace(state, 1, groups=entries(dict.fromkeys(range(100), 0)), values=seen(-spread))
     expected = dict.fromkeys(range(100), 0)
     merges = set()
     for version in range(2, 60):
         changed = {version % 7: version, 100 + version: version}
-        state.add({GROUPS: entries(changed), "values": seen(version)}, version=version, receipt=receipt(version))
+        values = seen(version * spread, -version * spread)
+        state.add({GROUPS: entries(changed), "values": values}, version=version, receipt=receipt(version))
         expected |= changed
         state.tidy()
         assert state.table is not None
@@ -74,16 +87,16 @@ def test_merged_files_hold_the_same_entries(state: ViewState) -> None:
         assert sum(file.partition_values[TIER] == "0" for file in files) < MAX_APPENDED_FILES
         assert totals(ViewState.open(state.store, state.location)) == expected
     assert {frozenset({"2"}), frozenset({"1", "2"}), frozenset({"0", "1", "2"})} <= merges
-    assert sorted(state.entries("values").column(SLOT).to_pylist()) == [1, *range(2, 60)]
+    wanted = [sign * number * spread for number in range(1, 60) for sign in (-1, 1)]
+    assert known(state, *wanted, 5, -5) == [value for value in wanted if value != spread]
+    assert sum(file.num_records or 0 for file in state.files("values")) == len(wanted) - 1
     assert state.batch_id("view") == 59
     assert totals(state, 3) == {3: 59}
 
 
 def test_few_slots_of_a_large_state_are_few_row_groups(state: ViewState, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = np.arange(100_000)
-    state.replace(
-        {GROUPS: entries(dict(zip(numbers.tolist(), numbers.tolist(), strict=True)))}, version=1, receipt=receipt(1)
-    )
+    replace(state, 1, groups=entries(dict(zip(numbers.tolist(), numbers.tolist(), strict=True))))
     read: list[int] = []
     original = pq.ParquetFile.read_row_groups
 
@@ -97,7 +110,25 @@ def test_few_slots_of_a_large_state_are_few_row_groups(state: ViewState, monkeyp
 
 
 def test_versions_are_those_of_the_refresh_that_wrote_an_entry(state: ViewState) -> None:
-    state.replace({GROUPS: entries({1: 1})}, version=4, receipt=receipt(4))
+    replace(state, 4, groups=entries({1: 1}))
     state.add({GROUPS: entries({2: 2})}, version=5, receipt=receipt(5))
-    found = state.entries(GROUPS)
+    found = state.groups()
     assert dict(zip(found.column(SLOT).to_pylist(), found.column(VERSION).to_pylist(), strict=True)) == {1: 4, 2: 5}
+
+
+def test_a_value_is_new_without_a_row_being_read(state: ViewState, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace(state, 1, groups=entries({}), values=seen(*range(0, 2**62, 2**50)))
+    assert known(state, 2**50, 2**50 + 1, 2**50 + 2**40, -(2**50)) == [2**50]
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("a row was read")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", read)
+    monkeypatch.setattr(pq.ParquetFile, "read", read)  # what is remembered of the file is enough
+    assert known(state, 2**50 + 2**40, -(2**50)) == []
+
+
+def test_values_that_share_a_slot_are_told_apart() -> None:
+    entries_ = np.array([[5, 1, 0], [5, 2, 0], [5, 1, 0], [4, 1, 1], [5, 2, 1]], dtype=np.int64)
+    found = distinct_values._first_of_each(entries_)
+    assert sorted(map(tuple, found[:, :2].tolist())) == [(4, 1), (5, 1), (5, 2)]
