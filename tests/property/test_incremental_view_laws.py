@@ -165,7 +165,8 @@ def same(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:
 
     def equal(left: Any, right: Any) -> bool:
         if isinstance(left, float) and isinstance(right, (float, Decimal)):
-            return math.isclose(left, right, rel_tol=1e-9, abs_tol=2e-3)
+            is_rounded = all(math.isclose(value, round(value, 3), abs_tol=1e-12) for value in (left, right))
+            return math.isclose(left, right, rel_tol=1e-9, abs_tol=1.5e-3 if is_rounded else 1e-7)
         return bool(left == right)
 
     left = [list(row.values()) for row in wanted]

@@ -162,16 +162,18 @@ def pipeline_tables(catalog: Catalog) -> tuple[str, ...]:
         if (text := _location(catalog, folder)) is not None:
             found.append(catalog.absolute(text))
             found.append(str(catalog.storage.joinpath("_auxiliary", *folder.parts[-3:])))
+            found.append(ViewRecords(folder).state_location)
         for place, _, _ in batches_in_use(folder, read_generation(folder)):
             found += sorted(str(path) for path in place.glob("state/*") if path.is_dir())
     return (*found, str(catalog.system / "events"))
 
 
 def keyed_tables(catalog: Catalog) -> frozenset[str]:
-    """Return the locations of AUTO CDC targets and of what is remembered of them: their small files are in order of their
-    keys, so that a batch rewrites few, and are not put together."""
+    """Return the locations of AUTO CDC targets and of what is remembered of them, and of views: their files are in an order
+    of their own, and are not put together."""
     found = set()
     for folder in checkpoint_folders(catalog):
+        found.add(ViewRecords(folder).state_location)
         hidden = catalog.storage.joinpath("_auxiliary", *folder.parts[-3:])
         if hidden.is_dir():
             found |= {str(hidden), *(catalog.absolute(text) for text in filter(None, [_location(catalog, folder)]))}

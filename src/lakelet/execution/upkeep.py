@@ -12,6 +12,7 @@ from lakelet.execution.checkpoint import read_generation
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.maintenance import Need, Retention, keyed_tables, maintain_table, versions_in_use
 from lakelet.execution.update import Key
+from lakelet.execution.view_record import ViewRecords
 from lakelet.graph.elements import Dataset
 from lakelet.places import place
 from lakelet.storage.delta_log import latest_version
@@ -103,4 +104,6 @@ class Upkeep:
         if place(auxiliary := catalog.auxiliary(dataset.name)).is_dir():
             yield auxiliary
         folder = catalog.checkpoint(dataset.name)
+        if place(state := ViewRecords(folder).state_location).is_dir():
+            yield state
         yield from map(str, sorted(folder.glob(f"*/{read_generation(folder)}/state/*")))
