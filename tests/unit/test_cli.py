@@ -233,6 +233,12 @@ def test_query_formats_and_limits_rows(pipeline: FakePipeline) -> None:
     assert lakelet("query", "select 1", "--limit", "3").stdout.splitlines()[-1] == "150 rows, the first 3 shown"
 
 
+@pytest.mark.parametrize("sql", ["-- a comment\nselect 1", "--a comment\nselect 1", "--\nselect 1"])
+def test_a_query_that_begins_with_a_comment_is_no_option(pipeline: FakePipeline, sql: str) -> None:
+    assert lakelet("query", sql, "--limit=1", "--format", "csv").stdout == "n\n0\n"
+    assert lakelet("query", "--fromat=csv", sql).exit_code == 2
+
+
 # -- events
 
 
