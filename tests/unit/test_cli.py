@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pytest
@@ -221,6 +222,14 @@ def test_graph_json_has_the_pipeline_its_datasets_and_edges(pipeline: FakePipeli
 def test_graph_text_and_mermaid_go_to_stdout(pipeline: FakePipeline) -> None:
     assert lakelet("graph").stdout == "orders  streaming table\n"
     assert lakelet("graph", "--format", "mermaid").stdout.startswith("flowchart LR\n")
+
+
+def test_graph_svg_is_a_whole_picture_on_stdout(pipeline: FakePipeline) -> None:
+    result = lakelet("graph", "--format", "svg")
+    assert (result.exit_code, result.stderr) == (0, "printed by the user's file\n")
+    picture = ElementTree.fromstring(result.stdout)
+    assert picture.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "orders" in "".join(picture.itertext())
 
 
 # -- query
