@@ -51,8 +51,9 @@ check: setup  ## lint, format, types, layers
 format: setup  ## format the code
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format .
 
-docs: setup  ## write the generated reference pages anew
+docs: setup  ## write the generated reference pages and the outputs of the notebook anew
 	@$(BIN)/python scripts/generate_reference.py
+	@$(BIN)/python scripts/run_notebook.py
 
 bench: setup  ## measure, the peers too, and write docs/benchmarks.md (an hour; Java 17 for Spark)
 	@$(BIN)/python -m benchmarks.run && $(BIN)/python -m benchmarks.peers.run

@@ -19,7 +19,7 @@ import click
 
 from lakelet.errors import LakeletError, SpecError
 from lakelet.terminal.check import check
-from lakelet.terminal.command_group import INTERRUPTED, LakeletGroup
+from lakelet.terminal.command_group import INTERRUPTED, LakeletGroup, SqlCommand
 from lakelet.terminal.export import export
 from lakelet.terminal.project_command import json_option, names_of, opened, project_options, server_options, write_json
 from lakelet.terminal.serve import serve
@@ -210,7 +210,7 @@ def _graph_text(resolved: DataflowGraph, form: str) -> str:
 # -- query, events
 
 
-@cli.command()
+@cli.command(cls=SqlCommand)
 @project_options
 @click.argument("sql")
 @click.option(

@@ -7,6 +7,7 @@ with Pipeline("spark-pipeline.yml") as pipeline:
 
 from __future__ import annotations
 
+import getpass
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -256,6 +257,7 @@ class Pipeline:
                 refresh_selection=selection.refresh,
                 full_refresh_selection=selection.full_refresh,
             )
+            kinds.user_action(recording.bus, action="START", user_name=_user_name())
             kinds.runtime_details(recording.bus, runtime=f"lakelet {__version__}", versions=component_versions())
             try:
                 return self._run(
@@ -323,6 +325,7 @@ class Pipeline:
             state = UpdateState.FAILED
         elif stop.is_set():
             state = UpdateState.CANCELED
+            kinds.user_action(bus, action="STOP", user_name=_user_name())
         kinds.update_progress(bus, state)
         return UpdateResult(update_id=bus.update_id, state=state, flows=outcomes)
 
@@ -378,6 +381,7 @@ class Pipeline:
             return plan_reset(graph, catalog, self.store, datasets=datasets, flows=checkpoints)
         with self._recorded(subscribers) as recording:
             kinds.create_update(recording.bus, configuration=self._described(), cause="RESET")
+            kinds.user_action(recording.bus, action="RESET", user_name=_user_name())
             kinds.update_progress(recording.bus, UpdateState.RESETTING)
             try:
                 steps = plan_reset(graph, catalog, self.store, datasets=datasets, flows=checkpoints)
@@ -546,3 +550,11 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _user_name() -> str:
+    """Return who runs this process; a user of a container may have no name."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        return "unknown"

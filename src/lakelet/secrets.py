@@ -27,6 +27,12 @@ def masked(settings: Mapping[str, str]) -> dict[str, str]:
     return {key: MASK if is_secret(key) and value else value for key, value in settings.items()}
 
 
+def shown(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return settings as anybody may see them: a secret value is masked also where another setting repeats it."""
+    secrets = secret_values(settings)
+    return {key: scrubbed(value, secrets) for key, value in masked(settings).items()}
+
+
 def secret_values(settings: Mapping[str, str]) -> frozenset[str]:
     """Return the values that must not be in any text."""
     return frozenset(value for key, value in settings.items() if is_secret(key) and len(value) >= SHORTEST)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pyarrow as pa
 import pytest
-from openlineage.client import event_v2, facet_v2
+from tests.behaviour.openlineage_events import FACETS, check
 
 from lakelet.errors import SpecError
 from lakelet.events import lineage
@@ -41,15 +41,6 @@ def totals():
     return spark.read.table("silver.paid").groupBy("customer").agg(F.sum("amount").alias("total"))
 """
 FILE = {"lakelet.openlineage.file": "lineage/events.jsonl", "lakelet.openlineage.namespace": "shop-test"}
-FACETS = {
-    "parent": facet_v2.parent_run.ParentRunFacet,
-    "errorMessage": facet_v2.error_message_run.ErrorMessageRunFacet,
-    "processing_engine": facet_v2.processing_engine_run.ProcessingEngineRunFacet,
-    "jobType": facet_v2.job_type_job.JobTypeJobFacet,
-    "schema": facet_v2.schema_dataset.SchemaDatasetFacet,
-    "outputStatistics": facet_v2.output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet,
-    "dataQualityAssertions": facet_v2.data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet,
-}
 
 
 def land(project: Any, *rows: tuple[str, int]) -> None:
@@ -63,41 +54,6 @@ def read(project: Any) -> list[dict[str, Any]]:
     for event in events:
         check(event)
     return events
-
-
-def check(event: dict[str, Any]) -> None:
-    """Check an event against the library's typed classes: every field is one of theirs, and every required one is there."""
-    assert set(event) <= {"eventTime", "eventType", "run", "job", "inputs", "outputs", "producer", "schemaURL"}
-    assert event["schemaURL"].endswith("OpenLineage.json#/$defs/RunEvent")
-    run = event_v2.Run(**{**event["run"], "facets": facets(event["run"])})
-    job = event_v2.Job(**{**event["job"], "facets": facets(event["job"])})
-    inputs = [
-        event_v2.InputDataset(**{**item, "facets": facets(item), "inputFacets": facets(item, key="inputFacets")})
-        for item in event["inputs"]
-    ]
-    outputs = [
-        event_v2.OutputDataset(**{**item, "facets": facets(item), "outputFacets": facets(item, key="outputFacets")})
-        for item in event["outputs"]
-    ]
-    event_v2.RunEvent(
-        eventTime=event["eventTime"],
-        eventType=event_v2.RunState(event["eventType"]),
-        producer=event["producer"],
-        run=run,
-        job=job,
-        inputs=inputs,
-        outputs=outputs,
-    )
-
-
-def facets(item: dict[str, Any], *, key: str = "facets") -> dict[str, Any]:
-    made = {}
-    for name, values in item.get(key, {}).items():
-        own = {field: value for field, value in values.items() if not field.startswith("_")}
-        made[name] = FACETS[name](**own)
-        assert values["_producer"] == "urn:lakelet"
-        assert values["_schemaURL"] == made[name]._schemaURL
-    return made
 
 
 def by_job(events: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -146,6 +102,91 @@ def test_an_update_and_each_flow_is_a_run_with_what_it_read_wrote_and_checked(pr
         "amount > 0",
     )
     assert rule["params"] == {"action": "DROP", "passed_records": 2, "failed_records": 1}
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value within an event, but for what may be anything: the parameters of an assertion."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        if key != "params":
+            yield from places(item, (*path, key))
+
+
+def at(event: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        event = event[key]
+    return event
+
+
+def changed(event: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(event))
+    at(copy, path[:-1])[path[-1]] = value
+    return copy
+
+
+def fails(event: dict[str, Any]) -> bool:
+    try:
+        check(event)
+    except ValueError:
+        return True
+    return False
+
+
+def test_an_event_with_any_one_value_broken_fails_the_check(project: Any) -> None:
+    """The check itself: each value of every kind of event is replaced, made null, misspelled; each must be noticed."""
+    project.write(TABLES)
+    land(project, ("ann", 10), ("bob", 250), ("cyd", -5))
+    project.ok(configuration=FILE)
+    project.write(TABLES.replace('@dp.expect("small", "amount < 100")', '@dp.expect_or_fail("small", "amount < 100")'))
+    land(project, ("bob", 250))
+    assert project.run(configuration=FILE).exit_code == 1
+    events = read(project)
+    used = {key for event in events for path in places(event) for key in path if key in FACETS}
+    assert used == FACETS.keys()
+    missed = []
+    for event in events:
+        for path in places(event):
+            broken = {"another type": [1.5], "null": None, "a field too many": {"no_such_field": 1}}
+            if isinstance(at(event, path), dict):
+                broken["a field too many"] = {**at(event, path), "no_such_field": 1}
+            missed += [(what, path) for what, value in broken.items() if not fails(changed(event, path, value))]
+    assert missed == []
+
+
+FORBIDDEN: list[tuple[tuple[Any, ...], Any]] = [
+    (("eventType",), "DONE"),
+    (("eventTime",), "2025-01-01T00:00:00"),
+    (("eventTime",), "yesterday"),
+    (("producer",), "lakelet"),
+    (("schemaURL",), "https://openlineage.io/spec/1-0-0/OpenLineage.json#/$defs/RunEvent"),
+    (("run", "runId"), "1"),
+    (("run", "facets", "parent", "run", "runId"), "1"),
+    (("run", "facets", "parent", "root"), {"run": {}}),
+    (("run", "facets", "parent", "job"), {"namespace": "shop"}),
+    (("job", "facets", "jobType", "_schemaURL"), "https://openlineage.io/spec/facets/1-0-0/JobTypeJobFacet.json"),
+    (("job", "facets", "jobType", "_producer"), "lakelet"),
+    (("outputs", 0), {"namespace": "shop"}),
+    (("outputs", 0, "facets", "schema", "fields", 0, "ordinal_position"), "1"),
+    (("outputs", 0, "facets", "schema", "fields", 0, "ordinal_position"), 0),
+    (("outputs", 0, "facets", "schema", "fields", 0), {"type": "string"}),
+    (("outputs", 0, "outputFacets", "outputStatistics", "rowCount"), "2"),
+    (("outputs", 0, "outputFacets", "outputStatistics", "rowCount"), True),
+    (("outputs", 0, "outputFacets", "outputStatistics", "rowCount"), 2.0),
+]
+"""Values of the right type that do not fit all the same, and objects without what they must have."""
+
+
+def test_what_the_schemas_forbid_fails_the_check(project: Any) -> None:
+    project.write(TABLES)
+    land(project, ("ann", 10))
+    project.ok(configuration=FILE)
+    event = by_job(read(project))["shop.orders"][-1]
+    assert [(path, value) for path, value in FORBIDDEN if not fails(changed(event, path, value))] == []
+    counts = event["outputs"][0]["outputFacets"]["outputStatistics"]
+    with pytest.raises(ValueError, match="no DatasetFacet"):  # a facet in the place of another kind
+        check(changed(event, ("outputs", 0, "facets"), {"outputStatistics": counts}))
 
 
 def test_a_failed_flow_is_a_failed_run_and_what_it_stopped_is_aborted(project: Any) -> None:
@@ -202,6 +243,8 @@ def test_a_server_gets_the_events_with_the_key_of_the_environment(
     project.write("@dp.materialized_view\ndef numbers():\n    return spark.range(3)\n")
     with server(status=201) as (url, received):
         project.ok(configuration={"lakelet.openlineage.url": url})
+    for _, body in received:
+        check(body)
     assert [body["eventType"] for _, body in received] == ["START", "START", "COMPLETE", "COMPLETE"]
     assert {(head["path"], head["key"]) for head, _ in received} == {("/api/v1/lineage", "Bearer key-of-the-server")}
     assert not [event for event in project.events if "key-of-the-server" in event.to_json()]

@@ -14,6 +14,14 @@ from lakelet.doors import Doors, open_doors
 from lakelet.pipeline import Pipeline
 
 TIMEOUT_SECONDS = 120.0
+SECRET = "correct-horse-battery"
+CONFIGURATION = {
+    "spark.hadoop.fs.s3a.secret.key": SECRET,
+    "spark.hadoop.fs.s3a.access.key": "AKIA-of-the-lake",
+    "spark.hadoop.lake.url": f"https://me:{SECRET}@lake.example",
+    "spark.hadoop.fs.s3a.endpoint.region": "north",
+}
+"""What the pipeline's own project file has."""
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +34,9 @@ def client_mode(monkeypatch: pytest.MonkeyPatch) -> None:
 def shop(tmp_path_factory: pytest.TempPathFactory, engine: Any) -> Iterator[Shop]:
     """One pipeline for all clients: they must not change it anyway."""
     shop = Shop(tmp_path_factory.mktemp("doors"), engine)
+    spec = shop.root / "spark-pipeline.yml"
+    lines = "".join(f'  {key}: "{value}"\n' for key, value in CONFIGURATION.items())
+    spec.write_text(spec.read_text().replace("configuration:\n", f"configuration:\n{lines}"))
     shop.land((1, "ann", 10), (2, "bob", 250), (3, "cyd", -5))
     assert shop.run().exit_code == 0
     yield shop

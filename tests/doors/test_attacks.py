@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.connect import proto
 from pyspark.sql.connect.proto import base_pb2_grpc
+from tests.doors.conftest import CONFIGURATION, SECRET
 from tests.doors.test_spark_connect import ENDLESS
 from tests.web.test_security import REFUSED, files_of
 from tests.web.web_kit import Shop, wait_for
@@ -168,6 +169,49 @@ def test_a_setting_changes_nothing_for_others(spark: SparkSession) -> None:
             spark.conf.set(key, "x")
     with pytest.raises(PySparkException, match="INVALID_TIME_ZONE"):
         spark.conf.set("spark.sql.session.timeZone", "../../etc/passwd")
+
+
+def test_no_secret_is_in_the_settings(spark: SparkSession) -> None:
+    expected = {
+        "spark.hadoop.fs.s3a.secret.key": "***",
+        "spark.hadoop.fs.s3a.access.key": "***",
+        "spark.hadoop.lake.url": "https://me:***@lake.example",
+        "spark.hadoop.fs.s3a.endpoint.region": "north",
+    }
+    assert expected.keys() == CONFIGURATION.keys()
+    assert {key: spark.conf.get(key) for key in expected} == expected
+    assert {key: spark.conf.get(key, "a default") for key in expected} == expected
+    everything = spark.conf.getAll
+    assert {key: everything[key] for key in expected} == expected
+    assert "storage.password" not in everything and SECRET not in str(everything)
+    operations = [
+        proto.ConfigRequest.Operation(get=proto.ConfigRequest.Get(keys=list(expected))),
+        proto.ConfigRequest.Operation(get_option=proto.ConfigRequest.GetOption(keys=list(expected))),
+        proto.ConfigRequest.Operation(get_all=proto.ConfigRequest.GetAll()),
+        proto.ConfigRequest.Operation(get_all=proto.ConfigRequest.GetAll(prefix="spark.hadoop.")),
+    ]
+    for operation in operations:
+        answer = dict(spark.client.config(operation).pairs)
+        assert {key: answer[key] for key in expected} == expected
+    for key in expected:
+        with pytest.raises(PySparkException, match="CANNOT_MODIFY_CONFIG"):
+            spark.conf.set(key, "mine")
+
+
+def test_no_secret_is_in_an_error(doors: Doors, spark: SparkSession) -> None:
+    half = len(SECRET) // 2
+    query = f"SELECT raise_error(concat('with ', '{SECRET[:half]}', '{SECRET[half:]}')) AS x FROM bronze.orders"
+    with pytest.raises(PySparkException) as of_spark:
+        spark.sql(query).collect()
+    with (
+        dbapi.connect(doors.flight_sql, autocommit=True) as connection,
+        connection.cursor() as cursor,
+        pytest.raises(AdbcError) as of_flight,
+    ):
+        cursor.execute(query)
+        cursor.fetchall()
+    for error in (str(of_spark.value), str(of_flight.value)):
+        assert "with ***" in error and SECRET not in error
 
 
 def test_a_part_of_the_protocol_that_is_not_known_is_refused(spark: SparkSession) -> None:

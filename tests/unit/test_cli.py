@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pytest
@@ -223,6 +224,14 @@ def test_graph_text_and_mermaid_go_to_stdout(pipeline: FakePipeline) -> None:
     assert lakelet("graph", "--format", "mermaid").stdout.startswith("flowchart LR\n")
 
 
+def test_graph_svg_is_a_whole_picture_on_stdout(pipeline: FakePipeline) -> None:
+    result = lakelet("graph", "--format", "svg")
+    assert (result.exit_code, result.stderr) == (0, "printed by the user's file\n")
+    picture = ElementTree.fromstring(result.stdout)
+    assert picture.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "orders" in "".join(picture.itertext())
+
+
 # -- query
 
 
@@ -231,6 +240,12 @@ def test_query_formats_and_limits_rows(pipeline: FakePipeline) -> None:
     assert len(json.loads(lakelet("query", "select 1", "--json").stdout)) == 150
     assert lakelet("query", "select 1").stdout.splitlines()[-1] == "150 rows, the first 100 shown"
     assert lakelet("query", "select 1", "--limit", "3").stdout.splitlines()[-1] == "150 rows, the first 3 shown"
+
+
+@pytest.mark.parametrize("sql", ["-- a comment\nselect 1", "--a comment\nselect 1", "--\nselect 1"])
+def test_a_query_that_begins_with_a_comment_is_no_option(pipeline: FakePipeline, sql: str) -> None:
+    assert lakelet("query", sql, "--limit=1", "--format", "csv").stdout == "n\n0\n"
+    assert lakelet("query", "--fromat=csv", sql).exit_code == 2
 
 
 # -- events

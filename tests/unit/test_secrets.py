@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from lakelet.secrets import is_secret, masked, scrubbed, secret_values
+from lakelet.secrets import is_secret, masked, scrubbed, secret_values, shown
 
 
 @pytest.mark.parametrize(
     "key",
     ["password", "db.password", "storage.PWD", "kafka.sasl.token", "api_key", "apiKey", "fs.azure.account.key", "client-secret",
-     "aws.secretAccessKey", "gcp.credentials", "some.sas", "encryption.key"],
+     "aws.secretAccessKey", "spark.hadoop.fs.s3a.access.key", "fs.azure.account.key.lake.example",
+     "gcp.credentials", "some.sas", "encryption.key"],
 )  # fmt: skip
 def test_settings_that_are_secret(key: str) -> None:
     assert is_secret(key)
@@ -31,3 +32,8 @@ def test_values_are_masked_in_their_place_and_in_every_text() -> None:
     value = {"a s3cret-word": ["no", ("x s3cret-word y", 3, None)], "n": 1.5}
     assert scrubbed(value, secrets) == {"a ***": ["no", ["x *** y", 3, None]], "n": 1.5}
     assert scrubbed(value, frozenset()) is value
+
+
+def test_a_setting_that_repeats_a_secret_is_masked_there() -> None:
+    settings = {"password": "s3cret-word", "url": "db://me:s3cret-word@host/x", "region": "north"}
+    assert shown(settings) == {"password": "***", "url": "db://me:***@host/x", "region": "north"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 from tests.web.web_kit import Shop
@@ -65,6 +67,72 @@ def test_counters_add_up_what_updates_of_any_process_do_while_the_server_runs(sh
     shop.land((6, "fay", 1))
     shop.run()
     assert scrape(client, site).value("lakelet_input_rows_total", **ORDERS) == 3
+
+
+CHANGES_AND_VISITS = """
+from pyspark import pipelines as dp
+
+@dp.temporary_view
+def changes():
+    return spark.readStream.format("delta").load("/Volumes/main/raw/landing/changes")
+
+dp.create_streaming_table("customers")
+dp.create_auto_cdc_flow(
+    target="customers", source="changes", keys=["id"], sequence_by="seq", apply_as_deletes="op = 'D'",
+    except_column_list=["op", "seq"]
+)
+
+@dp.table
+def pages():
+    visits = spark.readStream.format("delta").load("/Volumes/main/raw/landing/visits")
+    return visits.withWatermark("at", "10 minutes").dropDuplicates(["page", "at"])
+"""
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+def land(shop: Shop, name: str, columns: dict[str, list[Any]]) -> None:
+    folder = shop.root / "data" / "Volumes" / "main" / "raw" / "landing" / name
+    write_deltalake(str(folder), pa.table(columns), mode="append")
+
+
+def change(shop: Shop, *rows: tuple[int, str | None, str, int]) -> None:
+    ids, names, operations, numbers = (list(column) for column in zip(*rows, strict=True))
+    land(shop, "changes", {"id": ids, "name": names, "op": operations, "seq": numbers})
+
+
+def visit(shop: Shop, *rows: tuple[str, int]) -> None:
+    land(shop, "visits", {"page": [page for page, _ in rows], "at": [NOON + timedelta(minutes=at) for _, at in rows]})
+
+
+def test_keys_late_rows_and_state_are_counted(shop: Shop) -> None:
+    shop.write(CHANGES_AND_VISITS)
+    site = shop.site()
+    client = shop.client(site=site)
+    customers, pages = ({"dataset": name, "flow": name} for name in ("customers", "pages"))
+
+    def counted() -> dict[str, float | None]:
+        assert shop.run().exit_code == 0
+        found = scrape(client, site)
+        return {
+            "upserted": found.value("lakelet_upserted_rows_total", **customers),
+            "deleted": found.value("lakelet_deleted_rows_total", **customers),
+            "changes": found.value("lakelet_input_rows_total", **customers),
+            "late": found.value("lakelet_late_rows_total", **pages),
+            "remembered": found.value("lakelet_state_rows", **pages),
+            "pages": found.value("lakelet_written_rows_total", **pages),
+        }
+
+    change(shop, (1, "ann", "U", 1), (2, "bob", "U", 1), (3, "eve", "U", 1))
+    visit(shop, ("a", 0), ("a", 0), ("b", 3))
+    assert counted() == {"upserted": 3, "deleted": None, "changes": 3, "late": None, "remembered": 2, "pages": 2}
+    change(shop, (1, "zoe", "U", 2), (3, None, "D", 2), (4, "kim", "U", 2), (5, "lee", "U", 2))
+    visit(shop, ("a", 60))
+    assert counted() == {"upserted": 6, "deleted": 1, "changes": 7, "late": None, "remembered": 3, "pages": 3}
+    change(shop, (4, None, "D", 3), (5, None, "D", 3))
+    visit(
+        shop, ("c", 1), ("d", 2), ("e", 55)
+    )  # the watermark is at 12:50; what it passed is forgotten some files later
+    assert counted() == {"upserted": 6, "deleted": 3, "changes": 9, "late": 2, "remembered": 4, "pages": 4}
 
 
 def test_gauges_say_how_the_newest_update_stands_also_from_the_event_log(shop: Shop) -> None:

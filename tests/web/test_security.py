@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -174,28 +175,54 @@ def test_a_live_message_cannot_end_its_frame(shop: Shop) -> None:
 SECRET = "correct-horse"
 
 
-def test_no_secret_is_in_a_page_an_event_or_a_log(shop: Shop, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
-    shop.write(
-        """
-        from pyspark import pipelines as dp
+LEAKS = """
+from pyspark import pipelines as dp
 
-        @dp.materialized_view
-        def leak():
-            return spark.sql("SELECT raise_error('cannot log in with " + spark.conf.get("storage.password") + "') AS x")
-        """
-    )
+word = spark.conf.get("storage.password")
+
+@dp.materialized_view(comment=f"made with {word}")
+@dp.expect(f"is {word}", f"x <> '{word}'")
+def told():
+    return spark.sql("SELECT 'a' AS x")
+
+@dp.materialized_view
+@dp.expect_or_fail(f"has {word}", "x <> 'a'")
+def broken():
+    return spark.sql("SELECT 'a' AS x")
+
+@dp.materialized_view
+def leak():
+    return spark.sql(f"SELECT raise_error('cannot log in with {word}') AS x")
+"""
+HALVES = "concat('correct', '-horse')"
+"""The secret in the text of a query that does not have it."""
+
+
+def test_no_secret_is_in_a_page_an_event_or_a_log(shop: Shop, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+    shop.write(LEAKS)
+    site = shop.site()
+    client = shop.client(site=site)
+    spec = shop.root / "spark-pipeline.yml"
+    spec.write_text(spec.read_text().replace("region:", "lakelet.openlineage.file: lineage.jsonl\n  region:"))
     result = shop.run()
     assert result.exit_code == 1
-    client = shop.client()
-    for path in ("/pipeline", "/updates", "/events", "/datasets/leak", f"/updates/{result.update_id}"):
+    site.watcher.read()
+    for path in ("/pipeline", "/updates", "/quality", "/events", "/datasets/leak", "/datasets/told",
+                 f"/updates/{result.update_id}"):  # fmt: skip
         for url in (path, f"{path}.json"):
-            assert SECRET not in client.get(url).text, url
+            answer = client.get(url)
+            assert answer.status_code == 200 and SECRET not in answer.text, url
+    assert "is ***" in client.get("/quality").text
     events = client.get("/events.json").json()["events"]
     created = next(event for event in events if event["type"] == "create_update")
     details = client.get(f"/events/{created['sequence']}.json").json()["event"]["details"]["create_update"]
     assert details["config"]["configuration"]["configuration"] == {"storage.password": "***", "region": "north"}
     for event in events:
         assert SECRET not in client.get(f"/events/{event['sequence']}.json").text
+    numbers = client.get("/metrics").text
+    assert SECRET not in numbers and 'rule="is ***"' in numbers
+    lineage = (shop.root / "lineage.jsonl").read_text("utf-8")
+    assert SECRET not in lineage and "has ***" in lineage and "is ***" in lineage
     written = [path for path in (shop.root / "data" / "system").rglob("*") if path.is_file()]
     assert any(path.suffix == ".jsonl" for path in written)
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
@@ -203,6 +230,35 @@ def test_no_secret_is_in_a_page_an_event_or_a_log(shop: Shop, caplog: pytest.Log
     assert SECRET not in caplog.text
     printed = capfd.readouterr()
     assert SECRET not in printed.out + printed.err
+
+
+def test_no_secret_is_in_what_an_open_page_is_told(shop: Shop) -> None:
+    from lakelet.web.live import LiveStream
+
+    shop.write(LEAKS)
+    shop.run()
+    site = shop.site()
+    site.watcher.read()
+    stream = LiveStream(site)
+
+    async def first_message() -> str:
+        messages = stream._messages(0)
+        site.watcher.is_ready.set()
+        assert await anext(messages) == "retry: 1000\n\n"
+        message = await anext(messages)
+        await messages.aclose()
+        return message
+
+    message = asyncio.run(first_message())
+    told = json.loads(message.partition("data: ")[2])
+    assert SECRET not in message
+    assert "has ***" in json.dumps(told["events"])
+
+
+@pytest.mark.parametrize("path", ["/sql", "/sql.json", "/sql/download"])
+def test_no_secret_is_in_the_error_of_a_query(client: TestClient, path: str) -> None:
+    answer = client.get(path, params={"query": f"SELECT raise_error({HALVES}) AS x"})
+    assert "***" in answer.text and SECRET not in answer.text
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,12 @@ _NO_EFFECT = frozenset({_CLOSE, "CloseSession"})
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(secrets: frozenset[str]) -> Iterator[None]:
     """Have errors told as Flight tells them."""
     try:
         yield
     except LakeletError as error:
-        raise _KINDS.get(error.condition, flight.FlightServerError)(text_of(error)) from None
+        raise _KINDS.get(error.condition, flight.FlightServerError)(text_of(error, secrets=secrets)) from None
     except flight.FlightError:
         raise
     except DecodeError:
@@ -55,9 +55,9 @@ def _told() -> Iterator[None]:
 
 def _answered(call: Call) -> Call:
     @functools.wraps(call)
-    def told(*arguments: Any) -> Any:
-        with _told():
-            return call(*arguments)
+    def told(self: Any, *arguments: Any) -> Any:
+        with _told(self._tables.secrets):
+            return call(self, *arguments)
 
     return told  # type: ignore[return-value]
 
@@ -139,7 +139,7 @@ class FlightSqlDoor(flight.FlightServerBase):  # type: ignore[misc]
         schema = next(parts, None)
         if schema is None:
             raise flight.FlightCancelledError("the query was cancelled")
-        return flight.GeneratorStream(schema, _told_in_parts(parts))
+        return flight.GeneratorStream(schema, _told_in_parts(parts, self._tables.secrets))
 
     def _rows(self, query: OpenQuery, lease: Lease, *, is_local: bool) -> Iterator[pa.Schema | pa.RecordBatch]:
         """Yield the columns, then the rows."""
@@ -213,8 +213,8 @@ def _in_zone(batch: pa.RecordBatch, zone: str) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
-def _told_in_parts(parts: Iterator[Any]) -> Iterator[pa.RecordBatch]:
-    with _told():
+def _told_in_parts(parts: Iterator[Any], secrets: frozenset[str]) -> Iterator[pa.RecordBatch]:
+    with _told(secrets):
         yield from parts
 
 

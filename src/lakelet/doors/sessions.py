@@ -16,6 +16,7 @@ from lakelet.errors import DefinitionError
 from lakelet.names import NameContext, TableName
 from lakelet.pipelines.engine_defaults import ENGINE_DEFAULTS
 from lakelet.plan.relation import Relation
+from lakelet.secrets import shown
 
 MOST_SESSIONS = 500
 MOST_BYTES = 48 * 2**20
@@ -38,6 +39,7 @@ class Session:
     """One client.
 
     Attributes:
+        configuration: of the pipeline, as clients may see it.
         server_id: by which a client notices that the server is another one.
         settings: set by the client, over the pipeline's own.
         views: folded name → name and normalized tree.
@@ -131,10 +133,14 @@ class Session:
 
 
 class Sessions:
-    """All sessions, by who asks and the id that the client chose; the longest unused go when there are too many."""
+    """All sessions, by who asks and the id that the client chose; the longest unused go when there are too many.
+
+    Args:
+        configuration: of the pipeline; values that are secret no client gets to see.
+    """
 
     def __init__(self, names: NameContext, configuration: Mapping[str, str]) -> None:
-        self._names, self._configuration = names, configuration
+        self._names, self._configuration = names, shown(configuration)
         self._lock = threading.Lock()
         self._sessions: dict[tuple[str, str], Session] = {}
 

@@ -43,15 +43,15 @@ _CODE = frozenset({"register_function", "register_table_function", "register_dat
 
 
 @contextmanager
-def _told(context: grpc.ServicerContext) -> Iterator[None]:
+def _told(context: grpc.ServicerContext, secrets: frozenset[str]) -> Iterator[None]:
     """Have errors told as Spark tells them."""
     try:
         yield
     except LakeletError as error:
-        refuse(context, error)
+        refuse(context, error, secrets=secrets)
     except RecursionError:
-        hint = "compute it in several steps"
-        refuse(context, DefinitionError("SQL_NOT_ALLOWED", "the plan is nested too deeply", hint=hint))
+        deep = DefinitionError("SQL_NOT_ALLOWED", "the plan is nested too deeply", hint="compute it in several steps")
+        refuse(context, deep, secrets=secrets)
     except Exception:
         _log.exception("a call of a Spark Connect client failed")
         fail(context)
@@ -62,12 +62,12 @@ def _answered(call: Call) -> Call:
 
     @functools.wraps(call)
     def whole(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        with _told(context):
+        with _told(context, self._tables.secrets):
             return call(self, request, context)
 
     @functools.wraps(call)
     def parts(self: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        with _told(context):
+        with _told(context, self._tables.secrets):
             yield from call(self, request, context)
 
     return cast(Call, parts if inspect.isgeneratorfunction(call) else whole)

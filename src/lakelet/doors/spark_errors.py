@@ -11,6 +11,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from lakelet.errors import DefinitionError, GraphError, LakeletError
+from lakelet.secrets import scrubbed
 
 MOST_CHARACTERS = 1500
 """Of a message: it travels in a header."""
@@ -23,13 +24,13 @@ _CLASSES = {
 }
 
 
-def text_of(error: LakeletError) -> str:
-    """Return an error as one text: condition, message, cause and hint."""
+def text_of(error: LakeletError, *, secrets: frozenset[str]) -> str:
+    """Return an error as one text: condition, message, cause and hint; none of the secrets is in it."""
     lines = [str(error), error.cause and f"cause: {error.cause}", error.hint and f"hint: {error.hint}"]
-    return "\n".join(line for line in lines if line)
+    return str(scrubbed("\n".join(line for line in lines if line), secrets))
 
 
-def refuse(context: grpc.ServicerContext, error: LakeletError) -> NoReturn:
+def refuse(context: grpc.ServicerContext, error: LakeletError, *, secrets: frozenset[str]) -> NoReturn:
     """End a call with an error."""
     known = _CLASSES.get(error.condition.partition(".")[0])
     kind = known or (
@@ -37,7 +38,7 @@ def refuse(context: grpc.ServicerContext, error: LakeletError) -> NoReturn:
         if isinstance(error, DefinitionError | GraphError)
         else "org.apache.spark.SparkException"
     )
-    text = text_of(error)[:MOST_CHARACTERS]
+    text = text_of(error, secrets=secrets)[:MOST_CHARACTERS]
     info = error_details_pb2.ErrorInfo(reason=kind, domain="org.apache.spark")
     info.metadata["errorClass"] = error.condition
     info.metadata["classes"] = json.dumps([kind])

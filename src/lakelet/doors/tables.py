@@ -20,6 +20,7 @@ from lakelet.plan.relation import Relation, substitute, with_fresh_plan_ids
 from lakelet.plan.sources import leaf_of
 from lakelet.queries.processes import Lease, QueryProcesses
 from lakelet.queries.reading import resolver_of
+from lakelet.secrets import secret_values
 from lakelet.storage.catalog import Catalog
 from lakelet.storage.delta_log import latest_version
 from lakelet.storage.delta_rs import DeltaRsStore
@@ -60,6 +61,7 @@ class OpenTables:
     Attributes:
         tables: by display name, the event log included.
         configuration: settings that sessions start with.
+        secrets: texts that no client gets to see in an error.
     """
 
     pipeline: str
@@ -67,6 +69,7 @@ class OpenTables:
     catalog: Catalog
     tables: Mapping[str, OpenTable]
     configuration: Mapping[str, str]
+    secrets: frozenset[str]
     processes: QueryProcesses
 
     @classmethod
@@ -93,6 +96,7 @@ class OpenTables:
             catalog=catalog,
             tables=tables,
             configuration=pipeline.spec.engine_configuration,
+            secrets=secret_values(pipeline.spec.configuration),
             processes=processes,
         )
 

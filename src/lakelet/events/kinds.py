@@ -66,7 +66,7 @@ def user_action(bus: EventBus, *, action: str, user_name: str, user_id: str | No
     """Somebody did something to the pipeline.
 
     Args:
-        action: START, CREATE, EDIT, …
+        action: START, STOP or RESET; Databricks has more.
     """
     details = {"user_name": user_name, "user_id": user_id, "action": action}
     return bus.publish("user_action", f"User {user_name} performed {action}.", details=_known(details))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
@@ -10,6 +11,16 @@ from lakelet.errors import LakeletError
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
+
+
+_COMMENT = re.compile(r"--(?:\s|[^=\n]*\n)")
+
+
+class SqlCommand(click.Command):
+    """A command whose argument is SQL text, which may begin with a comment and is no option then."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [f"\n{arg}" if _COMMENT.match(arg) else arg for arg in args])
 
 
 class LakeletGroup(click.Group):
