@@ -287,7 +287,7 @@ class Change:
     def _sorted(self, rows: pa.Table) -> pa.Table:
         return rows.take(pc.sort_indices(rows, [(key, "ascending") for key in self._keys])).combine_chunks()
 
-    def _write_file(self, rows: pa.Table, *, prefix: str = "part-") -> tuple[AddedFile, dict[str, Any]]:
+    def _write_file(self, rows: pa.Table, *, prefix: str = "part-00000-") -> tuple[AddedFile, dict[str, Any]]:
         action, found = write_file(self._location, rows, prefix=prefix)
         _remembered.put(str(self._location / action.path), rows)
         row = {"path": action.path, "size_bytes": action.size_bytes, "num_records": rows.num_rows}
@@ -312,9 +312,9 @@ class Change:
         self._files = self._files.changed(self._files.index.filter(pa.array(~gone)))
 
 
-def write_file(folder: Place, rows: pa.Table, *, prefix: str = "part-") -> tuple[AddedFile, Statistics]:
+def write_file(folder: Place, rows: pa.Table, *, prefix: str = "part-00000-") -> tuple[AddedFile, Statistics]:
     """Write rows, in the order that they have, as a file that no commit has yet."""
-    name = f"{prefix}{uuid.uuid4()}.snappy.parquet"
+    name = f"{prefix}{uuid.uuid4()}-c000.snappy.parquet"  # as Spark and delta-rs call theirs
     written: list[pq.FileMetaData] = []
     content = pa.BufferOutputStream()  # one call of the file system, not one for every page
     pq.write_table(
