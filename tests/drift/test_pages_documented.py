@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from apparel import dashboard
 from lakelet.web.actions import ACTIONS
 from lakelet.web.views import PAGES
 
@@ -16,7 +17,7 @@ STYLES = (ROOT / "src" / "lakelet" / "web" / "static" / "app.css").read_text("ut
 
 def test_every_page_and_its_twin_are_in_the_guide() -> None:
     documented = set(re.findall(r"^\| `(/[^`]+)` \| `([^`]+)\.json`", GUIDE, re.MULTILINE))
-    assert documented == {(page.path, page.path.replace(":int", "")) for page in PAGES}
+    assert documented == {(page.path, page.path.replace(":int", "")) for page in (*PAGES, *dashboard.PAGES)}
 
 
 def test_every_change_is_in_the_guide() -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from starlette.testclient import TestClient
+from tests.web.web_kit import check_inert
 
 from apparel.dashboard import FIRST, PAGES, history, retail
 from apparel.demo import PIPELINE
-from apparel.generator.landing import DeltaLanding
+from apparel.generator.clock import SteppingClock
+from apparel.generator.landing import DeltaLanding, landing_folder
+from apparel.generator.model import DIMENSIONS
 from apparel.generator.settings import GeneratorSettings
 from apparel.generator.streams import Generator
 from lakelet.engine.sail import SailEngine
@@ -25,9 +31,10 @@ from lakelet.web.site import Site
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory, engine: SailEngine) -> Path:
-    """The retailer after three batches."""
+    """The retailer after three batches, a day apart."""
     storage = tmp_path_factory.mktemp("apparel")
-    generator = Generator(GeneratorSettings(seed=11), DeltaLanding(storage))
+    days = SteppingClock(datetime(2026, 3, 1, 12, tzinfo=UTC), step_seconds=86_400)
+    generator = Generator(GeneratorSettings(seed=11), DeltaLanding(storage), clock=days)
     for _ in range(3):
         generator.write_batch()
     assert Pipeline(PIPELINE, storage=storage, engine=engine).run().exit_code == 0
@@ -92,8 +99,74 @@ def test_the_best_come_first(client: TestClient, truth: duckdb.DuckDBPyConnectio
         "SELECT customer_id FROM gold_customer_lifetime_value ORDER BY total_spend DESC, customer_id LIMIT 10"
     ).fetchall()
     assert [row["customer_id"] for row in data["customers"]] == [row[0] for row in spent]
-    last = truth.sql("SELECT transaction_id FROM denormalized_sales_facts ORDER BY 1 DESC LIMIT 12").fetchall()
-    assert [row["transaction_id"] for row in data["ticker"]] == [row[0] for row in last]
+
+
+def test_what_was_sold_last_comes_first(client: TestClient, truth: duckdb.DuckDBPyConnection) -> None:
+    ticker = client.get("/retail.json").json()["ticker"]
+    last = truth.sql(
+        "SELECT transaction_id FROM denormalized_sales_facts ORDER BY event_time DESC, transaction_id DESC LIMIT 12"
+    ).fetchall()
+    assert [row["transaction_id"] for row in ticker] == [row[0] for row in last]
+    times = [row["event_time"] for row in ticker]
+    assert times == sorted(times, reverse=True)
+
+
+def test_revenue_by_store_and_day(client: TestClient, truth: duckdb.DuckDBPyConnection) -> None:
+    data = client.get("/retail.json").json()
+    sold = truth.sql(
+        "SELECT store_id, floor(epoch(event_time) / 86400)::INT, sum(total_amount), count(*) FROM denormalized_sales_facts"
+        " GROUP BY 1, 2"
+    ).fetchall()
+    expected = {(store, str(date(1970, 1, 1) + timedelta(day))): (sum_, n) for store, day, sum_, n in sold}
+    assert len({day for _, day in expected}) == 3 and len({store for store, _ in expected}) > 2
+    found = {(row["store_id"], row["day"]): row for row in data["store_days"]}
+    assert len(found) == len(data["store_days"])
+    assert {key: row["revenue"] for key, row in found.items()} == pytest.approx(
+        {key: value[0] for key, value in expected.items()}, abs=0.02
+    )
+    assert {key: row["sales"] for key, row in found.items()} == {key: value[1] for key, value in expected.items()}
+    chart, best = data["charts"]["days"], data["stores"][0]["store_id"]
+    assert chart["series"][0]["values"] == [found.get((best, day), {}).get("revenue") for day in chart["x"]]
+
+
+def test_the_table_of_days_has_the_newest_first_and_the_best_hottest(client: TestClient) -> None:
+    data = client.get("/retail.json").json()
+    table = data["day_table"]
+    assert table["days"] == ["2026-03-03", "2026-03-02", "2026-03-01"]
+    revenue = {(row["store_id"], row["day"]): row["revenue"] for row in data["store_days"]}
+    for store in table["stores"]:
+        assert [cell["revenue"] for cell in store["cells"]] == [
+            revenue.get((store["store_id"], day)) for day in table["days"]
+        ]
+    cells = [cell for store in table["stores"] for cell in store["cells"]]
+    assert max(cells, key=lambda cell: cell["revenue"] or 0)["heat"] == 4
+    assert {cell["heat"] for cell in cells} <= {0, 1, 2, 3, 4}
+    page = client.get("/retail").text
+    assert '<time datetime="2026-03-03">03-03</time>' in page
+    assert f"{cells[0]['revenue']:,.2f}</td>" in page
+
+
+def test_a_store_that_was_renamed_on_a_day_has_one_row() -> None:
+    row = {"store_id": 1, "sale_date": "2026-03-01", "total_revenue": 1.5, "total_transactions": 2}
+    assert retail._store_days([{**row, "store_name": "a"}, {**row, "store_name": "b"}]) == [
+        {"store_id": 1, "day": "2026-03-01", "revenue": 3.0, "sales": 4}
+    ]
+
+
+def test_the_dropped_rows_of_the_flagship_are_one_click_away(
+    client: TestClient, truth: duckdb.DuckDBPyConnection
+) -> None:
+    rules = client.get("/datasets/02_silver.silver_sales_transactions.json").json()["rules"]
+    rule = next(rule for rule in rules if rule["name"] == "valid_discount")
+    assert (rule["action"], rule["query_note"]) == ("DROP", "rows of 01_bronze.bronze_sales, its input")
+    data = client.get("/sql.json", params={"query": rule["query"]}).json()
+    assert data["errors"] == []
+    [count] = truth.sql(
+        "SELECT count(*) FROM bronze_sales WHERE quantity > 0 AND NOT discount_applied >= 0"
+    ).fetchall()[0]
+    assert len(data["rows"]) == min(count, 20) > 0
+    assert rule["all_failed"] == count
+    assert "failing rows</a>" in client.get("/datasets/02_silver.silver_sales_transactions").text
 
 
 def test_minutes_add_up(client: TestClient, truth: duckdb.DuckDBPyConnection) -> None:
@@ -158,5 +231,40 @@ def test_it_opens_before_the_first_update(tmp_path: Path, engine: SailEngine) ->
         assert "nothing to show yet" in client.get("/retail").text
         data: dict[str, Any] = client.get("/retail.json").json()
         assert (data["totals"]["sales"], data["ticker"]) == (0, [])
+    finally:
+        site.close()
+
+
+@pytest.mark.parametrize("path", ["/retail", "/retail/history", "/retail/history/stores/1"])
+def test_its_pages_have_no_inline_script_or_style(client: TestClient, path: str) -> None:
+    check_inert(client.get(path))
+
+
+EVIL = "zz</script><img src=x onerror=alert(1)>"
+
+
+def test_names_of_customers_products_and_stores_are_escaped(tmp_path: Path, engine: SailEngine) -> None:
+    Generator(GeneratorSettings(seed=5), DeltaLanding(tmp_path)).write_batch()
+    for stream in DIMENSIONS:
+        folder = str(landing_folder(tmp_path) / stream)
+        rows = DeltaTable(folder).to_pyarrow_table()
+        later = pc.add(rows.column("last_update_time"), pa.scalar(timedelta(hours=1)))
+        evil = pa.array([EVIL] * rows.num_rows)
+        rows = rows.set_column(rows.column_names.index("name"), "name", evil)
+        rows = rows.set_column(rows.column_names.index("last_update_time"), "last_update_time", later)
+        write_deltalake(folder, rows, mode="append")
+    site = Site(Pipeline(PIPELINE, storage=tmp_path, engine=engine))
+    client = TestClient(create_app(site, pages=PAGES, first=FIRST), base_url="http://127.0.0.1")
+    try:
+        assert Pipeline(PIPELINE, storage=tmp_path, engine=engine).run().exit_code == 0
+        site.watcher.read()
+        data = client.get("/retail.json").json()
+        assert {row["customer_name"] for row in data["customers"]} == {EVIL}
+        ids = {kind["kind"]: kind["rows"][0]["id"] for kind in client.get("/retail/history.json").json()["kinds"]}
+        histories = [f"/retail/history/{kind}/{number}" for kind, number in ids.items()]
+        for path in ("/retail", "/retail/history", *histories, "/datasets/02_silver.silver_customers"):
+            page = client.get(path)
+            assert page.status_code == 200
+            assert "<img" not in page.text and "onerror" in page.text, path
     finally:
         site.close()

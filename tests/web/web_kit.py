@@ -136,3 +136,13 @@ def wait_for(condition: Callable[[], Any], *, seconds: float = 60) -> Any:
 def text_of(html: str) -> str:
     """Return what a page says, without its tags."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def check_inert(answer: Any) -> None:
+    """Assert that a page has no script or style of its own text, and loads nothing from elsewhere."""
+    policy = answer.headers["content-security-policy"]
+    assert "unsafe" not in policy and "default-src 'none'" in policy
+    for tag in re.findall(r"<script[^>]*>", answer.text):
+        assert 'type="application/json"' in tag or re.search(r'src="/static/[a-z/.]+"', tag), tag
+    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", answer.text)
+    assert not re.search(r"(?:src|href|action)=\"(?:https?:)?//", answer.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,12 +33,15 @@ FROM 02_silver.silver_returns_transactions GROUP BY store_id ORDER BY amount DES
 TICKER = """
 SELECT transaction_id, event_time, store_id, store_name, customer_id, customer_name, product_id, product_name, quantity,
        total_amount, payment_method
-FROM 03_gold.denormalized_sales_facts ORDER BY transaction_id DESC LIMIT 12
+FROM 03_gold.denormalized_sales_facts ORDER BY event_time DESC, transaction_id DESC LIMIT 12
 """
 MINUTES = """
 SELECT date_trunc('MINUTE', event_time) AS minute, round(sum(total_amount), 2) AS revenue, count(*) AS sales
 FROM 03_gold.denormalized_sales_facts GROUP BY date_trunc('MINUTE', event_time) ORDER BY minute DESC LIMIT 60
 """
+
+SHOWN_DAYS = 14
+HEATS = 4
 
 Row = Mapping[str, Any]
 
@@ -46,18 +50,21 @@ def data(site: Site, request: PageRequest) -> dict[str, Any]:
     """Return the figures of the retailer; lists are empty before the first update."""
     daily = site.query(DAILY)
     stores = _stores(daily, site.query(RETURNS))
+    store_days = _store_days(daily)
     minutes = site.query(MINUTES)[::-1]
     values = site.query(VALUES)
     return {
         "totals": _totals(daily, stores, values),
         "stores": stores,
         "days": _days(daily),
+        "store_days": store_days,
+        "day_table": _day_table(store_days, stores),
         "minutes": minutes,
         "products": site.query(PRODUCTS),
         "categories": site.query(CATEGORIES),
         "customers": site.query(CUSTOMERS),
         "ticker": site.query(TICKER),
-        "charts": {"days": _day_chart(daily, stores), "minutes": _minute_chart(minutes)},
+        "charts": {"days": _day_chart(store_days, stores), "minutes": _minute_chart(minutes)},
     }
 
 
@@ -112,15 +119,45 @@ def _days(daily: Sequence[Row]) -> list[dict[str, Any]]:
     return list(days.values())
 
 
-def _day_chart(daily: Sequence[Row], stores: Sequence[Row]) -> dict[str, Any] | None:
+def _store_days(daily: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return one row a store and day, by day; a store that was renamed on a day has one row all the same."""
+    found: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for row in daily:
+        store_id, day = row["store_id"], row["sale_date"]
+        item = found.setdefault((day, store_id), {"store_id": store_id, "day": day, "revenue": 0.0, "sales": 0})
+        item["revenue"] = round(item["revenue"] + row["total_revenue"], 2)
+        item["sales"] += row["total_transactions"]
+    return list(found.values())
+
+
+def _day_table(store_days: Sequence[Row], stores: Sequence[Row]) -> dict[str, Any]:
+    """Return revenue with a column for each of the last days, the newest first; `heat` is 1 to 4, 0 without sales."""
+    days = sorted({row["day"] for row in store_days}, reverse=True)[:SHOWN_DAYS]
+    revenue = {(row["store_id"], row["day"]): row["revenue"] for row in store_days if row["day"] in days}
+    most = max(revenue.values(), default=0.0)
+
+    def cell(store_id: Any, day: str) -> dict[str, Any]:
+        value = revenue.get((store_id, day))
+        heat = max(1, math.ceil(HEATS * value / most)) if value and most > 0 else 0
+        return {"revenue": value, "heat": heat}
+
+    sold = [store for store in stores if store["sales"]]
+    return {
+        "days": days,
+        "stores": [
+            {"store_id": store["store_id"], "store_name": store["store_name"],
+             "cells": [cell(store["store_id"], day) for day in days]}
+            for store in sold
+        ],
+    }  # fmt: skip
+
+
+def _day_chart(store_days: Sequence[Row], stores: Sequence[Row]) -> dict[str, Any] | None:
     """Return revenue by day, one line for each of the five best stores; None until there are two days."""
-    days = sorted({row["sale_date"] for row in daily})
+    days = sorted({row["day"] for row in store_days})
     if len(days) < 2:
         return None
-    revenue: dict[tuple[Any, str], float] = {}
-    for row in daily:
-        key = (row["store_id"], row["sale_date"])
-        revenue[key] = round(revenue.get(key, 0.0) + row["total_revenue"], 2)
+    revenue = {(row["store_id"], row["day"]): row["revenue"] for row in store_days}
     return {
         "x": days,
         "series": [

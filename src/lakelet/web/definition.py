@@ -15,6 +15,7 @@ from lakelet.graph.elements import Dataset
 from lakelet.names import TableName
 from lakelet.pipeline import Pipeline
 from lakelet.terminal.error_data import errors_as_data
+from lakelet.web.rule_rows import rule_rows, sql_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,11 @@ def define(graph: DataflowGraph, pipeline: Pipeline) -> Definition:
         item["readers"] = [graph.display(reader) for reader in graph.downstream(name)]
         item["columns"] = _columns(graph, dataset)
         item["refreshable"] = dataset.kind.value != "VIEW"
+        item["query"] = f"SELECT * FROM {sql_name(graph, name)} LIMIT 100" if dataset.is_stored else None
+        item["expectations"] = [
+            {**rule, "query": rows.query, "query_note": rows.note}
+            for rule, rows in zip(item["expectations"], rule_rows(graph, dataset), strict=True)
+        ]
     _place(data)
     return Definition(
         graph=data,

@@ -12,7 +12,7 @@ from lakelet.web.pages import PageRequest, ViewNotFoundError
 from lakelet.web.progress import newest_update
 from lakelet.web.site import Site
 from lakelet.web.source import source_of
-from lakelet.web.views.rules import failing_rows_query, rules_of, violations
+from lakelet.web.views.rules import rules_of, violations
 
 BATCHES = 120
 
@@ -35,8 +35,6 @@ def data(site: Site, request: PageRequest) -> dict[str, Any]:
     update = newest_update(site)
     batches = site.index.batches(name, limit=BATCHES)
     rules = rules_of(found["expectations"], site.index.rules(dataset=name), dataset=name)
-    for rule in rules:
-        rule["query"] = failing_rows_query(name, rule) if location is not None else None
     return {
         "dataset": {key: value for key, value in found.items() if key not in ("columns", "expectations")},
         "state": update["datasets"].get(name),

@@ -21,7 +21,14 @@ def rules_of(
     Args:
         counted: from the index, oldest first.
     """
-    rules = {rule["name"]: _rule(dataset, rule["name"], rule["action"], rule["condition"]) for rule in declared}
+    rules = {
+        rule["name"]: {
+            **_rule(dataset, rule["name"], rule["action"], rule["condition"]),
+            "query": rule["query"],
+            "query_note": rule["query_note"],
+        }
+        for rule in declared
+    }
     for row in counted:
         if row["dataset"] == dataset:
             rule = rules.setdefault(row["name"], _rule(dataset, row["name"], row["action"], None))
@@ -45,15 +52,8 @@ def _rule(dataset: str, name: str, action: str, condition: str | None) -> dict[s
         "condition": condition,
         "trend": [],
         "query": None,
+        "query_note": None,
     }
-
-
-def failing_rows_query(dataset: str, rule: Mapping[str, Any]) -> str | None:
-    """Return a query for the rows that fail a rule; only a rule that warns leaves them in the table."""
-    if rule["action"] != "ALLOW" or not rule["condition"]:
-        return None
-    name = ".".join(f"`{part}`" for part in dataset.split("."))
-    return f"SELECT *\nFROM {name}\nWHERE ({rule['condition']}) IS NOT TRUE\nLIMIT 20"
 
 
 def violations(site: Site, update_id: str | None, dataset: str) -> list[dict[str, Any]]:

@@ -37,6 +37,10 @@ def data(site: Site, request: PageRequest) -> dict[str, Any]:
         "query": query,
         "limit": limit,
         "tables": [*tables, "event_log"],
+        "table_queries": {
+            **{name: site.definition.datasets[name]["query"] for name in tables},
+            "event_log": "SELECT * FROM event_log LIMIT 100",
+        },
         "columns": [],
         "rows": [],
         "has_more": False,
