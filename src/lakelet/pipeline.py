@@ -10,8 +10,8 @@ from __future__ import annotations
 import getpass
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from lakelet.engine.base import Engine
     from lakelet.events.hooks import EventHook, EventHooks
+    from lakelet.events.log import EventBus
     from lakelet.execution.context import UpdateContext
     from lakelet.execution.explanation import Explanation
     from lakelet.execution.maintenance import Maintained
@@ -337,19 +338,11 @@ class Pipeline:
         Args:
             drop_rows: finish each stuck batch without the rows that violate a fail rule; the event log notes it.
         """
-        from lakelet.events import kinds
         from lakelet.execution.repair import repair_dataset
 
-        with self._recorded(subscribers) as recording:
-            kinds.create_update(recording.bus, configuration=self._described(), cause="REPAIR")
-            context = self._context(self.graph(), recording.bus, threading.Event())
-            try:
-                found = repair_dataset(context, context.graph.find(dataset), drop_rows=drop_rows)
-            except LakeletError as error:
-                kinds.update_progress(recording.bus, UpdateState.FAILED, error=error)
-                raise
-            kinds.update_progress(recording.bus, UpdateState.COMPLETED)
-            return found
+        with self._action("REPAIR", subscribers) as bus:
+            context = self._context(self.graph(), bus, threading.Event())
+            return repair_dataset(context, context.graph.find(dataset), drop_rows=drop_rows)
 
     def reset(
         self,
@@ -379,21 +372,30 @@ class Pipeline:
         catalog = self._resolver.catalog
         if dry_run:
             return plan_reset(graph, catalog, self.store, datasets=datasets, flows=checkpoints)
-        with self._recorded(subscribers) as recording:
-            kinds.create_update(recording.bus, configuration=self._described(), cause="RESET")
-            kinds.user_action(recording.bus, action="RESET", user_name=_user_name())
-            kinds.update_progress(recording.bus, UpdateState.RESETTING)
-            try:
-                steps = plan_reset(graph, catalog, self.store, datasets=datasets, flows=checkpoints)
-                apply_reset(catalog, self.store, steps)
-                for step in steps:
-                    announce(recording.bus, step)
-            except LakeletError as error:
-                kinds.update_progress(recording.bus, UpdateState.FAILED, error=error)
-                raise
+        with self._action("RESET", subscribers) as bus:
+            kinds.update_progress(bus, UpdateState.RESETTING)
+            steps = plan_reset(graph, catalog, self.store, datasets=datasets, flows=checkpoints)
+            apply_reset(catalog, self.store, steps)
+            for step in steps:
+                announce(bus, step)
             self._sources = {}
-            kinds.update_progress(recording.bus, UpdateState.COMPLETED)
             return steps
+
+    @contextmanager
+    def _action(self, action: str, subscribers: Sequence[Subscriber]) -> Iterator[EventBus]:
+        """Tell the event log of something that a user does beside updates, and how it ends."""
+        from lakelet.events import kinds
+
+        with self._recorded(subscribers) as recording:
+            bus = recording.bus
+            kinds.create_update(bus, configuration=self._described(), cause=action)
+            kinds.user_action(bus, action=action, user_name=_user_name())
+            try:
+                yield bus
+            except LakeletError as error:
+                kinds.update_progress(bus, UpdateState.FAILED, error=error)
+                raise
+            kinds.update_progress(bus, UpdateState.COMPLETED)
 
     def maintain(
         self,

@@ -327,7 +327,11 @@ def write_file(folder: Place, rows: pa.Table, *, prefix: str = "part-00000-") ->
         metadata_collector=written,
     )
     data = content.getvalue().to_pybytes()
-    (folder / name).write_bytes(data)
+    try:
+        (folder / name).write_bytes(data)
+    except OSError:  # on a full disk, what is there of it would keep others from saying so
+        (folder / name).unlink(missing_ok=True)
+        raise
     found = statistics(rows, written[0])
     stats = json.dumps(statistics_json(found, rows.num_rows), allow_nan=False)
     return AddedFile(path=name, size_bytes=len(data), stats=stats), found

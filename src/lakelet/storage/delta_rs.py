@@ -35,7 +35,6 @@ CHECKPOINT_INTERVAL = "10"
 
 SMALL_ROWS = 32_768
 """Up to so many rows are appended without delta-rs."""
-
 KEEPS_LOG = "delta.enableExpiredLogCleanup"
 """Property that keeps writers from cleaning the log up: they do not know which commits a reader has not got to.
 
@@ -284,10 +283,14 @@ class DeltaRsTable:
         added = [clustered.write_file(place(self.location), rows)[0]] if rows.num_rows else []
         try:
             write_commit(self.location, self._noted.version + 1, added=added, removed=(), receipt=receipt)
-        except CommitFailedError:
-            for file in added:  # of any other failure it is not known whether the commit is there: a vacuum tidies up
-                (place(self.location) / file.path).unlink(missing_ok=True)
-            return False
+        except (CommitFailedError, OSError) as error:
+            # Of a failure in an object store it is not known whether the commit is there: a vacuum tidies up.
+            if isinstance(error, CommitFailedError) or not is_remote(self.location):
+                for file in added:
+                    (place(self.location) / file.path).unlink(missing_ok=True)
+            if isinstance(error, CommitFailedError):
+                return False
+            raise
         self.changed(None, receipt)
         return True
 
