@@ -26,7 +26,7 @@ from lakelet.web.metrics import PipelineMetrics
 
 logger = logging.getLogger("lakelet.web")
 POLL_SECONDS = 0.25
-BURST_SECONDS = 0.15
+BURST_SECONDS = 0.5
 """Events come in bursts, and each reading costs some: one reading for so long a burst."""
 CHUNK_ROWS = 5_000
 
