@@ -61,6 +61,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sales", type=int, default=5_000_000)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--only", choices=SIDES, help="one side: at fifty million sales the floor needs more memory than most have"
+    )
     parser.add_argument("--run", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--storage", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -79,9 +82,10 @@ def main() -> None:
              "--bulk-sales", str(options.sales), "--commits", str(commits)],
             check=True, capture_output=True,
         )  # fmt: skip
-        found: dict[str, list[tuple[float, float, float]]] = {side: [] for side in SIDES}
+        sides = list(SIDES) if options.only is None else [options.only]
+        found: dict[str, list[tuple[float, float, float]]] = {side: [] for side in sides}
         for _ in range(options.rounds):
-            for side in SIDES:
+            for side in sides:
                 found[side].append(measured(side, storage))
     rows = []
     for side, runs in found.items():
