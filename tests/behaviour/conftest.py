@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
+from tests.techniques import techniques
 
 from lakelet.engine.sail import SailEngine
 from lakelet.events.model import PipelineEvent
@@ -82,16 +83,7 @@ class Project:
 
     def techniques(self) -> dict[str, tuple[str, list[str]]]:
         """Return how each materialized view was brought up to date in the last update, and why."""
-        found = {}
-        for event in self.events:
-            if event.event_type == "planning_information":
-                [chosen] = [item for item in event.details["technique_information"] if item["is_chosen"]]
-                issues = [issue["issue_type"] for issue in chosen["incrementalization_issues"]]
-                found[event.origin["flow_name"]] = (
-                    chosen["maintenance_type"].removeprefix("MAINTENANCE_TYPE_"),
-                    issues,
-                )
-        return found
+        return techniques(self.events)
 
 
 @pytest.fixture

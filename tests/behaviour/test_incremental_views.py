@@ -69,6 +69,9 @@ GROUPED = {
     "global": 'sales.agg(F.sum("amount").alias("x"), F.countDistinct("customer").alias("c"), F.stddev("amount").alias("s"))',
     "select": 'sales.select(F.max("amount").alias("x"))',
     "moments": 'sales.groupBy("shop").agg(F.round(F.stddev("amount"), 6).alias("s"), F.round(F.var_pop("amount"), 6).alias("v"))',
+    "averages of decimals": f'{BY_SHOP}(F.avg(F.col("amount").cast("decimal(9,2)")).alias("a"), '
+    'F.round(F.avg(F.expr("CAST(amount AS DECIMAL(30, 4)) / 7")), 3).alias("r"), '
+    'F.expr("CAST(avg(CAST(amount AS DECIMAL(5, 0)) + 0.25) AS DOUBLE)").alias("t"), F.sum("amount").alias("s"))',
     "logical": f'{BY_SHOP}(F.bool_and(F.col("amount") > 1).alias("a"), F.bool_or(F.col("amount") > 30).alias("o"))',
     "condition": f'{BY_SHOP}(F.count_if(F.col("amount") > 2).alias("n"), F.sum(F.when(F.col("amount") > 2, 1)).alias("w"))',
     "self join": 'sales.alias("l").join(sales.alias("r"), "shop").groupBy("shop").agg(F.count("*").alias("n"))',
@@ -111,6 +114,50 @@ def test_rows_follow_appended_rows(project: Any, query: str) -> None:
         in_cluster if project.engine.capabilities.cluster_writes else ("APPEND_ONLY", [])
     )
     assert project.rows("v") == expected(project, query)
+
+
+@pytest.mark.feature("Incremental refresh of views")
+def test_new_rows_may_all_be_the_same(project: Any) -> None:
+    """Of a file in which each column has one value, an engine may compute with constants."""
+    query = 'sales.groupBy("shop", "amount").agg(F.countDistinct("customer").alias("c"), F.count("*").alias("n"))'
+    project.write(view(query)).land("sales", sales(*[("N", 1, "a")] * 3))
+    project.ok()
+    project.land("sales", sales(*[("N", 1, "b")] * 40))
+    project.ok()
+    if not project.engine.capabilities.cluster_writes:
+        assert project.techniques()["v"][0] == "GROUP_AGGREGATE"
+    assert project.rows("v") == [{"shop": "N", "amount": 1, "c": 2, "n": 43}]
+
+
+@pytest.mark.feature("Surrogate keys by hash")
+def test_a_hash_of_values_that_are_all_the_same(project: Any) -> None:
+    project.write(
+        """
+        LANDING = spark.read.format("delta").load("/Volumes/main/raw/landing/sales")
+
+        @dp.table
+        def tree():
+            rows = spark.readStream.format("delta").load("/Volumes/main/raw/landing/sales")
+            return rows.withColumn("h", F.xxhash64("shop", "amount"))
+
+        @dp.materialized_view
+        def text():
+            return LANDING.selectExpr("xxhash64(shop, amount) AS h", "coalesce(xxhash64(customer), 0) AS c")
+
+        @dp.materialized_view
+        def query():
+            return spark.sql("SELECT xxhash64(shop, amount) AS h, count(*) AS n FROM tree GROUP BY xxhash64(shop, amount)")
+        """
+    )
+    one, more = sales(("N", 1, "a")), sales(*[("N", 1, "a")] * 40_000)
+    project.land("sales", one)
+    project.ok()
+    [known] = project.rows("text", "h", "c")
+    project.land("sales", more)
+    project.ok()
+    assert set(project.rows("tree", "h")) == {known[0]}
+    assert set(project.rows("text", "h", "c")) == {known}
+    assert project.rows("query") == [{"h": known[0], "n": 40_001}]
 
 
 class Crash(BaseException):

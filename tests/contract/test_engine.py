@@ -270,10 +270,16 @@ def test_capabilities_say_what_the_engine_can_do(engine: Engine, tmp_path: Path)
     import pyarrow.parquet as pq
     from pyspark.sql.types import LongType, StructType
 
-    pq.write_table(pa.table({"k": [1]}), tmp_path / "k.parquet")
+    pq.write_table(pa.table({"k": [1, 1]}), tmp_path / "k.parquet")
     files = plan.parquet([str(tmp_path / "k.parquet")], StructType().add("k", LongType()))
     metadata = plan.with_columns(files, {"f": plan.expression("_metadata.file_path")})
     assert can(engine, metadata) is engine.capabilities.file_metadata
+
+    from_footer = plan.new()  # an engine that is not told the columns looks at the statistics, too
+    from_footer.read.data_source.format = "parquet"
+    from_footer.read.data_source.paths.append(str(tmp_path / "k.parquet"))
+    hashed = plan.with_columns(from_footer, {"h": plan.expression("xxhash64(k)")})
+    assert can(engine, hashed) is engine.capabilities.hashes_constants
 
     grouped = plan.sql("SELECT id % 2 AS odd, count(*) FROM range(4) GROUP BY ALL")
     assert can(engine, grouped) is engine.capabilities.group_by_all

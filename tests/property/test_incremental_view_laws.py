@@ -6,12 +6,10 @@ DuckDB computes the same queries over the rows that landed.
 
 from __future__ import annotations
 
-import math
 import tempfile
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,15 +19,11 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.property.view_laws import HEAD, POINTS, SPEC, run, same
 
 from lakelet.engine.sail import SailEngine
-from lakelet.execution import faults
 from lakelet.pipeline import Pipeline
 
-SPEC = (
-    "name: laws\nstorage: data\nlibraries:\n  - glob:\n      include: pipeline/**\n"
-    "configuration:\n  lakelet.views.recomputeRows: '0'\n"
-)
 COLUMNS = pa.schema(
     [
         ("k", pa.string()),
@@ -40,7 +34,15 @@ COLUMNS = pa.schema(
         ("t", pa.timestamp("us", "UTC")),
     ]
 )
-KEYS = {"k": "k", "j": "j", "upper(k)": "upper(k)", "j % 2": "j % 2", "CAST(t AS DATE)": "CAST(t AS DATE)"}
+KEYS = ("k", "j", "upper(k)", "j % 2", "CAST(t AS DATE)")
+WINDOWS = {
+    "window(t, '6 hours')": (6, "[time_bucket(INTERVAL 6 HOURS, t)]"),
+    "window(t, '12 hours', '6 hours')": (
+        12,
+        "[time_bucket(INTERVAL 6 HOURS, t), time_bucket(INTERVAL 6 HOURS, t - INTERVAL 6 HOURS)]",
+    ),
+}
+"""Time windows: their hours, and when those that a row belongs to begin."""
 MEASURES = {
     "count(*)": "count(*)",
     "count(n)": "count(n)",
@@ -48,6 +50,9 @@ MEASURES = {
     "sum(d)": "sum(d)",
     "sum(x)": "sum(x)",
     "avg(n)": "avg(n)",
+    "avg(d)": "CAST((CAST(sum(d) * 100 AS HUGEINT) * 10000) // count(d) AS DECIMAL(20, 0)) * 0.000001",
+    "round(avg(d + 0.005), 2)": "round(CAST((CAST(sum(d + 0.005) * 1000 AS HUGEINT) * 10000) // count(d) AS DECIMAL(20, 0)) "
+    "* 0.0000001, 2)",
     "round(avg(x), 3)": "round(avg(x), 3)",
     "min(k)": "min(k)",
     "max(t)": "max(t)",
@@ -63,7 +68,6 @@ MEASURES = {
 }
 BELOW = ("TRUE", "n > 1", "k IS NOT NULL", "j % 2 = 1 OR j IS NULL")
 START = datetime(2024, 5, 1, tzinfo=UTC)
-POINTS = [point for point in faults.POINTS if point.startswith("view.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +82,23 @@ class View:
     union: bool
     form: str
 
-    def columns(self, words: dict[str, str], keys: dict[str, str]) -> list[str]:
-        both = [f"{keys[key]} AS g{i}" for i, key in enumerate(self.keys)]
+    def columns(self, words: dict[str, str], keys: Sequence[str]) -> list[str]:
+        both = [f"{key} AS g{i}" for i, key in enumerate(keys)]
         both += [f"{words[measure]} AS m{i}" for i, measure in enumerate(self.measures)]
         return [both[i] for i in self.shown if i < len(both)] or both
 
     def sql(self, source: str, *, duck: bool) -> str:
         words = MEASURES if duck else {name: name for name in MEASURES}
         rows = f"(SELECT * FROM {source} UNION ALL SELECT * FROM {source} WHERE n = 3)" if self.union else source
-        group = f" GROUP BY {', '.join(KEYS[key] for key in self.keys)}" if self.keys else ""
+        keys = list(self.keys)
+        window = next((key for key in keys if key in WINDOWS), None)
+        if duck and window:
+            hours, begins = WINDOWS[window]
+            rows = f"(SELECT *, unnest({begins}) AS begins FROM {rows} AS u WHERE t IS NOT NULL)"
+            keys[keys.index(window)] = f'struct_pack("start" := begins, "end" := begins + INTERVAL {hours} HOURS)'
+        group = f" GROUP BY {', '.join(keys)}" if keys else ""
         having = f" HAVING {self.having}" if self.having else ""
-        return f"SELECT {', '.join(self.columns(words, KEYS))} FROM {rows} AS r WHERE {self.below}{group}{having}"
+        return f"SELECT {', '.join(self.columns(words, keys))} FROM {rows} AS r WHERE {self.below}{group}{having}"
 
     def source(self, name: str) -> str:
         if self.form == "sql":
@@ -97,7 +107,7 @@ class View:
         rows = 'spark.read.table("shaped")' if self.form == "view" else 'spark.read.table("facts")'
         if self.union:
             rows = f"{rows}.union({rows}.filter('n = 3'))"
-        keys = ", ".join(f"F.expr('{key}').alias('g{i}')" for i, key in enumerate(self.keys))
+        keys = ", ".join(f"F.expr({key!r}).alias('g{i}')" for i, key in enumerate(self.keys))
         measures = [f"F.expr('{measure}').alias('m{i}')" for i, measure in enumerate(self.measures)]
         if self.having:
             measures.append(f"F.expr('{self.having}').alias('h')")
@@ -111,7 +121,9 @@ class View:
 
 VIEWS = st.builds(
     View,
-    keys=st.lists(st.sampled_from(list(KEYS)), max_size=2, unique=True).map(tuple),
+    keys=st.lists(st.sampled_from([*KEYS, *WINDOWS]), max_size=2, unique=True)
+    .filter(lambda keys: not set(WINDOWS) <= set(keys))
+    .map(tuple),
     measures=st.lists(st.sampled_from(list(MEASURES)), min_size=1, max_size=4, unique=True).map(tuple),
     below=st.sampled_from(BELOW),
     having=st.sampled_from([None, "count(*) > 1", "sum(n) < 9"]),
@@ -140,43 +152,6 @@ STEPS = st.lists(
     min_size=2,
     max_size=5,
 )
-
-
-class Death(BaseException):
-    """Ends an update as the death of the process would."""
-
-
-def run(root: Path, engine: SailEngine, point: str | None, after: int) -> None:
-    left = after
-
-    def hook(reached: str) -> None:
-        nonlocal left
-        left -= reached == point
-        if left == 0 and reached == point:
-            raise Death
-
-    if point is not None:
-        with faults.installed(hook), suppress(Death):
-            Pipeline(root, engine=engine).run()
-
-
-def same(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:
-    """Return whether both have the same rows, in any order; the last digits of doubles may differ."""
-
-    def equal(left: Any, right: Any) -> bool:
-        if isinstance(left, float) and isinstance(right, (float, Decimal)):
-            is_rounded = all(math.isclose(value, round(value, 3), abs_tol=1e-12) for value in (left, right))
-            return math.isclose(left, right, rel_tol=1e-9, abs_tol=1.5e-3 if is_rounded else 1e-7)
-        return bool(left == right)
-
-    left = [list(row.values()) for row in wanted]
-    for row in found:
-        values = list(row.values())
-        place = next((n for n, o in enumerate(left) if len(o) == len(values) and all(map(equal, values, o))), None)
-        if place is None:
-            return False
-        del left[place]
-    return not left
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
@@ -208,8 +183,7 @@ def test_a_view_has_the_rows_of_its_query_whatever_came_before(
             "@dp.temporary_view\ndef shaped():\n    return spark.read.table('facts').filter('n IS NULL OR n >= 0')\n"
         )
         above = "@dp.materialized_view\ndef above():\n    return spark.read.table('v0').groupBy().count()\n"
-        head = "from pyspark import pipelines as dp\nfrom pyspark.sql import functions as F\n"
-        parts = [head, facts, shaped, *(view.source(f"v{n}") for n, view in enumerate(views)), above]
+        parts = [HEAD, facts, shaped, *(view.source(f"v{n}") for n, view in enumerate(views)), above]
         (root / "pipeline" / "views.py").write_text("\n".join(parts))
         path = str(root / "data/Volumes/c/s/v/landing")
         for rows, deleted, point, after in steps:

@@ -26,6 +26,8 @@ class EngineCapabilities:
     """After two USING joins, the key of the first one through its DataFrame."""
     group_by_all: bool
     """`GROUP BY ALL`, `ORDER BY ALL` and `QUALIFY` in SQL text."""
+    hashes_constants: bool
+    """`xxhash64` over a file in which its arguments have one value each."""
     batch_watermark: bool
     """`withWatermark` on a batch relation is accepted (and does nothing)."""
     overflow_is_an_error: bool

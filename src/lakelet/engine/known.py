@@ -13,6 +13,7 @@ SPARK_WITH_DELTA = EngineCapabilities(
     file_metadata=True,
     join_key_by_frame=True,
     group_by_all=True,
+    hashes_constants=True,
     batch_watermark=True,
     overflow_is_an_error=True,
     scoped_sources=False,

@@ -35,6 +35,7 @@ CAPABILITIES = EngineCapabilities(
     file_metadata=False,
     join_key_by_frame=False,
     group_by_all=False,
+    hashes_constants=False,
     batch_watermark=False,
     overflow_is_an_error=False,
     scoped_sources=True,

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from lakelet.execution.partial_values import identities
 from lakelet.execution.view_state import VALUE, ViewState, opened, slot_bounds
-from lakelet.plan.group_query import ID, SLOT
+from lakelet.plan.group_query import COUNTS, ID, SLOT
 from lakelet.storage.data_files import DataFile
 from lakelet.storage.failures import storage_errors
 
@@ -234,7 +234,7 @@ class AllValues:
         places = pc.index_in(identities(rows), value_set=self._owners)
         assert places.null_count == 0, "a value of a group that the aggregation does not have"
         for name, files in self._buckets.items():
-            is_value = rows.column(name).is_valid()
+            is_value = rows.column(name + COUNTS)
             values = _values(
                 rows.select(list(ID)).filter(is_value), rows.column(name).filter(is_value).combine_chunks()
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pyspark.sql.connect import proto
 from pyspark.sql.types import DataType, StructType
 
 from lakelet.errors import QueryError
@@ -138,7 +139,16 @@ def _groups(context: UpdateContext, flow: ResolvedFlow, query: ViewQuery) -> Gro
         columns = context.engine.schema(nothing(context, flow, query, form.aggregate))
     except QueryError:
         return _refused("the engine cannot compute its aggregation by itself")
-    groups = group_query(form, columns)
+
+    def type_of(value: proto.Expression) -> DataType:
+        assert form is not None and form.aggregate is not None
+        alone = Relation()
+        alone.CopyFrom(form.aggregate)
+        del alone.aggregate.grouping_expressions[:], alone.aggregate.aggregate_expressions[:]
+        alone.aggregate.aggregate_expressions.append(value)
+        return context.engine.schema(nothing(context, flow, query, alone)).fields[0].dataType
+
+    groups = group_query(form, columns, type_of)
     if isinstance(groups, Issue):
         return groups
     with_units = with_unit(groups, view)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from lakelet.plan.partial_aggregates import Measure, Measures, hashed, salt
 from lakelet.plan.relation import Relation
 
 KEY, UNIT, SLOT = "__lakelet_k", "__lakelet_u", "__lakelet_slot"
+COUNTS = "__counts"
 ID = ("__lakelet_id1", "__lakelet_id2")
 """Two hashes of a group's keys: 128 bits that stand for them."""
 
@@ -42,6 +43,7 @@ class GroupQuery:
     Attributes:
         keys: names of the key columns as the aggregation shows them.
         outputs: names of its other columns, and the expressions that give them from partial columns.
+        arguments: what the measures refer to by name.
         values: what `outputs` refer to by name.
         unit: per column of the unit, its place among the view's columns.
     """
@@ -50,37 +52,46 @@ class GroupQuery:
     keys: tuple[str, ...]
     outputs: tuple[tuple[str, proto.Expression], ...]
     measures: tuple[Measure, ...]
+    arguments: Mapping[str, proto.Expression]
     values: Mapping[str, proto.Expression]
     unit: tuple[int, ...] = ()
 
     @property
-    def distinct(self) -> dict[str, proto.Expression]:
-        """The columns of the measures that count distinct values, and the digest of a row's value."""
-        return {next(iter(m.columns)): m.digest for m in self.measures if m.digest is not None}
+    def distinct(self) -> list[str]:
+        """The columns of the measures that count distinct values."""
+        return [next(iter(m.columns)) for m in self.measures if m.digest is not None]
 
     def digests(self, below: Relation) -> Relation:
         """Return the values that `distinct` counts, each as often as it occurs.
 
-        Grain: a row, once for each group that it belongs to. Columns: `ID` of the group, and those of `distinct`.
+        Grain: a row, once for each group that it belongs to. Columns: `ID` of the group, those of `distinct`, and whether
+        each of these counts (ends with `COUNTS`). Not a NULL where it does not: an engine may fold a CASE over constants.
         """
-        assert self.form.aggregate is not None
-        keys = [f"{KEY}{number}" for number in range(len(self.keys))]
-        rows = plan.new()
-        rows.project.input.CopyFrom(below)
-        rows.project.expressions.extend(self._key_columns())
-        rows.project.expressions.extend(_aliased(value, name) for name, value in self.distinct.items())
         result = plan.new()
-        result.project.input.CopyFrom(plan.with_fresh_plan_ids(rows))
-        result.project.expressions.extend(_aliased(value, name) for name, value in self._id_columns(keys).items())
-        result.project.expressions.extend(plan.attribute(name) for name in self.distinct)
-        return result
+        result.project.input.CopyFrom(self._rows(below))
+        values = self._id_columns(self._key_columns)
+        for name, measure in zip(self.distinct, (m for m in self.measures if m.digest is not None), strict=True):
+            assert measure.digest is not None and measure.counts is not None
+            values |= {name: measure.digest, name + COUNTS: measure.counts}
+        result.project.expressions.extend(_aliased(value, name) for name, value in values.items())
+        return plan.with_fresh_plan_ids(result)
 
-    def _key_columns(self) -> list[proto.Expression]:
+    @property
+    def _key_columns(self) -> list[str]:
+        return [f"{KEY}{number}" for number in range(len(self.keys))]
+
+    def _rows(self, below: Relation) -> Relation:
+        """Return rows with the keys and the arguments of the measures, and no other column."""
         assert self.form.aggregate is not None
-        return [
-            _aliased(item.alias.expr if item.WhichOneof("expr_type") == "alias" else item, f"{KEY}{number}")
-            for number, item in enumerate(self.form.aggregate.aggregate.grouping_expressions)
-        ]
+        items = self.form.aggregate.aggregate.grouping_expressions
+        keys = [item.alias.expr if item.WhichOneof("expr_type") == "alias" else item for item in items]
+        columns = {**dict(zip(self._key_columns, keys, strict=True)), **self.arguments}
+        if not columns:
+            return below
+        result = plan.new()
+        result.project.input.CopyFrom(below)
+        result.project.expressions.extend(_aliased(value, name) for name, value in columns.items())
+        return result
 
     def _id_columns(self, keys: Sequence[str]) -> dict[str, proto.Expression]:
         flagged = self._flagged(keys)
@@ -99,13 +110,13 @@ class GroupQuery:
             name: value for name, value in self._partial_values().items() if with_distinct or name not in self.distinct
         }
         groups = self._partial_groups(below, partial_values)
+        keys = self._key_columns
         named = plan.with_columns(
-            groups, {name: plan.attribute(f"{KEY}{number}") for number, name in enumerate(self.keys)}
+            groups, {name: plan.attribute(key) for name, key in zip(self.keys, keys, strict=True)}
         )  # fmt: skip
         found = units(self.form.above, named, self.keys, [name for name, _ in self.outputs])
         columns = {f"{UNIT}{n}": plan.attribute(quote(found.columns[at] or "")) for n, at in enumerate(self.unit)}
         rows = plan.with_columns(found.rows, columns) if columns else found.rows
-        keys = [f"{KEY}{number}" for number in range(len(self.keys))]
         unit = self._flagged(list(columns))
         result = plan.new()
         result.project.input.CopyFrom(rows)
@@ -124,9 +135,9 @@ class GroupQuery:
         result = Relation()
         result.CopyFrom(self.form.aggregate)
         node = result.aggregate
-        node.input.CopyFrom(below)
+        node.input.CopyFrom(self._rows(below))
         del node.grouping_expressions[:], node.aggregate_expressions[:]
-        node.grouping_expressions.extend(self._key_columns())
+        node.grouping_expressions.extend(plan.attribute(name) for name in self._key_columns)
         for name, value in partial_values.items():
             node.aggregate_expressions.append(_aliased(value, name))
         if not partial_values:
@@ -148,7 +159,7 @@ class GroupQuery:
         named = plan.new()
         # Keys first and then what refers to them by name, as in the aggregation itself.
         named.project.input.CopyFrom(plan.with_columns(rows, {
-            name: plan.attribute(f"{KEY}{number}") for number, name in enumerate(self.keys)
+            name: plan.attribute(key) for name, key in zip(self.keys, self._key_columns, strict=True)
         }))  # fmt: skip
         for name in self.keys:
             named.project.expressions.append(_aliased(plan.attribute(quote(name)), name))
@@ -164,11 +175,14 @@ def _aliased(value: proto.Expression, name: str) -> proto.Expression:
     return result
 
 
-def group_query(form: IncrementalForm, columns: StructType) -> GroupQuery | Issue:
+def group_query(
+    form: IncrementalForm, columns: StructType, type_of: Callable[[proto.Expression], DataType]
+) -> GroupQuery | Issue:
     """Return the two steps of a form with an aggregation.
 
     Args:
         columns: of the aggregation.
+        type_of: gives the type of an aggregate function over the rows.
     """
     assert form.aggregate is not None
     node = form.aggregate.aggregate
@@ -177,7 +191,7 @@ def group_query(form: IncrementalForm, columns: StructType) -> GroupQuery | Issu
         if not _may_be_key(column.dataType):
             text = f"the groups have a key `{column.name}` of type {column.dataType.simpleString()}"
             return Issue(type="PLAN_NOT_INCREMENTALIZABLE", text=text, detail="GROUP_KEY_TYPE")
-    measures = Measures()
+    measures = Measures(type_of=type_of)
     outputs = []
     expressions = node.aggregate_expressions
     if len(columns.fields) != num_keys + len(expressions):
@@ -192,6 +206,7 @@ def group_query(form: IncrementalForm, columns: StructType) -> GroupQuery | Issu
         keys=tuple(column.name for column in columns.fields[:num_keys]),
         outputs=tuple(outputs),
         measures=tuple(measures.found),
+        arguments=dict(measures.arguments),
         values=dict(measures.values),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from google.protobuf.message import Message
 
 from lakelet.engine.base import EngineCapabilities
+from lakelet.plan.constant_hashes import with_rows_in_hashes
 from lakelet.plan.join_keys import expand_stars, resolve_join_keys
 from lakelet.plan.metadata import hide_columns, name_metadata
 from lakelet.plan.relation import RELATION, Relation, messages, next_plan_id, parts, relations
@@ -74,6 +75,8 @@ def runnable(relation: Relation, capabilities: EngineCapabilities) -> Relation:
         for message in messages(result):
             if message.DESCRIPTOR.name == "SQL":
                 message.query = for_engine(message.query)  # type: ignore[attr-defined]
+    if not capabilities.hashes_constants:
+        with_rows_in_hashes(result)
     return result
 
 

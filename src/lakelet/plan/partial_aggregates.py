@@ -1,7 +1,7 @@
 """Aggregate functions in two steps: partial values of some rows, values that merge, and the result of a group from them.
 
 sum(x)            a sum that merges by addition; of doubles with what the additions lost
-avg(x)            a sum and a count
+avg(x)            a sum and a count; of decimals the sum is one of decimals
 variance(x)       a count, a mean, and a sum of squared differences, merged as Chan, Golub and LeVeque have it
 count(DISTINCT x) the digests of the values of a slice; which of them are new is known from those kept before
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pyspark.sql.connect import proto
+from pyspark.sql.types import DataType, DecimalType
 
 from lakelet.names import quote
 from lakelet.plan import relation as plan
@@ -22,7 +23,7 @@ from lakelet.plan.row_wise import is_aggregate
 from lakelet.plan.sql_tokens import SqlText, scan
 
 Expression = proto.Expression
-PARTIAL = "__lakelet_m"
+PARTIAL, ARGUMENT = "__lakelet_m", "__lakelet_a"
 DIGEST_SALT = 1_540_483_477
 """Starts the second of the two hashes that identify a value."""
 
@@ -44,12 +45,14 @@ class Measure:
     Attributes:
         columns: partial columns and the aggregate expressions that give them over a slice. MOMENTS has three: count, mean,
             and sum of squared differences. DISTINCT has one: the digests of the values.
-        digest: of DISTINCT, the digest of one row's value; NULL where it does not count.
+        digest: of DISTINCT, the digest of one row's value.
+        counts: of DISTINCT, whether the value of a row does.
     """
 
     merge: Merge
     columns: dict[str, Expression]
     digest: Expression | None = None
+    counts: Expression | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +66,21 @@ class Call:
 
 @dataclass(slots=True)
 class Measures:
-    """The aggregate functions of a query, equal ones once."""
+    """The aggregate functions of a query, equal ones once.
 
+    Attributes:
+        type_of: gives the type of an aggregate function over the rows.
+        arguments: what the functions are called with, by the name of the column that the measures refer to. Columns of their
+            own, since engines that drop casts from names take `sum(CAST(n AS DECIMAL))` and `sum(n)` for one.
+    """
+
+    type_of: Callable[[Expression], DataType]
     found: list[Measure] = field(default_factory=list)
     issues: list[Issue] = field(default_factory=list)
+    arguments: dict[str, Expression] = field(default_factory=dict)
     values: dict[str, Expression] = field(default_factory=dict)
     """Values that SQL text refers to by name."""
-    _columns: dict[tuple[Merge, bytes], str] = field(default_factory=dict)
+    _columns: dict[tuple[Merge | None, bytes], str] = field(default_factory=dict)
 
     def finished(self, expression: Expression) -> Expression:
         """Return an expression with every aggregate function in it replaced by its value from partial columns."""
@@ -134,19 +145,30 @@ class Measures:
         if made is None or not call.arguments:
             self._refuse(f"the aggregate function `{function}`")
             return Expression()
-        merge, columns, final = made(call)
+        is_average = made is _average
+        kind = self.type_of(plan.call("avg", call.arguments[0])) if is_average else None
+        call = replace(call, arguments=tuple(self._argument(value) for value in call.arguments))
+        merge, columns, final = _average_of_decimals(call, kind) if isinstance(kind, DecimalType) else made(call)
         names = {part: self._name(merge, value) for part, value in columns.items()}
         measure = Measure(
             merge=merge,
             columns={names[part]: value for part, value in columns.items()},
             digest=_digest(call) if merge is Merge.DISTINCT else None,
+            counts=_counts(call) if merge is Merge.DISTINCT else None,
         )
         if all(measure.columns.keys() != other.columns.keys() for other in self.found):
             self.found.append(measure)
         return plan.expression(final.format_map({part: quote(name) for part, name in names.items()}))
 
-    def _name(self, merge: Merge, value: Expression) -> str:
-        """Return the name of a partial column: equal expressions are one, which some engines insist on."""
+    def _argument(self, value: Expression) -> Expression:
+        if value.WhichOneof("expr_type") == "unresolved_star":
+            return value
+        name = self._name(None, value)
+        self.arguments.setdefault(name, value)
+        return plan.attribute(name)
+
+    def _name(self, merge: Merge | None, value: Expression) -> str:
+        """Return the name of a partial column, or of an argument without `merge`: equal expressions are one."""
         bare = Expression()
         bare.CopyFrom(value)
         for message in plan.messages(bare):
@@ -154,7 +176,9 @@ class Measures:
                 if name in message.DESCRIPTOR.fields_by_name:
                     message.ClearField(name)
         key = (merge, bare.SerializeToString(deterministic=True))
-        return self._columns.setdefault(key, f"{PARTIAL}{len(self._columns)}")
+        prefix = ARGUMENT if merge is None else PARTIAL
+        number = sum(name.startswith(prefix) for name in self._columns.values())
+        return self._columns.setdefault(key, f"{prefix}{number}")
 
     def _refuse(self, what: str, detail: str = "AGGREGATE_NOT_SUPPORTED") -> None:
         text = f"{what} cannot go on from a partial value"
@@ -209,6 +233,16 @@ def _average(call: Call) -> Made:
     return Merge.ADD, columns, "CASE WHEN {count} = 0 THEN NULL ELSE {sum} / {count} END"
 
 
+def _average_of_decimals(call: Call, kind: DecimalType) -> Made:
+    """Args: kind: of the average."""
+    columns = {name: plan.call(name, call.arguments[0]) for name in ("sum", "count")}
+    return (
+        Merge.ADD,
+        columns,
+        f"CASE WHEN {{count}} = 0 THEN NULL ELSE CAST({{sum}} / {{count}} AS {kind.simpleString()}) END",
+    )
+
+
 def _double(value: Expression) -> Expression:
     """Return a number as a double, in a way that no engine takes for the number itself: it would see two equal sums."""
     return plan.call("*", value, plan.expression("1.0D"))
@@ -232,16 +266,23 @@ def _variance(over: str, *, root: bool) -> Callable[[Call], Made]:
 
 
 def _count_distinct(call: Call) -> Made:
-    return Merge.DISTINCT, {"values": plan.call("collect_set", _digest(call))}, "{values}"
+    return (
+        Merge.DISTINCT,
+        {"values": plan.call("collect_set", plan.call("when", _counts(call), _digest(call)))},
+        "{values}",
+    )
 
 
 def _digest(call: Call) -> Expression:
-    """Return two hashes of the value of a row; rows in which one of several arguments is NULL do not count, as in Spark."""
-    digest = plan.call("struct", hashed(call.arguments), hashed((salt(), *call.arguments)))
+    return plan.call("struct", hashed(call.arguments), hashed((salt(), *call.arguments)))
+
+
+def _counts(call: Call) -> Expression:
+    """Return whether none of the arguments is NULL, as Spark has it."""
     known = plan.call("isnotnull", call.arguments[0])
     for argument in call.arguments[1:]:
         known = plan.call("and", known, plan.call("isnotnull", argument))
-    return plan.call("when", known, digest)
+    return known
 
 
 def hashed(values: Sequence[Expression]) -> Expression:
