@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import decimal
 import io
+import json
 import tempfile
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from tests.techniques import techniques
 
 from lakelet.execution import faults
+from lakelet.pipeline import Pipeline
 
 LANDING = "/Volumes/main/raw/landing/sales"
 READ = f'spark.read.format("delta").load("{LANDING}")'
@@ -545,3 +549,83 @@ def test_distinct_values_are_taken_up_in_buckets_and_looked_up_in_parts(
     project.ok()
     assert project.techniques()["v"][0] == "GROUP_AGGREGATE"
     assert project.rows("v") == expected(project, GROUPED[query])
+
+
+def test_another_engine_or_version_computes_anew(project: Any) -> None:
+    """Its functions may give other values for the rows that partial values are kept of."""
+    project.write(view(GROUPED["sum"])).land("sales", FIRST)
+    project.ok()
+    note = project.root / "data/_checkpoints/spark_catalog/default/v/view.json"
+    record = json.loads(note.read_text())
+    note.write_text(json.dumps(record | {"engine": "Sail 0.0.1"}))
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["CONFIGURATION_CHANGED"])
+    project.land("sales", FIRST)
+    project.ok()
+    assert project.techniques()["v"][0] == "GROUP_AGGREGATE"
+    assert project.rows("v") == expected(project, GROUPED["sum"])
+
+
+def test_another_time_zone_computes_anew(project: Any) -> None:
+    """Days begin at other instants."""
+    project.write(
+        """
+        @dp.materialized_view
+        def v():
+            rows = spark.read.format("delta").load("/Volumes/main/raw/landing/visits")
+            return rows.groupBy(F.to_date("at").alias("day")).count()
+        """
+    )
+    instants = [datetime(2024, 5, 1, hour, tzinfo=UTC) for hour in (1, 12, 23)]
+    found = {}
+    for zone in ("UTC", "Asia/Tokyo"):
+        project.land("visits", pa.table({"at": pa.array(instants, pa.timestamp("us", "UTC"))}))
+        with Pipeline(project.root, configuration={"spark.sql.session.timeZone": zone}) as pipeline:
+            events: list[Any] = []
+            assert pipeline.run(subscribers=[events.append]).exit_code == 0
+            found[zone] = techniques(events)["v"], pipeline.query("SELECT day, count FROM v ORDER BY day").to_pylist()
+    first, second = date(2024, 5, 1), date(2024, 5, 2)
+    assert found["UTC"][1] == [{"day": first, "count": 3}]
+    assert found["Asia/Tokyo"] == (
+        ("COMPLETE_RECOMPUTE", ["TIME_ZONE_CHANGED"]),
+        [{"day": first, "count": 4}, {"day": second, "count": 2}],
+    )
+
+
+@pytest.mark.parametrize("lost", ["file", "commit"])
+def test_a_join_of_two_tables_that_grew_needs_the_rows_of_before(project: Any, lost: str) -> None:
+    """Both sides gained rows, and somebody has removed the old files, or the old part of the log."""
+    project.write(
+        """
+        @dp.materialized_view
+        def v():
+            left, right = (spark.read.format("delta").load(f"/Volumes/main/raw/landing/{name}") for name in ("sales", "shops"))
+            return left.join(right, "shop").select("shop", "amount", "town")
+        """
+    )
+    shops = pa.table({"shop": ["N", "S"], "town": ["north", "south"]})
+    project.land("sales", FIRST)
+    project.land("shops", shops)
+    project.ok()
+    project.land("sales", MORE)
+    project.land("shops", shops)
+    landing = project.root / "data/Volumes/main/raw/landing/sales"
+    if lost == "file":
+        table = DeltaTable(str(landing))
+        table.optimize.compact()
+        table.vacuum(0, enforce_retention_duration=False, dry_run=False)
+    else:
+        DeltaTable(str(landing)).create_checkpoint()
+        (landing / "_delta_log" / f"{0:020}.json").unlink()
+    project.ok()
+    technique, issues = project.techniques()["v"]
+    assert (technique, issues[-1]) == (
+        "COMPLETE_RECOMPUTE",
+        "CHANGE_SET_MISSING" if lost == "commit" else "DATA_FILE_MISSING",
+    )
+    towns = {"N": "north", "S": "south"}
+    sold = [row for part in (FIRST, MORE) for row in part.to_pylist() if row["shop"] in towns]
+    assert project.rows("v", "shop", "amount", "town") == sorted(
+        [(row["shop"], row["amount"], towns[row["shop"]]) for row in sold for _ in range(2)], key=str
+    )

@@ -172,8 +172,8 @@ class OpenTables:
         self.check(query)
         locations = {name: table.location for name, table in self.tables.items()}
         locations |= dict.fromkeys(EVENT_LOG_NAMES, self.tables[EVENT_LOG].location)
-        resolver = resolver_of(lease.engine, names=self.names, catalog=self.catalog, tables=locations)
-        resolver.time_zone = {**self.configuration, **query.settings}.get(TIME_ZONE, resolver.time_zone)
+        zone = {**self.configuration, **query.settings}.get(TIME_ZONE, "UTC")
+        resolver = resolver_of(lease.engine, names=self.names, catalog=self.catalog, tables=locations, time_zone=zone)
         for name, tree in query.views.values():
             resolver.add_view(name, tree)
         relation = resolver.prepared(query.relation)

@@ -316,7 +316,7 @@ class Binder:
             refuse_column_mapping(location, table.properties)
             files = snapshot_files(location, version)
             return file_rows(files, table.schema, partition_cols=table.partition_cols, metadata=metadata)
-        return plan.delta(location, version)
+        return self._resolver.delta_rows(location, version)
 
     def _view(self, view: Dataset, batch: _Batch) -> Relation:
         """Return a view's rows after its drop rules; a view that stands twice in a tree gets plan ids of its own each time."""

@@ -67,6 +67,7 @@ class Reads:
     external: Mapping[Key, str] = field(default_factory=dict)
     datasets: dict[Key, Dataset] = field(default_factory=dict)
     _table_schemas: dict[str, StructType] = field(default_factory=dict)
+    time_zone: str = "UTC"
     _files: FileSchemas | None = None
 
     def source(self, leaf: Leaf, origin: Origin) -> Source:
@@ -171,7 +172,23 @@ class Reads:
         if source.read is not None:
             return read_batch(source.read, self.files, metadata=metadata)
         assert source.files is not None
-        return file_read(source.files)
+        rows = file_read(source.files)
+        if self._tells_columns and not rows.read.data_source.schema:
+            rows.read.data_source.schema = self.engine.schema(rows).json()
+        return rows
+
+    @property
+    def _tells_columns(self) -> bool:
+        """Whether the engine must be told the columns of what it reads: Sail takes instants to be in UTC otherwise, and a
+        day to begin there."""
+        return self.time_zone != "UTC" and not self.engine.capabilities.observed_metrics
+
+    def delta_rows(self, location: str, version: int) -> Relation:
+        """Return the rows of a version of a Delta table."""
+        if not self._tells_columns:
+            return plan.delta(location, version)
+        table = self.store.open(location, version=version)
+        return plan.delta(location, version, None if table is None else from_arrow_schema(table.schema))
 
     def _reads_itself(self, leaf: Leaf, place: Origin) -> bool:
         """Return whether the runtime reads these files, and not the engine."""

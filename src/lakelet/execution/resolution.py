@@ -56,7 +56,6 @@ class Resolver(Reads):
     derived: dict[str, Any] = field(default_factory=dict)
     """What others have made of the trees of flows; forgotten with the columns."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
-    time_zone: str = "UTC"
 
     # -- trees ----------------------------------------------------------------------------------------------------
 
@@ -299,7 +298,7 @@ class Resolver(Reads):
             table = self.store.open(source.location) if source.location else None
             if table is None:
                 raise missing_table(leaf.label, source.location or leaf.label)
-            return named_leaf(leaf, plan.delta(table.location, table.version))
+            return named_leaf(leaf, self.delta_rows(table.location, table.version))
 
         return self.engine.collect(runnable(plan.substitute(normal, rows), self.engine.capabilities))
 

@@ -285,7 +285,7 @@ def _changes(run: _Flow, rows: Relation, columns: StructType, table: Table, *, i
         f"FULL OUTER JOIN (SELECT *, true AS `__lakelet_in` FROM shown{shown}) t ON {joined} "
         f"WHERE s.`__lakelet_in` IS NULL OR t.`__lakelet_in` IS NULL OR NOT ({' AND '.join(same)})"
     )
-    return plan.sql(query, {"snapshot": rows, "shown": plan.delta(table.location, table.version)})
+    return plan.sql(query, {"snapshot": rows, "shown": run.context.resolver.delta_rows(table.location, table.version)})
 
 
 def comparable(value: str, kind: DataType) -> str:

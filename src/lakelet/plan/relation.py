@@ -51,11 +51,20 @@ def local(table: pa.Table) -> Relation:
     if table.num_rows == 0:
         relation.local_relation.schema = from_arrow_schema(table.schema).json()
         return relation
+    if any(_has_instants(field.type) for field in table.schema):
+        # Sail takes instants without it to be in the zone of their Arrow type and not in the session's.
+        relation.local_relation.schema = from_arrow_schema(table.schema).json()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     relation.local_relation.data = sink.getvalue().to_pybytes()
     return relation
+
+
+def _has_instants(kind: pa.DataType) -> bool:
+    if pa.types.is_timestamp(kind):
+        return kind.tz is not None
+    return any(_has_instants(kind.field(number).type) for number in range(kind.num_fields))
 
 
 def empty(schema: StructType) -> Relation:
@@ -65,12 +74,18 @@ def empty(schema: StructType) -> Relation:
     return relation
 
 
-def delta(path: str, version: int) -> Relation:
-    """Return a pinned version of the Delta table at `path`."""
+def delta(path: str, version: int, columns: StructType | None = None) -> Relation:
+    """Return a pinned version of the Delta table at `path`.
+
+    Args:
+        columns: its columns, for an engine that needs to be told.
+    """
     relation = new()
     relation.read.data_source.format = "delta"
     relation.read.data_source.paths.append(readable_path(path))
     relation.read.data_source.options["versionAsOf"] = str(version)
+    if columns is not None:
+        relation.read.data_source.schema = columns.json()
     return relation
 
 

@@ -19,25 +19,37 @@ if TYPE_CHECKING:
     from lakelet.plan.relation import Relation
 
 
-def resolver_of(engine: Engine, *, names: NameContext, catalog: Catalog, tables: Mapping[str, str]) -> Resolver:
+def resolver_of(
+    engine: Engine, *, names: NameContext, catalog: Catalog, tables: Mapping[str, str], time_zone: str
+) -> Resolver:
     """Return what names mean in a query over stored tables; no code of the pipeline is loaded for it.
 
     Args:
         tables: display name → location.
     """
     external = {names.resolve(name).key: location for name, location in tables.items()}
-    return Resolver(names=names, catalog=catalog, engine=engine, store=DeltaRsStore(), external=external)
+    return Resolver(
+        names=names, catalog=catalog, engine=engine, store=DeltaRsStore(), external=external, time_zone=time_zone
+    )
 
 
 def query_over_tables(
-    engine: Engine, sql: str, *, names: NameContext, catalog: Catalog, tables: Mapping[str, str], event_log: str
+    engine: Engine,
+    sql: str,
+    *,
+    names: NameContext,
+    catalog: Catalog,
+    tables: Mapping[str, str],
+    event_log: str,
+    time_zone: str,
 ) -> Relation:
     """Return a query over stored tables, for an engine to run.
 
     Args:
         tables: display name → location.
     """
-    return bound_query(resolver_of(engine, names=names, catalog=catalog, tables=tables), sql, event_log=event_log)
+    resolver = resolver_of(engine, names=names, catalog=catalog, tables=tables, time_zone=time_zone)
+    return bound_query(resolver, sql, event_log=event_log)
 
 
 def collect(engine: Engine, relation: Relation, *, limit: int, max_bytes: int) -> tuple[pa.Table, bool]:

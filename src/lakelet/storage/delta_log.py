@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 
 from lakelet.errors import SourceError, StorageError
 from lakelet.places import Place, is_remote, place
@@ -270,7 +271,15 @@ def _data_file(location: str, add: dict[str, Any]) -> DataFile:
 def snapshot_files(location: str, version: int) -> tuple[DataFile, ...]:
     """Return the data files of a whole version, oldest first."""
     with storage_errors(location):
-        table = DeltaTable(location, version=version)
+        try:
+            table = DeltaTable(location, version=version)
+        except TableNotFoundError as error:
+            raise SourceError(
+                "DELTA_VERSION_NOT_FOUND",
+                f"version {version} of the table at `{location}` is no longer there",
+                cause=str(error).partition("\n")[0],
+                hint="its log was cleaned up, or the table was deleted: restore it from a copy, or read a newer version",
+            ) from error
         if "deletionVectors" in (table.protocol().reader_features or ()):
             # The list of files does not say which of them have one.
             raise _with_deletion_vectors(location, "the table's protocol has the feature `deletionVectors`")

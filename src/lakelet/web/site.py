@@ -101,6 +101,7 @@ class Site:
             catalog=self.pipeline.catalog,
             tables=tables,
             event_log=event_log,
+            time_zone=self.pipeline.spec.time_zone,
         )
         rows, _ = collect(self.pipeline.engine, relation, limit=QUERY_ROWS, max_bytes=2**24)
         answer = named(rows)

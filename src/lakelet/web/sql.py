@@ -66,6 +66,7 @@ class SqlService:
                 catalog=pipeline.catalog,
                 tables=tables,
                 event_log=str(pipeline.catalog.system / "events"),
+                time_zone=pipeline.spec.time_zone,
             )
             rows, has_more = collect(lease.engine, relation, limit=limit, max_bytes=MAX_BYTES)
         return SqlResult(rows=rows, has_more=has_more, seconds=time.monotonic() - begun)
