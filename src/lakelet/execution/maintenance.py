@@ -124,6 +124,8 @@ def _needs(catalog: Catalog, folder: Place) -> Iterator[tuple[str, Need]]:
     for record in filter(None, (records.note(), records.intent())):
         for location, read in record.inputs.items():
             yield location, Need(log_from=read.version + 1, flow=name)
+        if record.state_version is not None:
+            yield records.state_location, Need(log_from=record.state_version + 1, flow=name)
         if own is not None and record.table_version >= 0:
             yield own, Need(log_from=record.table_version + 1, flow=name)
     for place, committed, unfinished in batches_in_use(folder, read_generation(folder)):
