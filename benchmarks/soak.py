@@ -25,7 +25,8 @@ SUBJECTS = {"retailer": Retailer, "streams": Streams}
 
 def summary(soak: Soak, differences: list[str], seconds: float) -> str:
     subject, storage = soak.subject, storage_of(soak.subject)
-    updates = len(list((storage / "system" / "updates").glob("*.jsonl")))
+    log = DeltaTable(str(storage / "system" / "events")).to_pyarrow_table(columns=["origin"])
+    updates = len({origin["update_id"] for origin in log.column("origin").to_pylist()})
     batches = len(flow_metrics(storage)[0])
     tables = subject.tables()
     rows = sum(DeltaTable(str(location)).to_pyarrow_dataset().count_rows() for location in tables.values())

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from lakelet.execution import faults
+from lakelet import faults
 
 LANDING = "/Volumes/main/raw/landing/sales"
 READ = f'spark.read.format("delta").load("{LANDING}")'

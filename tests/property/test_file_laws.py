@@ -16,8 +16,8 @@ from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lakelet import faults
 from lakelet.engine.sail import SailEngine
-from lakelet.execution import faults
 from lakelet.pipeline import Pipeline
 
 TRANSFORMATIONS = """

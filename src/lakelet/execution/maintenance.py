@@ -21,6 +21,7 @@ from lakelet.execution.checkpoint import (
     read_json,
 )
 from lakelet.execution.view_record import ViewRecords
+from lakelet.faults import reach
 from lakelet.places import Place
 from lakelet.storage.base import TableStore
 from lakelet.storage.catalog import Catalog
@@ -223,6 +224,7 @@ def maintain_table(
         table.keep_log()
         newest = table.version
         table.compact()
+        reach("maintenance.compacted")
         if need is not None and need.rows_from is not None and need.rows_from <= newest:
             keep = (*keep, newest)
     removed = table.remove_old_files(retention_hours=retention.files_hours, keep_versions=keep, dry_run=dry_run)
@@ -247,6 +249,7 @@ def _clean_log(location: str, need: Need | None, retention: Retention, now: date
     if not dry_run:
         for file in files:
             file.unlink(missing_ok=True)
+            reach("maintenance.commit_removed")
     return len(files)
 
 

@@ -21,7 +21,6 @@ from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
-from lakelet.execution.faults import reach
 from lakelet.execution.flows import check_columns
 from lakelet.execution.group_refresh import Leaves, changed_groups, finished_rows, take_up, unit_values
 from lakelet.execution.refresh_plan import NO_OP, RefreshPlan, check_policy, plan_refresh
@@ -30,6 +29,7 @@ from lakelet.execution.view_query import bound
 from lakelet.execution.view_record import ViewRecord, ViewRecords
 from lakelet.execution.view_state import VERSION, ViewState
 from lakelet.execution.writing import pending_rows, with_columns_of
+from lakelet.faults import reach
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset
 from lakelet.plan import relation as plan_relation

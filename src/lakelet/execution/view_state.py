@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from lakelet.errors import StorageError
 from lakelet.execution.partial_values import identities
+from lakelet.faults import reach
 from lakelet.places import is_remote, open_file
 from lakelet.plan.group_query import ID, SLOT
 from lakelet.storage.base import Receipt, Table, TableDefinition, TableStore
@@ -158,6 +159,7 @@ class ViewState:
             where=f"`{TIER}` <= {to}",
             row_group_rows=ROW_GROUP_ROWS,
         )
+        reach("view.tidied")
         self.table.remove_old_files()
 
     def _merged(self, files: list[DataFile], tier: int) -> Iterator[pa.Table]:

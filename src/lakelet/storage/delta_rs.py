@@ -17,6 +17,7 @@ from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transactio
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from lakelet.errors import StorageError
+from lakelet.faults import reach
 from lakelet.places import is_remote, place, remove_folder
 from lakelet.storage import clustered, file_index, known_tables
 from lakelet.storage.base import Receipt, TableChange, TableDefinition, TableSize
@@ -164,6 +165,7 @@ class DeltaRsTable:
             if not dry_run:
                 for path in found:
                     (place(self.location) / path).unlink(missing_ok=True)
+                    reach("maintenance.file_removed")
         return len(found)
 
     def batch_id(self, app_id: str) -> int:
