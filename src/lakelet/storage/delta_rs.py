@@ -426,10 +426,10 @@ class DeltaRsStore:
         known = self._known(location) if version is None else None
         if known is not None:
             return known
-        if not is_remote(location) and not (place(location) / "_delta_log").is_dir():
-            return None
         try:
             with storage_errors(location):
+                if not is_remote(location) and not (place(location) / "_delta_log").is_dir():
+                    return None
                 if version is not None:
                     return self._table(DeltaTable(location, version=version), location)
                 return self._lent(self._handles.take(location) or OpenTable.new(DeltaTable(location)), location)
