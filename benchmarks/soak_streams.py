@@ -113,7 +113,7 @@ Row = dict[str, Any]
 EXPECTED = """
 CREATE TABLE landed AS
     SELECT id, kind, key, CAST("at" AS TIMESTAMPTZ) AS "at", amount
-    FROM read_json('{incoming}/*.json', format = 'newline_delimited',
+    FROM read_json('{incoming}/[0-9]*.json', format = 'newline_delimited',
         columns = {{id: 'BIGINT', kind: 'VARCHAR', key: 'BIGINT', "at": 'VARCHAR', amount: 'BIGINT'}});
 CREATE TABLE arrived AS SELECT * FROM landed WHERE id IS NOT NULL;
 CREATE TABLE keys AS SELECT DISTINCT kind, key FROM arrived;
@@ -223,7 +223,7 @@ class Streams:
         run_update(self)
 
     def land(self, seed: int) -> None:
-        number = max(int(file.stem) for file in self.incoming.glob("*.json")) + 1
+        number = max(int(file.stem) for file in self.incoming.glob("[0-9]*.json")) + 1
         while True:
             self._land(number)
             time.sleep(self.interval_seconds)
