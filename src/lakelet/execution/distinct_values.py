@@ -172,8 +172,19 @@ class _Remembered:
                 self._size -= _size(self._slots.popitem(last=False)[1])
         return found
 
+    def forget(self, files: Sequence[DataFile]) -> None:
+        with self._lock:
+            for file in files:
+                found = self._slots.pop(file.path, None)
+                self._size -= 0 if found is None else _size(found)
+
 
 _remembered = _Remembered()
+
+
+def forget(files: Sequence[DataFile]) -> None:
+    """Let go of what is remembered of files that their state no longer has."""
+    _remembered.forget(files)
 
 
 def _size(slots: _Slots) -> int:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.context import UpdateContext
+from lakelet.execution.distinct_values import forget
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.flows import check_columns
 from lakelet.execution.group_refresh import Leaves, changed_groups, finished_rows, take_up, unit_values
@@ -151,7 +152,7 @@ class _Refresh:
         reach("view.state_committed")
         self._write_groups(table, rows, changed.groups, receipt)
         self._note(record, table, state)
-        state.tidy(receipt)
+        forget(state.tidy(receipt))
         return int(rows.num_rows)
 
     def append(self, plan: RefreshPlan, quality: Quality) -> int:

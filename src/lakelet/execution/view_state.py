@@ -139,8 +139,10 @@ class ViewState:
         fields = [field for field in self.table.schema if field.name not in (TIER, KIND)]
         return pa.schema([field for field in fields if kind == GROUPS or field.name in names])
 
-    def tidy(self, receipt: Receipt) -> None:
+    def tidy(self, receipt: Receipt) -> list[DataFile]:
         """Merge small files, in one commit that changes no entry; only when the view has what the state has.
+
+        Returns the files that the table no longer has.
 
         Args:
             receipt: of the refresh, by which the commit is known as one of ours.
@@ -149,7 +151,7 @@ class ViewState:
         files = self.table.files()
         appended = Counter(file.partition_values[KIND] for file in files if file.partition_values[TIER] == "0")
         if max(appended.values(), default=0) < MAX_APPENDED_FILES:
-            return
+            return []
         rows = {tier: sum(f.num_records or 0 for f in files if f.partition_values[TIER] == tier) for tier in "012"}
         to = 2 if (rows["0"] + rows["1"]) * MERGED_SHARE > rows["2"] else 1
         merged = [file for file in files if int(file.partition_values[TIER] or 0) <= to]
@@ -161,6 +163,7 @@ class ViewState:
         )
         reach("view.tidied")
         self.table.remove_old_files()
+        return merged
 
     def _merged(self, files: list[DataFile], tier: int) -> Iterator[pa.Table]:
         for kind in sorted({str(file.partition_values[KIND]) for file in files}):
