@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 import pyarrow as pa
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from benchmarks.report import machine, table, write_section
 from lakelet import Pipeline
@@ -83,6 +83,8 @@ def per_customer():
 """
 SQL = "CREATE OR REFRESH MATERIALIZED VIEW total AS SELECT count(*) AS n, sum(amount) AS amount FROM facts;\n"
 START = datetime(2026, 1, 1, tzinfo=UTC)
+COMPACTED_EVERY = 50
+"""So often the writer of the landing tables puts their files together."""
 
 
 class Feed:
@@ -151,6 +153,8 @@ def land(root: Path, number: int) -> None:
     )
     for name, rows in (("customers", customers), ("sales", sales)):
         write_deltalake(str(landing / name), rows, mode="append", configuration={"delta.checkpointInterval": "10"})
+        if number % COMPACTED_EVERY == COMPACTED_EVERY - 1:  # a table of ever more files takes ever more memory to read
+            DeltaTable(str(landing / name)).optimize.compact()
     note = root / "incoming" / f"{number // 500}" / f"{number}.json"
     note.parent.mkdir(parents=True, exist_ok=True)
     note.with_name(f".{number}").write_text(json.dumps({"id": number, "text": "x" * 50}), "utf-8")

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from lakelet import faults
 from lakelet.errors import DefinitionError
-from lakelet.execution import faults
+from lakelet.execution import auto_cdc
 from lakelet.testing import ABORT, CRASH_POINTS, EOF, PAUSE, Crash, ExpectationViolation, PipelineTest, crash_at
 
 SHOP = """
@@ -169,7 +170,7 @@ def test_a_pause_is_a_length_of_time(duration: Any) -> None:
 
 
 def test_every_point_of_the_source_is_public() -> None:
-    source = Path(faults.__file__).parents[1]
+    source = Path(faults.__file__).parent
     reached = {
         found
         for file in source.rglob("*.py")
@@ -182,6 +183,9 @@ def test_every_point_of_the_source_is_public() -> None:
         *faults.FILE_POINTS,
         *faults.SINK_POINTS,
         *faults.STATE_POINTS,
+        *faults.TABLE_POINTS,
+        *faults.TIDYING_POINTS,
+        *faults.MAINTENANCE_POINTS,
     } == set(CRASH_POINTS)
 
 
@@ -236,9 +240,20 @@ EVERYTHING = """
 """
 
 
+UPDATE_POINTS = [point for point in CRASH_POINTS if not point.startswith("maintenance.")]
+"""Points that updates pass; those of maintenance are in test_maintenance.py."""
+
+
+@pytest.fixture
+def _soon_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto_cdc, "RECENT_EVENTS", 10)
+
+
+@pytest.mark.usefixtures("_soon_settled")
 @pytest.mark.parametrize(
     ("point", "occurrence"),
-    [(point, number) for point in list(CRASH_POINTS) for number in (1, 2) if (point, number) != ("state.compacted", 2)],
+    [(point, number) for point in UPDATE_POINTS for number in (1, 2) if (point, number) != ("state.compacted", 2)]
+    + [(point, number) for point in faults.TABLE_POINTS for number in range(3, 9)],
 )
 def test_a_death_at_any_point_of_any_dataset_loses_and_doubles_nothing(
     project: Any, point: str, occurrence: int
@@ -278,6 +293,7 @@ def check_everything(project: Any, landed: list[tuple[int, int]]) -> None:
 
 @pytest.mark.feature("Recovery: a death at every point")
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("_soon_settled")
 def test_deaths_at_every_point_one_after_the_other_lose_and_double_nothing(project: Any) -> None:
     """One project, which dies at a point, is run again, and dies at the next one."""
     project.write(EVERYTHING)
@@ -285,7 +301,7 @@ def test_deaths_at_every_point_one_after_the_other_lose_and_double_nothing(proje
     land_lines(project, landed)
     project.ok()
     never = {"view.state_committed"} if project.engine.capabilities.cluster_writes else set()
-    for point in sorted(set(CRASH_POINTS) - never, key=lambda point: point == "state.compacted"):
+    for point in sorted(set(UPDATE_POINTS) - never, key=lambda point: point == "state.compacted"):
         with crash_at(point):
             for _ in range(25):
                 land_lines(project, landed)

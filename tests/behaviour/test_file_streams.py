@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.behaviour.test_streaming_tables import Crash, crash_at
 
-from lakelet.execution import faults
+from lakelet import faults
 from lakelet.pipeline import RefreshSelection
 
 FOLDER = "/Volumes/main/raw/landing/files"

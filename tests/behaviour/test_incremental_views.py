@@ -14,7 +14,7 @@ import pytest
 from deltalake import DeltaTable
 from tests.techniques import techniques
 
-from lakelet.execution import faults
+from lakelet import faults
 from lakelet.pipeline import Pipeline
 
 LANDING = "/Volumes/main/raw/landing/sales"

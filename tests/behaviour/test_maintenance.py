@@ -13,13 +13,14 @@ import pytest
 from click.testing import CliRunner
 from deltalake import DeltaTable
 
+from lakelet import faults
 from lakelet.cli import cli
 from lakelet.errors import LockError, SpecError
-from lakelet.execution import faults
 from lakelet.execution.lock import pipeline_lock
 from lakelet.execution.maintenance import Retention, maintain_table, versions_in_use
 from lakelet.pipeline import Pipeline, RefreshSelection
 from lakelet.storage.delta_rs import DeltaRsStore
+from lakelet.testing import crash_at
 
 SHOP = """
     @dp.table
@@ -133,6 +134,34 @@ def test_a_flow_that_is_behind_keeps_the_files_and_commits_that_it_has_not_read(
     tend_everything(project)
     assert len(data_files(location)) == 1
     assert log_files(location)[0] > f"{20:020d}"
+
+
+@pytest.mark.parametrize(
+    ("point", "occurrence"), [(point, number) for point in faults.MAINTENANCE_POINTS for number in (1, 2, 5)]
+)
+def test_maintenance_that_dies_takes_nothing_and_is_finished_by_the_next(
+    project: Any, point: str, occurrence: int
+) -> None:
+    """One flow is behind all the time: what it has not read yet must stay."""
+    project.write(SHOP)
+    landed = [(number, number) for number in range(14)]
+    for pair in landed:
+        project.land("orders", rows(pair))
+        project.ok(selection=RefreshSelection(refresh=("orders", "latest", "distinct_orders", "total")))
+        if pair[0] == 3:
+            project.ok()
+    with crash_at(point, occurrence=occurrence):
+        tend_everything(project)
+    project.land("orders", rows((14, 14)))
+    project.ok()
+    for name in ("orders", "copies", "latest"):
+        assert sorted(project.rows(name, "id", "v")) == [*landed, (14, 14)], name
+    assert sorted(project.rows("distinct_orders", "id")) == list(range(15))
+    assert project.rows("total", "n", "v") == [(15, sum(range(15)))]
+    tend_everything(project)
+    assert len(data_files(project.folder("copies"))) == 1
+    project.ok()
+    assert sorted(project.rows("copies", "id", "v")) == [*landed, (14, 14)]
 
 
 class Crash(BaseException):

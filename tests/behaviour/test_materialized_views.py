@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from lakelet.execution import faults
+from lakelet import faults
 from lakelet.pipeline import RefreshSelection
 
 TOTALS = """

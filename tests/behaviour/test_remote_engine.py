@@ -11,8 +11,8 @@ import pytest
 from tests.behaviour.conftest import Project
 from tests.remote_kit import forget_session, proxy_to, sail_server
 
+from lakelet import faults
 from lakelet.engine.connect import ConnectEngine
-from lakelet.execution import faults
 
 pytestmark = pytest.mark.feature("Lost sessions, servers and networks")
 

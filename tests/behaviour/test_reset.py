@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
+from lakelet import faults
 from lakelet.cli import cli
 from lakelet.errors import GraphError, LakeletError, LockError
-from lakelet.execution import faults, reset
+from lakelet.execution import reset
 from lakelet.execution.lock import pipeline_lock
 from lakelet.pipeline import RefreshSelection
 

@@ -12,7 +12,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from tests.behaviour.test_streaming_tables import Crash, crash_at, orders
 
-from lakelet.execution import faults
+from lakelet import faults
 from lakelet.pipeline import RefreshSelection
 
 EVERYTHING = RefreshSelection(full_refresh_all=True)

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from lakelet import faults
 from lakelet.errors import DefinitionErrors, LakeletError
-from lakelet.execution import faults
 from lakelet.execution.outcome import RefreshSelection
 from lakelet.testing.pipeline import PipelineTest
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from lakelet.execution import faults
+from lakelet import faults
 from lakelet.pipeline import RefreshSelection
 
 ORDERS = """

@@ -13,7 +13,7 @@ from deltalake import write_deltalake
 
 from lakelet.pipeline import Pipeline
 
-SPEC = "name: zones\nstorage: data\nlibraries: [{glob: {include: 'pipeline/**'}}]\nconfiguration: {lakelet.timezone: Asia/Tokyo}\n"
+SPEC = "name: days\nstorage: data\nlibraries: [{glob: {include: 'pipeline/**'}}]\nconfiguration: {lakelet.timezone: Asia/Tokyo}\n"
 TABLES = """
 from datetime import datetime, timezone
 from pyspark import pipelines as dp

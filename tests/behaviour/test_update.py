@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from lakelet import faults
 from lakelet.errors import LockError
-from lakelet.execution import faults
 from lakelet.execution.lock import pipeline_lock
 from lakelet.pipeline import Pipeline, RefreshSelection
 from lakelet.storage.delta_log import checkpointed_version

@@ -12,7 +12,7 @@ import pytest
 from deltalake import DeltaTable
 from tests.reference import streams
 
-from lakelet.execution import faults
+from lakelet import faults
 from lakelet.pipeline import RefreshSelection
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)

@@ -133,6 +133,21 @@ def test_a_change_writes_the_files_of_its_keys_only(numbers: DeltaRsTable) -> No
     assert numbers.batch_id("test") == 2
 
 
+def test_rows_of_files_that_the_table_no_longer_has_are_not_kept_in_memory(
+    numbers: DeltaRsTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that is changed again and again would fill the whole memory for rows with files that nobody reads."""
+    monkeypatch.setattr(clustered, "_remembered", kept := clustered._Remembered())
+    for turn in range(20):
+        change = numbers.change(keys=("id",), identity=("id",))
+        change.replace(*numbered([10, 11], f"{turn}"))
+        change.add(numbered([turn], "new")[1])
+        change.commit(Receipt(app_id="test", batch_id=turn + 2))
+    files = {str(Path(numbers.location) / path) for path in numbers.leaf_files.index.column("path").to_pylist()}
+    assert set(kept._tables) <= files
+    assert kept._size == sum(rows.nbytes for rows in kept._tables.values())
+
+
 def test_nothing_is_visible_before_the_commit(numbers: DeltaRsTable) -> None:
     change = numbers.change(keys=("id",), identity=("id",))
     change.replace(*numbered([1], "b"))

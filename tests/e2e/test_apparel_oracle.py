@@ -40,8 +40,8 @@ from tests.reference.apparel_oracle import (
 from tests.reference.apparel_play import EDGE, PIPELINE, Play, generator, seed_of_this_run
 
 from apparel.generator.settings import Dirt, Span
+from lakelet import faults
 from lakelet.events.model import FlowStatus, UpdateState
-from lakelet.execution import faults
 from lakelet.pipeline import Pipeline, RefreshSelection, UpdateResult
 
 REPOSITORY = Path(__file__).parents[2]

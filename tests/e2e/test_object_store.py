@@ -19,9 +19,8 @@ from apparel.demo import PIPELINE as APPAREL
 from apparel.generator.landing import DeltaLanding
 from apparel.generator.settings import GeneratorSettings
 from apparel.generator.streams import Generator
-from lakelet import Pipeline
+from lakelet import Pipeline, faults
 from lakelet.errors import LakeletError
-from lakelet.execution import faults
 from lakelet.places import ObjectPath
 from lakelet.testing.crash import Crash, crashing
 

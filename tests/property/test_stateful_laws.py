@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.reference import streams
 from tests.reference.streams import Row, Updates
 
+from lakelet import faults
 from lakelet.engine.sail import SailEngine
-from lakelet.execution import faults
 from lakelet.pipeline import Pipeline
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)

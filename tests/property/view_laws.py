@@ -8,8 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from lakelet import faults
 from lakelet.engine.sail import SailEngine
-from lakelet.execution import faults
 from lakelet.pipeline import Pipeline
 
 SPEC = (

@@ -174,18 +174,19 @@ class Intent:
     versions: dict[str, int]
 
 
-def intents(storage: Path, dataset: str, source: Path) -> list[Intent]:
+def intents(storage: Path, dataset: str, source: Path, *, archive: Path | None = None) -> list[Intent]:
     """Return the micro-batches of a dataset's only flow, in order; they read `source`.
 
-    A checkpoint forgets batches that are long done; a run of more than 20 batches cannot be recomputed.
+    A checkpoint forgets batches that are long done: more than 20 can only be recomputed with an archive of their intents.
     """
     schema, _, name = dataset.partition(".")
     found = {
         int(file.name): json.loads(file.read_text())
-        for file in (storage / "_checkpoints" / CATALOG / schema / name).glob("*/*/offsets/*")
+        for root in filter(None, (archive, storage))
+        for file in (root / "_checkpoints" / CATALOG / schema / name).glob("*/*/offsets/*")
         if file.name.isdigit()
     }
-    assert sorted(found) == list(range(len(found))), f"{dataset} has had more batches than its checkpoint keeps"
+    assert sorted(found) == list(range(len(found))), f"{dataset} has had batches that nobody kept"
     result = []
     for number in sorted(found):
         (offsets,) = found[number]["sources"].values()
@@ -261,8 +262,8 @@ class Oracle:
 
     Args:
         stepped_over: bronze tables were repaired: their rows with a NULL id are dropped, and counted.
-        archive: copies of data files below the storage root, by the same relative path; needed where tables were compacted
-            and vacuumed.
+        archive: copies of data files and intents below the storage root, by the same relative path; needed where tables were
+            compacted and vacuumed, and where checkpoints forgot batches.
     """
 
     def __init__(self, storage: Path, *, stepped_over: bool = False, archive: Path | None = None) -> None:
@@ -346,7 +347,9 @@ class Oracle:
 
     def _bronze(self, folder: str, name: str) -> None:
         """Every landed row once; ingested when the batch that read its file was begun."""
-        batches = intents(self.storage, f"01_bronze.bronze_{name}", landing_of(self.storage, folder))
+        batches = intents(
+            self.storage, f"01_bronze.bronze_{name}", landing_of(self.storage, folder), archive=self._archive
+        )
         self._table("ingested", {"file": pa.string(), "at": pa.timestamp("us", "UTC")},
                     [(file, batch.at) for batch in batches for file in batch.files])  # fmt: skip
         (key_is_set,) = BRONZE_RULES[name].values()
@@ -418,7 +421,7 @@ class Oracle:
     def _denormalized(self) -> None:
         """Each sale once, with the names at the dimension versions that its batch had pinned."""
         source = table_of(self.storage, "02_silver.silver_sales_transactions")
-        batches = intents(self.storage, "03_gold.denormalized_sales_facts", source)
+        batches = intents(self.storage, "03_gold.denormalized_sales_facts", source, archive=self._archive)
         numbers = [(file, number) for number, batch in enumerate(batches) for file in batch.files]
         self._table("joined", {"file": pa.string(), "batch": pa.int32()}, numbers)
         self._read("arrived_facts", self._arrived(source), source, with_file=True)

@@ -59,7 +59,7 @@ from lakelet.execution.auto_cdc_schema import (
     target_schema,
     tracked_names,
 )
-from lakelet.execution.faults import reach
+from lakelet.faults import reach
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table, TableDefinition, TableStore
 from lakelet.storage.schema import compare, conform, nullable
@@ -152,7 +152,7 @@ class AutoCdc:
             is_due = auxiliary.recent_rows().num_rows >= RECENT_EVENTS
             result = self._continue(auxiliary, target, changes, receipt)
             if is_due:
-                self._settle(auxiliary)
+                self._settle(auxiliary, receipt)
             return result
 
     def check(self, changes: Relation) -> None:
@@ -238,8 +238,12 @@ class AutoCdc:
             reach("cdc.auxiliary_committed")
             return step.commit_rows(receipt, num_input_rows=events.rows)
 
-    def _settle(self, auxiliary: Table) -> None:
-        """Put the events that came last among the others of their keys, and drop what is not needed any more."""
+    def _settle(self, auxiliary: Table, receipt: Receipt) -> None:
+        """Put the events that came last among the others of their keys, and drop what is not needed any more.
+
+        Args:
+            receipt: of the batch, which has one already: by it the commit is known as one of ours if the update dies here.
+        """
         shape = self._shape(auxiliary.schema)
         truncate = self._truncate(auxiliary)
         change = auxiliary.change(keys=shape.keys, identity=(*shape.keys, SEQUENCE))
@@ -251,7 +255,8 @@ class AutoCdc:
             change.replace(some, found.events.drop_columns([NEW]))
         if truncate.num_rows:
             change.replace(truncate.select(shape.keys), truncate)
-        change.commit(None)
+        change.commit(receipt)
+        reach("cdc.settled")
         auxiliary.remove_old_files()
 
     def _replay(self, auxiliary: Table, target: Table | None, receipt: Receipt, *, restart: bool) -> CdcResult:

@@ -17,7 +17,7 @@ from lakelet.execution.auto_cdc_history import History, Shape, all_same, differe
 from lakelet.execution.auto_cdc_pieces import Piece
 from lakelet.execution.auto_cdc_schema import APP_ID, BATCH_ID, DELETE, END_AT, NEW, SEQUENCE, START_AT, TRUNCATE
 from lakelet.execution.auto_cdc_tombstones import forgettable
-from lakelet.execution.faults import reach
+from lakelet.faults import reach
 from lakelet.storage.base import Receipt, Table
 from lakelet.storage.file_index import matching
 from lakelet.storage.schema import conform

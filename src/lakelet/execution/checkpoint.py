@@ -30,6 +30,7 @@ from datetime import datetime
 from typing import Any
 
 from lakelet.errors import StorageError
+from lakelet.faults import reach
 from lakelet.places import ObjectPath, Place, remove_folder
 from lakelet.storage.catalog import Catalog
 
@@ -157,6 +158,7 @@ class Checkpoint:
         self._last_commit = batch.id
         while self._oldest <= batch.id - self._keep:
             (self._offsets / str(self._oldest)).unlink(missing_ok=True)
+            reach("checkpoint.intent_forgotten")
             (self._commits / str(self._oldest)).unlink(missing_ok=True)
             self._oldest += 1
 

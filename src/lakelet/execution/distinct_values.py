@@ -142,7 +142,8 @@ def _known(values: pa.Table, files: Sequence[DataFile]) -> np.ndarray:
         groups = known.row_groups(np.sort(slots[candidates]))
         if not groups:
             continue
-        rows = opened(file, known.metadata).read_row_groups(groups, columns=list(VALUE))
+        with opened(file, known.metadata) as data:
+            rows = data.read_row_groups(groups, columns=list(VALUE))
         found = pc.is_in(identities(values.take(candidates), VALUE), value_set=identities(rows, VALUE))
         result[candidates] |= found.to_numpy(zero_copy_only=False)
     return result
@@ -171,8 +172,19 @@ class _Remembered:
                 self._size -= _size(self._slots.popitem(last=False)[1])
         return found
 
+    def forget(self, files: Sequence[DataFile]) -> None:
+        with self._lock:
+            for file in files:
+                found = self._slots.pop(file.path, None)
+                self._size -= 0 if found is None else _size(found)
+
 
 _remembered = _Remembered()
+
+
+def forget(files: Sequence[DataFile]) -> None:
+    """Let go of what is remembered of files that their state no longer has."""
+    _remembered.forget(files)
 
 
 def _size(slots: _Slots) -> int:
@@ -180,13 +192,13 @@ def _size(slots: _Slots) -> int:
 
 
 def _slots_of(file: DataFile) -> _Slots:
-    data = opened(file)
-    metadata = data.metadata
+    upper = None
+    with opened(file) as data:
+        metadata = data.metadata
+        if 0 < 4 * metadata.num_rows <= REMEMBERED_BYTES:
+            upper = np.sort(_upper(data.read(columns=[SLOT]).column(SLOT).to_numpy()))
     bounds = [slot_bounds(metadata, number) for number in range(metadata.num_row_groups)]
     low, high = np.array(bounds, dtype=np.int64).reshape(-1, 2).T
-    upper = None
-    if 0 < 4 * metadata.num_rows <= REMEMBERED_BYTES:
-        upper = np.sort(_upper(data.read(columns=[SLOT]).column(SLOT).to_numpy()))
     return _Slots(metadata=metadata, upper=upper, low=low, high=high)
 
 

@@ -18,7 +18,6 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from lakelet.engine.paths import readable_path
 from lakelet.errors import SourceError
-from lakelet.execution.faults import reach
 from lakelet.execution.file_columns import FileColumns
 from lakelet.execution.file_discovery import FileLog, FoundFile, Lister
 from lakelet.execution.file_options import FileRead
@@ -26,6 +25,7 @@ from lakelet.execution.file_parsing import FileParser
 from lakelet.execution.file_schema import FileSchemas
 from lakelet.execution.slices import INLINE_BYTES, METADATA_TYPE
 from lakelet.execution.sources import Backlog, Offset, Slice
+from lakelet.faults import reach
 from lakelet.plan import relation as plan
 from lakelet.plan.metadata import METADATA
 from lakelet.plan.relation import Relation

@@ -28,13 +28,13 @@ from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, drop_old_epo
 from lakelet.execution.code_changes import tell_of_changes
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import Quality, check_view
-from lakelet.execution.faults import reach
 from lakelet.execution.foreign import check_commits, note_versions
 from lakelet.execution.reads import plan_leaf
 from lakelet.execution.sinks import write_sink
 from lakelet.execution.stateful import StatefulBatch
 from lakelet.execution.watermark import shown
 from lakelet.execution.writing import pending_rows
+from lakelet.faults import reach
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Action, AutoCdcFlow, Dataset, DatasetKind
 from lakelet.plan import relation as plan

@@ -15,10 +15,7 @@ from lakelet.execution.checkpoint import Checkpoint
 from lakelet.execution.context import UpdateContext
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset
-from lakelet.storage.delta_log import Commit, latest_version, read_commit, snapshot_files
-
-RECEIPTS = "lakelet/"
-"""How the application ids of all receipts begin."""
+from lakelet.storage.delta_log import Commit, commits_of_others, latest_version, snapshot_files
 
 LOOKED_THROUGH = 20
 """After so many commits of the dataset's other flows a flow notes that it has looked through them."""
@@ -47,9 +44,9 @@ def check_commits(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, 
     hidden: dict[str, Any] = {context.catalog.auxiliary(dataset.name): details.get("auxiliary_version")}
     hidden |= {str(checkpoint.folder / "state" / name): version for name, version in details.get("state", {}).items()}
     for location, version in hidden.items():
-        if found := _foreign(location, version):
+        if found := commits_of_others(location, after=version):
             raise _set_back(context, flow, location, found[0])
-    found = _foreign(own, details.get("table_version"))
+    found = commits_of_others(own, after=details.get("table_version"))
     if not found:
         now = latest_version(own, known=details.get("table_version", -1))
         if now is not None and now - details.get("table_version", now) >= LOOKED_THROUGH:
@@ -68,21 +65,6 @@ def check_commits(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, 
         dataset=display,
     )
     checkpoint.amend(note_versions(context, dataset, checkpoint))
-
-
-def _foreign(location: str, after: int | None) -> list[Commit]:
-    """Return the commits after a version that change rows and have no receipt; what the log no longer has is not known."""
-    until = None if after is None else latest_version(location, known=after)
-    if after is None or until is None:
-        return []
-    commits = (read_commit(location, version) for version in range(after + 1, until + 1))
-    return [
-        commit
-        for commit in commits
-        if commit is not None
-        and (commit.added or commit.removes_rows)
-        and not any(app_id.startswith(RECEIPTS) for app_id in commit.app_ids)
-    ]
 
 
 def _lacks_files(location: str, version: int) -> bool:

@@ -10,6 +10,7 @@ two updates run after all, because somebody removed the key of a live one, the t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -55,9 +56,11 @@ def pipeline_lock(path: Place, *, pipeline: str) -> Iterator[None]:
         if not _is_still_there(file, path):
             # Its holder removed the file between our opening and our locking it: who comes next locks a new one.
             raise _locked({}, path)
-        file.truncate(0)
-        json.dump(_self(pipeline), file)
-        file.flush()
+        try:
+            file.truncate(0)
+            os.write(file.fileno(), json.dumps(_self(pipeline)).encode())  # nothing is left for the end to write
+        except OSError as error:
+            raise _not_writable(path, error) from error
         try:
             yield
         finally:
@@ -105,6 +108,13 @@ def _self(pipeline: str) -> dict[str, Any]:
 
 
 def _not_writable(path: Place, error: OSError) -> StorageError:
+    if error.errno == errno.ENOSPC:
+        return StorageError(
+            "DISK_FULL",
+            f"no space left in the storage folder `{path.parent}`",
+            cause=str(error),
+            hint="free some space and run the update again; nothing was begun",
+        )
     return StorageError(
         "STORAGE_NOT_WRITABLE",
         f"the storage `{path.parent}` cannot be written"

@@ -21,6 +21,7 @@ from lakelet.execution.checkpoint import (
     read_json,
 )
 from lakelet.execution.view_record import ViewRecords
+from lakelet.faults import reach
 from lakelet.places import Place
 from lakelet.storage.base import TableStore
 from lakelet.storage.catalog import Catalog
@@ -124,6 +125,8 @@ def _needs(catalog: Catalog, folder: Place) -> Iterator[tuple[str, Need]]:
     for record in filter(None, (records.note(), records.intent())):
         for location, read in record.inputs.items():
             yield location, Need(log_from=read.version + 1, flow=name)
+        if record.state_version is not None:
+            yield records.state_location, Need(log_from=record.state_version + 1, flow=name)
         if own is not None and record.table_version >= 0:
             yield own, Need(log_from=record.table_version + 1, flow=name)
     for place, committed, unfinished in batches_in_use(folder, read_generation(folder)):
@@ -221,6 +224,7 @@ def maintain_table(
         table.keep_log()
         newest = table.version
         table.compact()
+        reach("maintenance.compacted")
         if need is not None and need.rows_from is not None and need.rows_from <= newest:
             keep = (*keep, newest)
     removed = table.remove_old_files(retention_hours=retention.files_hours, keep_versions=keep, dry_run=dry_run)
@@ -245,6 +249,7 @@ def _clean_log(location: str, need: Need | None, retention: Retention, now: date
     if not dry_run:
         for file in files:
             file.unlink(missing_ok=True)
+            reach("maintenance.commit_removed")
     return len(files)
 
 

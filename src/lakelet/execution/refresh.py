@@ -20,8 +20,8 @@ import pyarrow as pa
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.context import UpdateContext
+from lakelet.execution.distinct_values import forget
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
-from lakelet.execution.faults import reach
 from lakelet.execution.flows import check_columns
 from lakelet.execution.group_refresh import Leaves, changed_groups, finished_rows, take_up, unit_values
 from lakelet.execution.refresh_plan import NO_OP, RefreshPlan, check_policy, plan_refresh
@@ -30,6 +30,7 @@ from lakelet.execution.view_query import bound
 from lakelet.execution.view_record import ViewRecord, ViewRecords
 from lakelet.execution.view_state import VERSION, ViewState
 from lakelet.execution.writing import pending_rows, with_columns_of
+from lakelet.faults import reach
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset
 from lakelet.plan import relation as plan_relation
@@ -111,12 +112,15 @@ class _Refresh:
         receipt = self._receipt(intent)
         before = -1 if note is None else note.table_version
         changes = row_changes(table.location, after=before, until=table.version) if note is not None else 1
-        if table.batch_id(receipt.app_id) == intent.batch and changes in (0, 1):
-            self._note(intent, table)
-            return False
-        if intent.technique != "GROUP_AGGREGATE" or note is None or changes != 0:
-            return False
         state = ViewState.open(self._context.store, self._records.state_location)
+        # Without a version to start from, all commits that the log still has are looked through.
+        since = note.state_version if note is not None and note.has_state else -1
+        is_whole = intent.has_state and state.damage(since=since) is None
+        if table.batch_id(receipt.app_id) == intent.batch and changes in (0, 1):
+            self._note(replace(intent, has_state=is_whole), table, state if is_whole else None)
+            return False
+        if intent.technique != "GROUP_AGGREGATE" or note is None or changes != 0 or not is_whole:
+            return False
         groups = self._context.view_query(self._flow).groups
         now = replace(plan_refresh(self._context, self._flow, self._dataset).record, inputs={})
         if state.batch_id(receipt.app_id) != intent.batch or groups is None or not now.is_like(intent):
@@ -125,7 +129,7 @@ class _Refresh:
         quality = self._context.quality(self._flow)
         rows = finished_rows(self._at(), self._dataset, groups, entries, quality)
         self._write_groups(table, rows, entries, receipt)
-        self._note(intent, table)
+        self._note(intent, table, state)
         return True
 
     # -- techniques -----------------------------------------------------------------------------------------------
@@ -140,15 +144,15 @@ class _Refresh:
         if not changed.groups.num_rows:
             note = self._records.note()
             assert note is not None
-            self._records.write_note(replace(record, batch=note.batch), table_version=table.version)
+            self._note(replace(record, batch=note.batch), table, state)
             return 0
         rows = finished_rows(context, self._dataset, groups, changed.groups, quality)
         receipt = self._begin(record)
         state.add(changed.entries, version=record.batch, receipt=receipt)
         reach("view.state_committed")
         self._write_groups(table, rows, changed.groups, receipt)
-        self._note(record, table)
-        state.tidy()
+        self._note(record, table, state)
+        forget(state.tidy(receipt))
         return int(rows.num_rows)
 
     def append(self, plan: RefreshPlan, quality: Quality) -> int:
@@ -175,7 +179,7 @@ class _Refresh:
         state.replace(entries, version=record.batch, receipt=receipt)
         reach("view.state_committed")
         rows = finished_rows(context, self._dataset, query.groups, state.groups().drop_columns([VERSION]), quality)
-        return self._swap(record, receipt, rows.to_reader())
+        return self._swap(record, receipt, rows.to_reader(), state)
 
     def complete(self, plan: RefreshPlan, quality: Quality) -> int:
         """Compute the view anew by its own query."""
@@ -244,24 +248,25 @@ class _Refresh:
         reach("view.intent_written")
         return self._receipt(record)
 
-    def _note(self, record: ViewRecord, table: Table) -> None:
-        self._records.write_note(record, table_version=table.version)
+    def _note(self, record: ViewRecord, table: Table, state: ViewState | None = None) -> None:
+        state_version = None if state is None else state.version
+        self._records.write_note(record, table_version=table.version, state_version=state_version)
         reach("view.noted")
 
-    def _swap(self, record: ViewRecord, receipt: Receipt, reader: pa.RecordBatchReader) -> int:
+    def _swap(self, record: ViewRecord, receipt: Receipt, reader: pa.RecordBatchReader, state: ViewState) -> int:
         if self._dataset.schema is not None:
             reader = with_columns_of(reader, self._declared_columns(reader.schema))
         table = self._context.table(self._dataset)
         return self._noted(
-            record, table, table.replace(reader, receipt=receipt, partition_cols=self._dataset.partition_cols)
+            record, table, table.replace(reader, receipt=receipt, partition_cols=self._dataset.partition_cols), state
         )
 
     def _declared_columns(self, columns: pa.Schema) -> pa.Schema:
         return check_columns(self._context, self._flow, self._dataset, columns, stored=None)
 
-    def _noted(self, record: ViewRecord, table: Table, written: int) -> int:
+    def _noted(self, record: ViewRecord, table: Table, written: int, state: ViewState | None = None) -> int:
         reach("view.swapped")
-        self._note(record, table)
+        self._note(record, table, state)
         return written
 
     def _write_groups(self, table: Table, rows: pa.Table, groups: pa.Table, receipt: Receipt) -> None:

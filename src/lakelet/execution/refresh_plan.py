@@ -315,6 +315,10 @@ def _incremental(
         if not note.has_state or state.batch_id(context.app_id(flow, str(note.generation))) != note.batch:
             text = "no partial values of its groups are kept yet; this refresh keeps them"
             return replace(plan, issues=(grown, Issue(type="CHANGE_SET_MISSING", text=text)))
+        damage = state.damage(since=note.state_version)
+        if damage is not None:
+            text = f"the partial values of its groups are not what they were: {damage}"
+            return replace(plan, issues=(grown, Issue(type="CHANGE_SET_MISSING", text=text)))
     return replace(
         plan,
         technique=query.technique,

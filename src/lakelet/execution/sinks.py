@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from lakelet.errors import FlowError, SourceError, StorageError
 from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, read_json, write_json
-from lakelet.execution.faults import reach
+from lakelet.faults import reach
 from lakelet.places import is_remote
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation

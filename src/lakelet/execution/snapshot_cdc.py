@@ -25,7 +25,6 @@ from lakelet.execution.batch_plan import pinned_versions
 from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_epochs
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import Quality, check_view
-from lakelet.execution.faults import reach
 from lakelet.execution.flows import (
     publish_and_note,
     refuse_lost_table,
@@ -43,6 +42,7 @@ from lakelet.execution.snapshot_source import (
     next_snapshot,
 )
 from lakelet.execution.snapshot_versions import SnapshotVersion
+from lakelet.faults import reach
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset, SnapshotCdcFlow
 from lakelet.names import quote

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from lakelet.errors import StorageError
-from lakelet.execution.faults import reach
 from lakelet.execution.slices import file_rows
+from lakelet.faults import reach
 from lakelet.places import Place
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation

@@ -39,6 +39,7 @@ class ViewRecord:
         files: what lay at the paths of plain files that the query reads.
         has_state: partial values of the groups are kept.
         table_version: of the view after the refresh, -1 in an intent.
+        state_version: of the table with the partial values after the refresh; None where none are kept, and in an intent.
         input_rows: of a view with groups, in all tables that it read, as their logs say; None where nobody counted.
     """
 
@@ -52,6 +53,7 @@ class ViewRecord:
     files: list[list[Any]]
     has_state: bool = False
     table_version: int = -1
+    state_version: int | None = None
     input_rows: int | None = None
 
     def is_like(self, other: ViewRecord) -> bool:
@@ -84,9 +86,10 @@ class ViewRecords:
     def write_intent(self, record: ViewRecord) -> None:
         _write(self._intent, record)
 
-    def write_note(self, record: ViewRecord, *, table_version: int) -> None:
+    def write_note(self, record: ViewRecord, *, table_version: int, state_version: int | None) -> None:
         # The receipts in the tables tell the same, if a loss of power takes it.
-        _write(self._note, replace(record, table_version=table_version), durable=False)
+        note = replace(record, table_version=table_version, state_version=state_version)
+        _write(self._note, note, durable=False)
 
 
 def _write(path: Place, record: ViewRecord, *, durable: bool = True) -> None:

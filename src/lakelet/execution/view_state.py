@@ -11,7 +11,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,12 @@ import pyarrow.parquet as pq
 
 from lakelet.errors import StorageError
 from lakelet.execution.partial_values import identities
-from lakelet.places import open_file
+from lakelet.faults import reach
+from lakelet.places import is_remote, open_file
 from lakelet.plan.group_query import ID, SLOT
 from lakelet.storage.base import Receipt, Table, TableDefinition, TableStore
 from lakelet.storage.data_files import DataFile
+from lakelet.storage.delta_log import commits_of_others
 from lakelet.storage.schema import conform, nullable
 
 TIER, KIND, VERSION = "__lakelet_tier", "__lakelet_kind", "__lakelet_version"
@@ -62,6 +66,31 @@ class ViewState:
     def batch_id(self, app_id: str) -> int:
         """Return the version of the last refresh that is in the state, -1 for none."""
         return -1 if self.table is None else self.table.batch_id(app_id)
+
+    @property
+    def version(self) -> int | None:
+        """The version of its table, None if nothing is remembered."""
+        return None if self.table is None else self.table.version
+
+    def damage(self, *, since: int | None) -> str | None:
+        """Return what somebody else has done to the state, None if nothing that shows without reading rows.
+
+        Args:
+            since: the version that the last refresh has noted; None if it has noted none.
+        """
+        if self.table is None:
+            return "the table is gone"
+        if since is not None and self.table.version < since:
+            return f"the table is at version {self.table.version}, not {since}"
+        for commit in commits_of_others(self.location, after=since):
+            return f"somebody else has written it in version {commit.version} ({commit.operation or 'unknown'})"
+        for file in [] if is_remote(self.location) else self.table.files():
+            path = Path(file.path)
+            size = path.stat().st_size if path.is_file() else None
+            if size != file.size_bytes:
+                what = "is gone" if size is None else f"has {size} bytes where the table's log says {file.size_bytes}"
+                return f"`{path.name}` {what}"
+        return None
 
     def replace(self, entries: Iterable[tuple[str, pa.Table]], *, version: int, receipt: Receipt) -> None:
         """Forget everything, and remember these entries.
@@ -110,22 +139,31 @@ class ViewState:
         fields = [field for field in self.table.schema if field.name not in (TIER, KIND)]
         return pa.schema([field for field in fields if kind == GROUPS or field.name in names])
 
-    def tidy(self) -> None:
-        """Merge small files, in one commit that changes no entry; only when the view has what the state has."""
+    def tidy(self, receipt: Receipt) -> list[DataFile]:
+        """Merge small files, in one commit that changes no entry; only when the view has what the state has.
+
+        Returns the files that the table no longer has.
+
+        Args:
+            receipt: of the refresh, by which the commit is known as one of ours.
+        """
         assert self.table is not None
         files = self.table.files()
         appended = Counter(file.partition_values[KIND] for file in files if file.partition_values[TIER] == "0")
         if max(appended.values(), default=0) < MAX_APPENDED_FILES:
-            return
+            return []
         rows = {tier: sum(f.num_records or 0 for f in files if f.partition_values[TIER] == tier) for tier in "012"}
         to = 2 if (rows["0"] + rows["1"]) * MERGED_SHARE > rows["2"] else 1
         merged = [file for file in files if int(file.partition_values[TIER] or 0) <= to]
         self.table.replace(
             _reader(self._merged(merged, to), self.table.schema),
+            receipt=receipt,
             where=f"`{TIER}` <= {to}",
             row_group_rows=ROW_GROUP_ROWS,
         )
+        reach("view.tidied")
         self.table.remove_old_files()
+        return merged
 
     def _merged(self, files: list[DataFile], tier: int) -> Iterator[pa.Table]:
         for kind in sorted({str(file.partition_values[KIND]) for file in files}):
@@ -169,8 +207,9 @@ def _newest(tables: list[pa.Table], columns: pa.Schema) -> pa.Table:
     return rows.filter(pc.equal(first, pa.array(np.arange(rows.num_rows, dtype=np.int32))))
 
 
-def opened(file: DataFile, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """Open a file of the state.
+@contextmanager
+def opened(file: DataFile, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a file of the state, to be read while the context is open.
 
     Args:
         metadata: of the file, where it is known.
@@ -180,11 +219,13 @@ def opened(file: DataFile, metadata: pq.FileMetaData | None = None) -> pq.Parque
     """
     try:
         data = pq.ParquetFile(open_file(file.path), metadata=metadata)
+        if file.num_records is not None and data.metadata.num_rows != file.num_records:
+            raise _lost(file, f"it has {data.metadata.num_rows} rows where the table's log says {file.num_records}")
+        yield data
     except FileNotFoundError as error:
         raise _lost(file, "it is gone") from error
-    if file.num_records is not None and data.metadata.num_rows != file.num_records:
-        raise _lost(file, f"it has {data.metadata.num_rows} rows where the table's log says {file.num_records}")
-    return data
+    except (pa.ArrowException, OSError) as error:
+        raise _lost(file, str(error)) from error
 
 
 def _read(
@@ -196,7 +237,18 @@ def _read(
         slots: those in these slots only.
         between: those in slots from the first up to, not including, the second.
     """
-    data = opened(file)
+    with opened(file) as data:
+        rows, names = _rows_in(data, columns, slots, between)
+    arrays: list[Any] = [
+        rows.column(field.name).cast(field.type) if field.name in names else pa.nulls(rows.num_rows, field.type)
+        for field in columns
+    ]
+    return pa.table(arrays, schema=columns)
+
+
+def _rows_in(
+    data: pq.ParquetFile, columns: pa.Schema, slots: pa.Array | None, between: tuple[int, int] | None
+) -> tuple[pa.Table, list[str]]:
     names = [name for name in columns.names if name in data.schema_arrow.names]
     bounds = [slot_bounds(data.metadata, number) for number in range(data.num_row_groups)]
     if between is not None:
@@ -216,11 +268,7 @@ def _read(
         ]
         rows = data.read_row_groups(groups, columns=names)
         rows = rows.filter(pc.is_in(rows.column(SLOT), value_set=slots))
-    arrays: list[Any] = [
-        rows.column(field.name).cast(field.type) if field.name in names else pa.nulls(rows.num_rows, field.type)
-        for field in columns
-    ]
-    return pa.table(arrays, schema=columns)
+    return rows, names
 
 
 def slot_bounds(metadata: pq.FileMetaData, number: int) -> tuple[int, int]:

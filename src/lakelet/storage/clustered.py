@@ -107,6 +107,12 @@ class _Remembered:
             while self._size > REMEMBERED_BYTES:
                 self._size -= self._tables.popitem(last=False)[1].nbytes
 
+    def forget(self, path: str) -> None:
+        """Let go of the rows of a file that the table does not have any more: a table of many changes has few of its files."""
+        with self._lock:
+            gone = self._tables.pop(path, None)
+            self._size -= 0 if gone is None else gone.nbytes
+
 
 _remembered = _Remembered()
 
@@ -273,6 +279,8 @@ class Change:
         write_commit(
             str(self._location), version + 1, added=self._added.values(), removed=self._removed, receipt=receipt
         )
+        for file in self._removed:
+            _remembered.forget(str(self._location / unquote(file.path)))
         return self._files
 
     def _write(self, rows: pa.Table) -> list[tuple[AddedFile, dict[str, Any]]]:
@@ -307,6 +315,7 @@ class Change:
         for row in self._files.index.select(["path", "size_bytes"]).filter(pa.array(gone)).to_pylist():
             if self._added.pop(row["path"], None) is not None:
                 (self._location / row["path"]).unlink()
+                _remembered.forget(str(self._location / row["path"]))
             else:
                 self._removed.append(RemovedFile(path=row["path"], size_bytes=row["size_bytes"]))
         self._files = self._files.changed(self._files.index.filter(pa.array(~gone)))

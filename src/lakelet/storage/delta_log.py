@@ -21,6 +21,9 @@ from lakelet.places import Place, is_remote, place
 from lakelet.storage.data_files import DataFile, data_files
 from lakelet.storage.failures import storage_errors
 
+RECEIPTS = "lakelet/"
+"""How the application ids of all receipts begin."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
@@ -252,6 +255,21 @@ def row_changes(location: str, *, after: int, until: int) -> int | None:
     if until < after or None in commits:
         return None
     return sum(bool(c and (c.added or c.removes_rows or c.changes_metadata)) for c in commits)
+
+
+def commits_of_others(location: str, *, after: int | None) -> list[Commit]:
+    """Return the commits after a version that change rows and have no receipt; what the log no longer has is not known."""
+    until = None if after is None else latest_version(location, known=after)
+    if after is None or until is None:
+        return []
+    commits = (read_commit(location, version) for version in range(after + 1, until + 1))
+    return [
+        commit
+        for commit in commits
+        if commit is not None
+        and (commit.added or commit.removes_rows)
+        and not any(app_id.startswith(RECEIPTS) for app_id in commit.app_ids)
+    ]
 
 
 def _data_file(location: str, add: dict[str, Any]) -> DataFile:

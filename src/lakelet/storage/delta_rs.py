@@ -17,6 +17,7 @@ from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transactio
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from lakelet.errors import StorageError
+from lakelet.faults import reach
 from lakelet.places import is_remote, place, remove_folder
 from lakelet.storage import clustered, file_index, known_tables
 from lakelet.storage.base import Receipt, TableChange, TableDefinition, TableSize
@@ -164,6 +165,7 @@ class DeltaRsTable:
             if not dry_run:
                 for path in found:
                     (place(self.location) / path).unlink(missing_ok=True)
+                    reach("maintenance.file_removed")
         return len(found)
 
     def batch_id(self, app_id: str) -> int:
@@ -424,10 +426,10 @@ class DeltaRsStore:
         known = self._known(location) if version is None else None
         if known is not None:
             return known
-        if not is_remote(location) and not (place(location) / "_delta_log").is_dir():
-            return None
         try:
             with storage_errors(location):
+                if not is_remote(location) and not (place(location) / "_delta_log").is_dir():
+                    return None
                 if version is not None:
                     return self._table(DeltaTable(location, version=version), location)
                 return self._lent(self._handles.take(location) or OpenTable.new(DeltaTable(location)), location)

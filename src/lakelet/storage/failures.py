@@ -44,9 +44,9 @@ def _storage_error(location: str, error: BaseException) -> StorageError:
     if "Permission denied" in text or "Read-only file system" in text:
         return StorageError(
             "STORAGE_NOT_WRITABLE",
-            f"`{location}` cannot be written",
+            f"`{location}` cannot be read or written",
             cause=text,
-            hint="check the owner and the mount of the storage folder, then run the update again",
+            hint="check the owner, the permissions and the mount of that folder, then run the update again",
         )
     if isinstance(error, CommitFailedError):
         return StorageError(

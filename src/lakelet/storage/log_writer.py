@@ -20,6 +20,7 @@ from typing import Any
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
+from lakelet.faults import reach
 from lakelet.places import ObjectPath, Place
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_log import checkpointed_version, log_folder
@@ -89,6 +90,7 @@ def write_commit(
     actions += [{"add": file.to_json(now)} for file in added]
     data = "".join(json.dumps(action, separators=(",", ":")) + "\n" for action in actions).encode()
     path = log_folder(location) / f"{version:020d}.json"
+    reach("table.files_written")
     try:
         _write_new(path, data)
     except OSError as error:
@@ -98,6 +100,7 @@ def write_commit(
         if isinstance(error, FileExistsError):
             raise CommitFailedError(f"version {version} has been written by somebody else") from error
         raise
+    reach("table.committed")
 
 
 def _is_there(path: Place, data: bytes) -> bool:

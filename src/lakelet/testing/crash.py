@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from lakelet import faults
 from lakelet.errors import DefinitionError, did_you_mean
-from lakelet.execution import faults
 
 CRASH_POINTS: Mapping[str, str] = faults.MEANINGS
 """Where an update can be made to die, and what has happened there; in the order in which an update passes them."""

@@ -80,7 +80,7 @@ def test_merged_files_hold_the_same_entries(state: ViewState, at_once: int, monk
         values = seen(version * spread, -version * spread)
         state.add({GROUPS: entries(changed), "values": values}, version=version, receipt=receipt(version))
         expected |= changed
-        state.tidy()
+        state.tidy(receipt(version))
         assert state.table is not None
         files = [file for file in state.table.files() if file.partition_values[KIND] == GROUPS]
         merges.add(frozenset(file.partition_values[TIER] for file in files))
