@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -308,7 +309,7 @@ def test_what_runs_moves_but_not_for_who_wants_no_motion(page: Any, preference: 
     message = {**page.request.get("/pipeline.json").json()["update"], "state": "RUNNING", "events": [], "missed": False}
     message["datasets"][name]["status"] = "RUNNING"
     body = f"event: progress\ndata: {json.dumps(message)}\n\n"
-    page.route("**/live", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    page.route("**/live?**", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     page.emulate_media(reduced_motion=preference)
     page.goto("/pipeline")
     expect(page.locator('.node[data-status="RUNNING"]')).to_have_count(1)
@@ -321,6 +322,41 @@ def test_what_runs_moves_but_not_for_who_wants_no_motion(page: Any, preference: 
             page.get_by_role("tab", name="List").click()
         assert page.evaluate(script, chip) == animation
     assert (page.evaluate(MOVING) == 0) is (animation == "none")
+
+
+def test_a_tab_that_nobody_sees_does_not_follow(page: Any) -> None:
+    hide = """(hidden) => {
+      Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+      document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    page.goto("/pipeline")
+    expect(page.locator("#connection")).to_have_text("live")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate(hide, True)
+    page.wait_for_timeout(3000)
+    assert not asked
+    with page.expect_request("**/live?**") as request:
+        page.evaluate(hide, False)
+    assert "after=" in request.value.url, "it says what it saw last"
+
+
+def test_a_page_that_is_slow_to_answer_asks_less_often(page: Any) -> None:
+    asked: list[float] = []
+
+    def answer_slowly(route: Any) -> None:
+        if route.request.resource_type == "fetch":
+            asked.append(time.monotonic())
+            page.wait_for_timeout(400)
+        route.continue_()
+
+    message = {"events": [], "missed": False, "news": True}
+    body = f"retry: 200\nid: 1\nevent: progress\ndata: {json.dumps(message)}\n\n"
+    page.route("**/live?**", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    page.route("**/updates", answer_slowly)
+    page.goto("/updates")
+    page.wait_for_timeout(8000)
+    assert len(asked) == 1, "a thirtieth of the time at most: not again within twelve seconds"
 
 
 def test_nothing_is_loaded_from_elsewhere(page: Any, flagship: Flagship, problems: list[str]) -> None:

@@ -237,3 +237,35 @@ def test_a_site_that_closes_ends_its_update_first(shop: Shop) -> None:
     assert not (shop.root / "data" / "_lock").exists()
     log = shop.pipeline().events().to_pylist()
     assert '"CANCELED"' in next(row["details"] for row in log[::-1] if row["event_type"] == "update_progress")
+
+
+def test_a_page_without_log_lines_is_told_of_news_only(shop: Shop) -> None:
+    from lakelet.web.live import LiveStream
+
+    shop.run()
+    site = shop.site()
+    site.watcher.read()
+    stream = LiveStream(site)
+    newest = stream._message(None)["sequence"]
+    assert stream._message(newest - 1, with_lines=False)["events"] == []
+    assert stream._message(newest - 1, with_lines=False)["news"]
+    assert stream._message(newest - 1)["events"][-1]["sequence"] == newest
+    assert not stream._message(newest, with_lines=False)["news"]
+
+
+def test_while_a_pipeline_is_busy_its_lines_are_enough(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.run()
+    site = shop.site()
+    with monkeypatch.context() as patch:
+        patch.setattr("lakelet.web.watcher.latest_version", lambda *_, **__: pytest.fail("the log was looked at"))
+        assert site.watcher.read(with_log=False) > 0
+        assert site.watcher.progress.state is not None and site.watcher.progress.state.value == "COMPLETED"
+    assert site.watcher.read() == 0, "the log has nothing else"
+
+
+def test_the_lines_of_an_update_that_ended_are_not_opened_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.run()
+    site = shop.site()
+    assert site.watcher.read() > 0
+    monkeypatch.setattr(site.watcher, "_new_lines", lambda update: pytest.fail(f"{update} was opened"))
+    assert site.watcher.read() == 0

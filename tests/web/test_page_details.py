@@ -191,3 +191,21 @@ def test_what_is_refused_is_a_page_that_says_what_to_do(client: TestClient) -> N
     assert "Not started" in shown and "UNKNOWN_DATASET" in shown
     assert "What to do: choose from the list of datasets" in shown
     assert 'href="/pipeline">Back to the pipeline' in answer.text
+
+
+def test_a_dataset_shows_the_comments_that_its_schema_declares_before_and_after_an_update(shop: Any) -> None:
+    shop.write(
+        """
+        from pyspark import pipelines as dp
+
+        @dp.materialized_view(name="gold.numbers", schema="id BIGINT COMMENT 'counted from nought'")
+        def numbers():
+            return spark.range(3)
+        """
+    )
+    for _ in range(2):
+        client = shop.client()
+        [column] = client.get("/datasets/gold.numbers.json").json()["columns"]
+        assert (column["name"], column["comment"]) == ("id", "counted from nought")
+        assert "counted from nought" in client.get("/datasets/gold.numbers").text
+        assert shop.run().exit_code == 0

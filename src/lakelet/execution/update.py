@@ -31,6 +31,7 @@ from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
 from lakelet.graph.elements import Dataset, DatasetKind, SnapshotCdcFlow, reset_allowed
 from lakelet.settings import TRIGGER_INTERVAL
 from lakelet.storage.base import TableDefinition
+from lakelet.storage.schema import comment_of
 
 Key = tuple[str, str, str]
 MAX_WORKERS = 4
@@ -201,6 +202,8 @@ class Update:
             "properties": dict(definition.properties),
             "partition_cols": list(definition.partition_cols),
         }
+        if comments := {field.name: comment for field in definition.schema if (comment := comment_of(field))}:
+            wanted["column_comments"] = comments
         if context.store.exists(location):
             if read_derived(record) != wanted:
                 self._redefine(dataset, definition)
@@ -223,6 +226,7 @@ class Update:
         table = context.table(dataset)
         if definition.comment is not None:
             table.set_comment(definition.comment)
+        table.set_column_comments(definition.schema)
         table.set_properties(definition.properties)
         is_rewritten = dataset.kind is DatasetKind.MATERIALIZED_VIEW or dataset.name.key in self._plan.restarted
         if table.partition_cols != definition.partition_cols and not is_rewritten:

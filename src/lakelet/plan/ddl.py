@@ -6,10 +6,11 @@ from pyspark.sql.types import StructType
 
 from lakelet.engine.base import Engine
 from lakelet.plan import relation as plan
+from lakelet.plan.ddl_comments import with_comments
 
 
 def parse_columns(text: str, engine: Engine) -> StructType:
-    """Return the columns that DDL text declares, all nullable.
+    """Return the columns that DDL text declares, all nullable, with their comments.
 
     Raises:
         QueryError: the engine cannot read the text.
@@ -20,4 +21,5 @@ def parse_columns(text: str, engine: Engine) -> StructType:
     relation = plan.new()
     relation.local_relation.schema = stripped
     declared = engine.schema(relation)
-    return StructType([type(column)(column.name, column.dataType, True, column.metadata) for column in declared.fields])
+    columns = [type(column)(column.name, column.dataType, True, column.metadata) for column in declared.fields]
+    return with_comments(StructType(columns), stripped)

@@ -102,6 +102,13 @@ class Table(Protocol):
         """Set the table's comment, in a commit of its own; the same text again commits nothing."""
         ...
 
+    def set_column_comments(self, schema: pa.Schema) -> None:
+        """Give columns the comments that those of `schema` have, in a commit each; the same texts again commit nothing.
+
+        Comments inside of structs come with the rows' columns only.
+        """
+        ...
+
     def batch_id(self, app_id: str) -> int:
         """Return the last batch of `app_id` that this version holds, -1 for none."""
         ...

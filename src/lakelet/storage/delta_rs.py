@@ -28,7 +28,7 @@ from lakelet.storage.failures import storage_errors
 from lakelet.storage.handles import Handles, OpenTable
 from lakelet.storage.known_tables import KnownTable
 from lakelet.storage.log_writer import checkpoint, write_commit
-from lakelet.storage.schema import conform, evolved, nullable
+from lakelet.storage.schema import comment_of, conform, evolved, nullable
 from lakelet.storage.table_changes import MergedRows, SwappedFiles, null_safe_equal
 
 CHECKPOINT_INTERVAL = "10"
@@ -127,6 +127,14 @@ class DeltaRsTable:
         if self._table.metadata().description != comment:
             with storage_errors(self.location):
                 self._table.alter.set_table_description(comment)
+
+    def set_column_comments(self, schema: pa.Schema) -> None:
+        have = {field.name: comment_of(field) for field in self.schema}
+        for field in schema:
+            comment = comment_of(field)
+            if comment is not None and field.name in have and have[field.name] != comment:
+                with storage_errors(self.location):
+                    self._table.alter.set_column_metadata(field.name, {"comment": comment})
 
     def compact(self, *, file_size_bytes: int | None = None) -> None:
         with storage_errors(self.location):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -25,15 +26,29 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_map(kind):
         return pa.map_(stored_type(kind.key_type), stored_type(kind.item_type))
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(field.name, stored_type(field.type)) for field in kind])
+        return pa.struct([_stored_field(field) for field in kind])
     if pa.types.is_null(kind):
         return pa.string()
     return kind
 
 
 def nullable(schema: pa.Schema) -> pa.Schema:
-    """Return the stored form of `schema`: every column nullable, as Spark does for the result of a query."""
-    return pa.schema([pa.field(field.name, stored_type(field.type)) for field in schema])
+    """Return the stored form of `schema`: every column nullable, as Spark does for the result of a query; comments stay."""
+    return pa.schema([_stored_field(field) for field in schema])
+
+
+def _stored_field(field: pa.Field) -> pa.Field:
+    comment = comment_of(field)
+    return pa.field(field.name, stored_type(field.type), metadata=None if comment is None else {"comment": comment})
+
+
+def comment_of(field: pa.Field) -> str | None:
+    """Return the comment of a column, as Delta has it or as a Spark client passes it on."""
+    metadata = field.metadata or {}
+    if b"comment" in metadata:
+        return str(metadata[b"comment"].decode())
+    comment = json.loads(metadata.get(b"SPARK::metadata::json", b"{}")).get("comment")
+    return None if comment is None else str(comment)
 
 
 def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

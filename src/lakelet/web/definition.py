@@ -14,6 +14,7 @@ from lakelet.graph.dataflow_graph import DataflowGraph
 from lakelet.graph.elements import Dataset
 from lakelet.names import TableName
 from lakelet.pipeline import Pipeline
+from lakelet.plan.ddl_comments import declared_comments
 from lakelet.terminal.error_data import errors_as_data
 from lakelet.web.rule_rows import rule_rows, sql_name
 
@@ -110,7 +111,7 @@ def define(graph: DataflowGraph, pipeline: Pipeline) -> Definition:
 
 
 def _columns(graph: DataflowGraph, dataset: Dataset) -> list[dict[str, Any]]:
-    """Return the columns of the first flow's query, with the comments that they carry."""
+    """Return the columns of the first flow's query, with the comments that they carry or that the dataset declares."""
     for flow in graph.flows_to(dataset.name):
         if flow.schema is not None:
             return [
@@ -119,7 +120,7 @@ def _columns(graph: DataflowGraph, dataset: Dataset) -> list[dict[str, Any]]:
                     "type": column.dataType.simpleString(),
                     "comment": (column.metadata or {}).get("comment"),
                 }
-                for column in flow.schema.fields
+                for column in declared_comments(dataset.schema, flow.schema).fields
             ]
     return []
 

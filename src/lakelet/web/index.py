@@ -11,13 +11,12 @@ import sqlite3
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lakelet.events.progress import chosen_technique
+from lakelet.web.indexing import COUNTS, LEVELS, Additions, unknown
 
-LEVELS = ("METRICS", "INFO", "WARN", "ERROR")
 _SCHEMA = """
 CREATE TABLE events (
   sequence INTEGER PRIMARY KEY, id TEXT UNIQUE, update_id TEXT, timestamp TEXT, type TEXT, level INTEGER,
@@ -25,18 +24,19 @@ CREATE TABLE events (
 );
 CREATE INDEX events_of_update ON events (update_id, sequence);
 CREATE INDEX events_of_dataset ON events (dataset, sequence);
-CREATE INDEX events_of_level ON events (level, sequence);
+CREATE INDEX events_that_warn ON events (sequence, level) WHERE level >= 2;
 CREATE TABLE updates (
   update_id TEXT PRIMARY KEY, sequence INTEGER, started_at TEXT, finished_at TEXT, last_at TEXT, state TEXT, cause TEXT,
   continuous INTEGER, full_refresh INTEGER, selection TEXT, written INTEGER DEFAULT 0, dropped INTEGER DEFAULT 0,
-  failed_rows INTEGER DEFAULT 0, errors INTEGER DEFAULT 0, warnings INTEGER DEFAULT 0
+  failed_rows INTEGER DEFAULT 0, errors INTEGER DEFAULT 0, warnings INTEGER DEFAULT 0,
+  state_sequence INTEGER
 );
 CREATE INDEX updates_in_order ON updates (sequence);
 CREATE TABLE types (type TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE flows (
   update_id TEXT, dataset TEXT, flow TEXT, status TEXT, technique TEXT, started_at TEXT, finished_at TEXT, input INTEGER,
   output INTEGER, upserted INTEGER, deleted INTEGER, dropped INTEGER DEFAULT 0, batches INTEGER DEFAULT 0,
-  busy_ms REAL DEFAULT 0, reason TEXT, PRIMARY KEY (update_id, dataset, flow)
+  busy_ms REAL DEFAULT 0, reason TEXT, status_sequence INTEGER, PRIMARY KEY (update_id, dataset, flow)
 );
 CREATE TABLE batches (
   sequence INTEGER PRIMARY KEY, update_id TEXT, dataset TEXT, flow TEXT, batch_id INTEGER, timestamp TEXT, input INTEGER,
@@ -49,6 +49,49 @@ CREATE TABLE rules (
   last_at TEXT, PRIMARY KEY (dataset, name, update_id, flow)
 );
 CREATE INDEX rules_in_order ON rules (update_sequence);
+"""
+_KNOWN = """
+SELECT id, sequence FROM events
+WHERE id IN (SELECT value FROM json_each(?)) OR sequence IN (SELECT value FROM json_each(?))
+"""
+
+
+def _added(*columns: str) -> str:
+    """Return assignments that add counts; NULL is what nobody has counted."""
+    return ", ".join(
+        f"{name} = CASE WHEN excluded.{name} IS NULL THEN {name} ELSE COALESCE({name}, 0) + excluded.{name} END"
+        for name in columns
+    )
+
+
+def _newer(by: str, *columns: str) -> str:
+    """Return assignments for what the event with the greater number decides: files are not read in order."""
+    return ", ".join(
+        f"{name} = CASE WHEN excluded.{by} > {by} THEN excluded.{name} ELSE {name} END" for name in (*columns, by)
+    )
+
+
+def _first_known(*columns: str) -> str:
+    return ", ".join(f"{name} = COALESCE(excluded.{name}, {name})" for name in columns)
+
+
+_UPDATE_ROW = f"""
+INSERT INTO updates VALUES ({",".join("?" * 16)}) ON CONFLICT (update_id) DO UPDATE SET
+  sequence = MIN(sequence, excluded.sequence), started_at = MIN(started_at, excluded.started_at),
+  last_at = MAX(last_at, excluded.last_at), {_newer("state_sequence", "state", "finished_at")},
+  {_first_known("cause", "continuous", "full_refresh", "selection")},
+  {_added("written", "dropped", "failed_rows", "errors", "warnings")}
+"""
+_FLOW_ROW = f"""
+INSERT INTO flows VALUES ({",".join("?" * 16)}) ON CONFLICT (update_id, dataset, flow) DO UPDATE SET
+  {_newer("status_sequence", "status", "finished_at", "reason")}, {_first_known("technique")},
+  started_at = MIN(COALESCE(started_at, excluded.started_at), COALESCE(excluded.started_at, started_at)),
+  {_added(*COUNTS, "dropped", "batches", "busy_ms")}
+"""
+_RULE_ROW = """
+INSERT INTO rules VALUES (?, (SELECT sequence FROM updates WHERE update_id = ?), ?,?,?,?,?,?,?)
+ON CONFLICT (dataset, name, update_id, flow) DO UPDATE SET passed = passed + excluded.passed,
+  failed = failed + excluded.failed, last_at = MAX(last_at, excluded.last_at), action = excluded.action
 """
 _RULES_OF_UPDATES = """
 SELECT dataset, name, action, update_id, MAX(passed) AS passed, MAX(failed) AS failed, MAX(last_at) AS last_at,
@@ -87,139 +130,38 @@ class EventIndex:
 
     # -- writing
 
-    def add(self, events: Iterable[Mapping[str, Any]], *, packed: bool = False) -> list[Mapping[str, Any]]:
-        """Index events, in the JSON form of `PipelineEvent`; returns those that were not known before, in order.
+    def add(
+        self, events: Sequence[Mapping[str, Any]], *, packed: bool = False, texts: Mapping[str, bytes] | None = None
+    ) -> list[Mapping[str, Any]]:
+        """Index events, in the JSON form of `PipelineEvent`, in any order; returns those that were not known before.
 
         Args:
             packed: save space rather than time: for years of log, not for the events of this moment.
+            texts: the events' own JSON by id, of those for which it is at hand.
         """
-        new = []
-        with self._lock, self._connection:
-            times: dict[str, list[str]] = {}
-            for event in events:
-                if self._add(event, times, packed=packed):
-                    new.append(event)
-            for update_id, at in times.items():
-                self._run("UPDATE updates SET last_at = MAX(last_at, ?) WHERE update_id = ?", max(at), update_id)
+        ids = [event["id"] for event in events]
+        sequences = [event["sequence"]["data_plane_id"]["seq_no"] for event in events]
+        with self._lock, self._connection as connection:
+            known = connection.execute(_KNOWN, (json.dumps(ids), json.dumps(sequences))).fetchall()
+            new = unknown(events, ids={row["id"] for row in known}, sequences={row["sequence"] for row in known})
+            if not new:
+                return []
+            additions = Additions.of(new, packed=packed, texts=texts or {})
+            connection.executemany("INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?)", additions.events)
+            for kind in additions.types - self._types:
+                connection.execute("INSERT INTO types VALUES (?)", (kind,))
+            self._types |= additions.types
+            connection.executemany(_UPDATE_ROW, [row.values(key) for key, row in additions.updates.items()])
+            connection.executemany(_FLOW_ROW, [row.values(key) for key, row in additions.flows.items()])
+            connection.executemany(f"INSERT INTO batches VALUES ({','.join('?' * 17)})", additions.batches)
+            connection.executemany(
+                _RULE_ROW,
+                [
+                    (update_id, update_id, dataset, name, action, flow, passed, failed, at)
+                    for (dataset, name, update_id, flow), (action, passed, failed, at) in additions.rules.items()
+                ],
+            )
         return new
-
-    def _add(self, event: Mapping[str, Any], times: dict[str, list[str]], *, packed: bool) -> bool:
-        origin, details = event["origin"], event["details"].get(event["event_type"]) or {}
-        sequence = event["sequence"]["data_plane_id"]["seq_no"]
-        dataset, flow = origin.get("dataset_name"), origin.get("flow_name")
-        update_id = origin.get("update_id", "")
-        text = _COMPACT.encode(event).encode()
-        body = zlib.compress(text, 1) if packed else text
-        level = LEVELS.index(event["level"]) if event["level"] in LEVELS else 1
-        row = (sequence, event["id"], update_id, event["timestamp"], event["event_type"], level)
-        added = self._run(
-            "INSERT OR IGNORE INTO events VALUES (?,?,?,?,?,?,?,?,?,?)", *row, dataset, flow, event["message"], body
-        )
-        if added.rowcount == 0:
-            return False
-        if event["event_type"] not in self._types:
-            self._types.add(event["event_type"])
-            self._run("INSERT INTO types VALUES (?)", event["event_type"])
-        if update_id not in times:
-            self._run(
-                "INSERT INTO updates (update_id, sequence, started_at, last_at) VALUES (?,?,?,?) ON CONFLICT (update_id)"
-                " DO UPDATE SET sequence = MIN(sequence, excluded.sequence),"
-                " started_at = MIN(started_at, excluded.started_at)",
-                update_id, sequence, event["timestamp"], event["timestamp"],
-            )  # fmt: skip
-        times.setdefault(update_id, []).append(event["timestamp"])
-        if event["level"] in ("WARN", "ERROR"):
-            column = "errors" if event["level"] == "ERROR" else "warnings"
-            self._run(f"UPDATE updates SET {column} = {column} + 1 WHERE update_id = ?", update_id)
-        match event["event_type"]:
-            case "create_update":
-                self._create_update(update_id, details)
-            case "update_progress":
-                self._update_progress(update_id, details, event["timestamp"])
-            case "planning_information" if dataset:
-                technique = chosen_technique(details)
-                self._flow(update_id, dataset, flow)
-                self._run(
-                    "UPDATE flows SET technique = ? WHERE update_id = ? AND dataset = ? AND flow = ?",
-                    technique, update_id, dataset, flow or dataset,
-                )  # fmt: skip
-            case "flow_progress" if dataset:
-                self._flow_progress(sequence, event, details)
-        return True
-
-    def _run(self, sql: str, *values: Any) -> sqlite3.Cursor:
-        return self._connection.execute(sql, values)
-
-    def _create_update(self, update_id: str, details: Mapping[str, Any]) -> None:
-        config = details.get("config") or {}
-        selection = {name: config.get(name) for name in ("refresh_selection", "full_refresh_selection")}
-        self._run(
-            "UPDATE updates SET cause = ?, continuous = ?, full_refresh = ?, selection = ?, state = COALESCE(state, ?)"
-            " WHERE update_id = ?",
-            details.get("cause"), bool(config.get("continuous")), bool(config.get("full_refresh")),
-            json.dumps({name: value for name, value in selection.items() if value}), "CREATED", update_id,
-        )  # fmt: skip
-
-    def _update_progress(self, update_id: str, details: Mapping[str, Any], at: str) -> None:
-        state = details.get("state")
-        finished = at if state in ("COMPLETED", "FAILED", "CANCELED") else None
-        self._run("UPDATE updates SET state = ?, finished_at = ? WHERE update_id = ?", state, finished, update_id)
-
-    def _flow(self, update_id: str, dataset: str, flow: str | None) -> None:
-        self._run(
-            "INSERT OR IGNORE INTO flows (update_id, dataset, flow) VALUES (?,?,?)", update_id, dataset, flow or dataset
-        )
-
-    def _flow_progress(self, sequence: int, event: Mapping[str, Any], details: Mapping[str, Any]) -> None:
-        origin, at = event["origin"], event["timestamp"]
-        update_id, dataset = origin.get("update_id", ""), origin["dataset_name"]
-        flow = origin.get("flow_name") or dataset
-        status, metrics = details.get("status"), details.get("metrics")
-        quality = details.get("data_quality") or {}
-        self._flow(update_id, dataset, flow)
-        key = (update_id, dataset, flow)
-        where = "WHERE update_id = ? AND dataset = ? AND flow = ?"
-        begins = at if status in ("STARTING", "RUNNING") else None
-        ends = at if status not in ("QUEUED", "STARTING", "RUNNING") else None
-        self._run(
-            f"UPDATE flows SET status = ?, started_at = COALESCE(started_at, ?), finished_at = ?, reason = ? {where}",
-            status, begins, ends, details.get("reason"), *key,
-        )  # fmt: skip
-        if metrics is None and not quality:
-            return
-        counts = metrics or {}
-        rows = [counts.get(f"num_{name}_rows") for name in ("input", "output", "upserted", "deleted")]
-        dropped, failed = quality.get("dropped_records", 0), 0
-        duration = counts.get("duration_ms")
-        self._run(
-            "UPDATE flows SET input = " + _plus("input") + ", output = " + _plus("output") + ", upserted = "
-            + _plus("upserted") + ", deleted = " + _plus("deleted")
-            + f", dropped = dropped + ?, batches = batches + 1, busy_ms = busy_ms + ? {where}",
-            *[value for row in rows for value in (row, row)], dropped, duration or 0.0, *key,
-        )  # fmt: skip
-        self._run(
-            "INSERT OR IGNORE INTO batches VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            sequence, *key, origin.get("batch_id"), at, *rows, dropped, duration, counts.get("backlog_bytes"),
-            counts.get("backlog_files"), counts.get("watermark"), counts.get("num_rows_dropped_by_watermark"),
-            counts.get("num_state_rows"),
-        )  # fmt: skip
-        for rule in quality.get("expectations", ()):
-            failed += rule["failed_records"]
-            self._rule(key, rule, at)
-        self._run(
-            "UPDATE updates SET written = written + ?, dropped = dropped + ?, failed_rows = failed_rows + ? WHERE update_id = ?",
-            sum(value or 0 for value in rows[1:]), dropped, failed, update_id,
-        )  # fmt: skip
-
-    def _rule(self, key: tuple[str, str, str], rule: Mapping[str, Any], at: str) -> None:
-        update_id, _, flow = key
-        self._run(
-            "INSERT INTO rules VALUES (?, (SELECT sequence FROM updates WHERE update_id = ?), ?,?,?,?,?,?,?)"
-            " ON CONFLICT (dataset, name, update_id, flow) DO UPDATE SET passed = passed + excluded.passed,"
-            " failed = failed + excluded.failed, last_at = excluded.last_at, action = excluded.action",
-            update_id, update_id, rule["dataset"], rule["name"], rule.get("action", ""), flow, rule["passed_records"],
-            rule["failed_records"], at,
-        )  # fmt: skip
 
     # -- reading
 
@@ -249,9 +191,8 @@ class EventIndex:
         return _update(found[0]) if len(found) == 1 and prefix else None
 
     def flows(self, update_id: str, *, limit: int = 1000) -> list[Row]:
-        return self.rows(
-            "SELECT * FROM flows WHERE update_id = ? ORDER BY started_at, dataset LIMIT ?", update_id, limit
-        )
+        sql = "SELECT * FROM flows WHERE update_id = ? ORDER BY started_at, dataset LIMIT ?"
+        return [_shown(row) for row in self.rows(sql, update_id, limit)]
 
     def batches(self, dataset: str, *, limit: int) -> list[Row]:
         """Return the last micro-batches of a dataset's flows, oldest first."""
@@ -304,6 +245,8 @@ class EventIndex:
         if level in LEVELS[1:]:
             conditions.append("level >= ?")
             values.append(LEVELS.index(level))
+        if level in LEVELS[2:]:
+            conditions.append("level >= 2")  # as the index has it
         if text:
             pattern = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
             conditions.append("(message LIKE ? ESCAPE '\\' OR dataset LIKE ? ESCAPE '\\' OR type LIKE ? ESCAPE '\\')")
@@ -336,13 +279,13 @@ class EventIndex:
         return [row["type"] for row in self.rows("SELECT type FROM types ORDER BY type")]
 
 
-def _plus(column: str) -> str:
-    return f"CASE WHEN ? IS NULL THEN {column} ELSE COALESCE({column}, 0) + ? END"
+def _shown(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name not in ("state_sequence", "status_sequence")}
 
 
 def _update(row: Row) -> Row:
     return {
-        **row,
+        **_shown(row),
         "continuous": bool(row["continuous"]),
         "full_refresh": bool(row["full_refresh"]),
         "selection": json.loads(row["selection"] or "{}"),

@@ -1,7 +1,8 @@
 """The live stream: what has changed since the last message, as server-sent events.
 
 Each message's id is the number of the last event that it takes into account. A browser that reconnects says which id it saw
-last, and is told what it missed: states from memory, log lines from the index.
+last, and is told what it missed: states from memory, log lines from the index. `?lines=no` leaves the log lines out, which
+only the page of events shows.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ class LiveStream:
             return PlainTextResponse("too many pages are open\n", status_code=503)
         seen = request.headers.get("last-event-id") or request.query_params.get("after") or ""
         after = int(seen) if seen.isdecimal() and len(seen) < 20 else None
-        return StreamingResponse(self._messages(after), media_type="text/event-stream")
+        lines = request.query_params.get("lines") != "no"
+        return StreamingResponse(self._messages(after, lines=lines), media_type="text/event-stream")
 
-    async def _messages(self, after: int | None) -> AsyncIterator[str]:
+    async def _messages(self, after: int | None, *, lines: bool = True) -> AsyncIterator[str]:
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
 
@@ -54,7 +56,7 @@ class LiveStream:
             if after is not None:
                 await self._until_caught_up()
             while not self._site.closing.is_set():
-                message = await run_in_threadpool(self._message, after)
+                message = await run_in_threadpool(self._message, after, with_lines=lines)
                 after = message["sequence"]
                 yield f"id: {after}\nevent: progress\ndata: {json.dumps(message, separators=(',', ':'))}\n\n"
                 await asyncio.sleep(LEAST_SECONDS)
@@ -79,9 +81,10 @@ class LiveStream:
                 continue
         changed.clear()
 
-    def _message(self, after: int | None) -> dict[str, Any]:
+    def _message(self, after: int | None, *, with_lines: bool = True) -> dict[str, Any]:
         message = newest_update(self._site, after=after)
-        lines = [] if after is None else self._site.index.events(after=after, limit=MOST_LINES + 1)
+        lines = [] if after is None or not with_lines else self._site.index.events(after=after, limit=MOST_LINES + 1)
+        message["news"] = after is not None and message["sequence"] > after
         message["missed"] = len(lines) > MOST_LINES
         message["events"] = lines[:MOST_LINES]
         return dict(self._site.scrub(message))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -20,14 +21,17 @@ from pyarrow import ArrowException
 from lakelet.errors import LakeletError
 from lakelet.events.model import Level, PipelineEvent
 from lakelet.events.progress import UpdateProgress
+from lakelet.events.table import RECORDED
 from lakelet.storage.delta_log import commit_file, latest_version, read_commit
 from lakelet.web.index import EventIndex
 from lakelet.web.metrics import PipelineMetrics
 
 logger = logging.getLogger("lakelet.web")
 POLL_SECONDS = 0.25
-BURST_SECONDS = 0.5
+BURST_SECONDS = 0.75
 """Events come in bursts, and each reading costs some: one reading for so long a burst."""
+LOG_SECONDS = 10.0
+"""How long a busy pipeline's event log may wait to be compared with the lines, which say the same sooner."""
 CHUNK_ROWS = 5_000
 
 
@@ -48,7 +52,8 @@ class Watcher:
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._closed = threading.Event()
-        self._offsets: dict[Path, int] = {}
+        self._offsets: dict[str, int] = {}
+        self._complete: set[str] = set()
         self._log_version = -1
         self._log_commit: tuple[int, int] | None = None
         self._listeners: list[Callable[[], None]] = []
@@ -86,9 +91,12 @@ class Watcher:
             self._listeners.remove(listener)
 
     def _follow(self) -> None:
+        count, log_at = 0, 0.0
         while not self._closed.is_set():
+            with_log = not count or time.monotonic() - log_at >= LOG_SECONDS
+            log_at = time.monotonic() if with_log else log_at
             try:
-                self.read()
+                count = self.read(with_log=with_log)
                 self.problem = None
             except (LakeletError, OSError, DeltaError, ArrowException) as error:
                 if self.problem is None:
@@ -101,12 +109,16 @@ class Watcher:
 
     # -- reading
 
-    def read(self) -> int:
-        """Read what is new; returns how many events that were."""
+    def read(self, *, with_log: bool = True) -> int:
+        """Read what is new; returns how many events that were.
+
+        Args:
+            with_log: look at the event log, too, not only at the JSON lines of updates.
+        """
         count = 0
-        for events in self._from_lines():
-            count += self._take(events)
-        for events in self._from_log():
+        for events, texts in self._from_lines():
+            count += self._take(events, texts=texts)
+        for events in self._from_log() if with_log else ():
             count += self._take(events, packed=True)
         if count:
             with self._lock:
@@ -115,9 +127,11 @@ class Watcher:
                 listener()
         return count
 
-    def _take(self, events: list[dict[str, Any]], *, packed: bool = False) -> int:
+    def _take(
+        self, events: list[dict[str, Any]], *, packed: bool = False, texts: Mapping[str, bytes] | None = None
+    ) -> int:
         events.sort(key=_sequence)
-        new = self.index.add(events, packed=packed)
+        new = self.index.add(events, packed=packed, texts=texts)
         if not new:
             return 0
         if self._metrics is not None:
@@ -133,7 +147,8 @@ class Watcher:
         fresh = [event for event in events if event["origin"].get("update_id") == newest]
         if newest != self.progress.update_id:
             self.progress, self.changed = UpdateProgress(), {}
-            fresh = list(self.index.bodies(newest))
+            if fresh[0]["event_type"] != "create_update":  # its beginning came earlier, or is still to come
+                fresh = list(self.index.bodies(newest))
         for body in fresh:
             event = event_of(body)
             self.progress.apply(event)
@@ -149,21 +164,25 @@ class Watcher:
             if rule["dataset"] in self.progress.datasets:
                 yield rule["dataset"]
 
-    def _from_lines(self) -> Iterator[list[dict[str, Any]]]:
+    def _from_lines(self) -> Iterator[tuple[list[dict[str, Any]], dict[str, bytes]]]:
+        """Return the new events of each update's lines, with their texts by id."""
         try:
-            paths = [path for path in self._updates.iterdir() if path.suffix == ".jsonl"]
+            names = [path.name for path in self._updates.iterdir()]
         except FileNotFoundError:
             return
-        gone = set(self._offsets) - set(paths)
-        for path in gone:
-            del self._offsets[path]
-        for path in paths:
-            events = self._new_lines(path)
-            if events:
-                yield events
+        recorded = {name.removesuffix(RECORDED) for name in names if name.endswith(RECORDED)}
+        present = {name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl")}
+        self._offsets = {update: offset for update, offset in self._offsets.items() if update in present}
+        self._complete &= present
+        for update in present - self._complete:
+            read = [(event, line) for line in self._new_lines(update) if (event := _parsed(line)) is not None]
+            if update in recorded:  # it ended before it was read: nothing will be added
+                self._complete.add(update)
+            if read:
+                yield [event for event, _ in read], {event["id"]: line for event, line in read}
 
-    def _new_lines(self, path: Path) -> list[dict[str, Any]]:
-        offset = self._offsets.get(path, 0)
+    def _new_lines(self, update: str) -> list[bytes]:
+        path, offset = self._updates / f"{update}.jsonl", self._offsets.get(update, 0)
         try:
             if path.stat().st_size == offset:
                 return []
@@ -173,8 +192,8 @@ class Watcher:
         except FileNotFoundError:
             return []
         whole = text[: text.rfind(b"\n") + 1]  # the last line may still be being written
-        self._offsets[path] = offset + len(whole)
-        return [event for line in whole.splitlines() if (event := _parsed(line)) is not None]
+        self._offsets[update] = offset + len(whole)
+        return [line.strip() for line in whole.splitlines()]
 
     def _from_log(self) -> Iterator[list[dict[str, Any]]]:
         """Return the events of the versions of the event log that have not been read."""
@@ -199,7 +218,7 @@ class Watcher:
             if self._metrics is not None:
                 self._metrics.restart()
             self.progress, self.changed, self.sequence = UpdateProgress(), {}, 0
-            self._offsets, self._log_version = {}, -1
+            self._offsets, self._complete, self._log_version = {}, set(), -1
         self._wake.set()  # the JSON lines are read again at once
 
     def _whole_log(self, version: int) -> Iterator[list[dict[str, Any]]]:
@@ -227,7 +246,7 @@ def _sequence(event: Mapping[str, Any]) -> int:
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        event = json.loads(line)
+        event = json.loads(line.decode())
         _sequence(event)
         datetime.fromisoformat(event["timestamp"])
     except (ValueError, KeyError, TypeError) as error:

@@ -1,8 +1,10 @@
 // What every page has: the live connection, sections that keep themselves fresh, keyboard, theme.
 import { onMessage } from "/static/live.js";
 
-const LEAST_MS = 3000; // between two refreshes of a page's live sections
-let refreshedAt = 0, waiting = null;
+// Between two refreshes of a page's live sections: a page that takes the server long to answer asks less often, so that
+// looking takes a thirtieth of the time at most.
+const LEAST_MS = 3000, MOST_MS = 30000, SHARE = 30;
+let refreshedAt = 0, pauseMs = LEAST_MS, waiting = null;
 
 function busy(section) {
   return section.contains(document.activeElement) || (getSelection()?.toString() && section.contains(getSelection().anchorNode));
@@ -13,6 +15,7 @@ async function refresh() {
   refreshedAt = Date.now();
   if (document.hidden) return;
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+  pauseMs = Math.min(MOST_MS, Math.max(LEAST_MS, SHARE * (Date.now() - refreshedAt)));
   if (!answer.ok) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const section of document.querySelectorAll("[data-live]")) {
@@ -27,9 +30,8 @@ async function refresh() {
 
 let first = true;
 onMessage((message) => {
-  const hasNews = message.events.length > 0 || message.missed;
-  if (!first && hasNews && document.querySelector("[data-live]") && !waiting) {
-    waiting = setTimeout(() => refresh().catch(() => {}), Math.max(0, refreshedAt + LEAST_MS - Date.now()));
+  if (!first && message.news && document.querySelector("[data-live]") && !waiting) {
+    waiting = setTimeout(() => refresh().catch(() => {}), Math.max(0, refreshedAt + pauseMs - Date.now()));
   }
   first = false;
 });

@@ -49,4 +49,4 @@ if (table.dataset.follow === "yes") onMessage((message) => {
     document.getElementById("no-events")?.remove();
   }
   while (body.rows.length > MOST_ROWS) body.lastElementChild.remove();
-});
+}, { lines: true });

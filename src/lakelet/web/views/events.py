@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lakelet.web.index import LEVELS
+from lakelet.web.indexing import LEVELS
 from lakelet.web.pages import PageRequest, ViewNotFoundError
 from lakelet.web.site import Site
 
