@@ -55,8 +55,8 @@ docs: setup  ## write the generated reference pages and the outputs of the noteb
 	@$(BIN)/python scripts/generate_reference.py
 	@$(BIN)/python scripts/run_notebook.py
 
-bench: setup  ## measure, the peers too, and write docs/benchmarks.md (an hour; Java 17 for Spark)
-	@$(BIN)/python -m benchmarks.run && $(BIN)/python -m benchmarks.peers.run
+bench: setup  ## measure, the peers too, and write docs/benchmarks.md (80 minutes; Java 17 for Spark)
+	@$(BIN)/python -m benchmarks.run && $(BIN)/python -m benchmarks.alone && $(BIN)/python -m benchmarks.peers.run
 
 soak: setup  ## kill generator and pipeline again and again (KILLS=100 MINUTES=10), compare with an oracle, write docs/reliability.md
 	@PYTHONPATH=. $(BIN)/python -m benchmarks.soak --kills $(or $(KILLS),100) --minutes $(or $(MINUTES),10) --report

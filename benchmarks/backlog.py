@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.document import machine, table
@@ -57,6 +57,29 @@ def measured(side: str, storage: Path) -> tuple[float, float, float]:
     return seconds, cpu, peak
 
 
+def medians(sales: int, *, sides: Sequence[str], rounds: int = 1) -> dict[str, tuple[float, float, float]]:
+    """Land a backlog and let the sides take turns at it; returns seconds, CPU seconds and peak memory in MB of each."""
+    with tempfile.TemporaryDirectory(prefix="lakelet-backlog-") as folder:
+        commits = max(1, sales // COMMIT_SALES)
+        subprocess.run(
+            [str(Path(sys.executable).parent / "apparel"), "generate", "--storage", folder, "--seed", "1",
+             "--bulk-sales", str(sales), "--commits", str(commits)],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        found: dict[str, list[tuple[float, float, float]]] = {side: [] for side in sides}
+        for _ in range(rounds):
+            for side in sides:
+                found[side].append(measured(side, Path(folder)))
+    return {
+        side: (
+            statistics.median(run[0] for run in runs),
+            statistics.median(run[1] for run in runs),
+            statistics.median(run[2] for run in runs),
+        )
+        for side, runs in found.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sales", type=int, default=5_000_000)
@@ -74,22 +97,9 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu, peak]), flush=True)
         os._exit(0)  # what an engine's threads still tidy up is no part of it
-    with tempfile.TemporaryDirectory(prefix="lakelet-backlog-") as folder:
-        storage = Path(folder)
-        commits = max(1, options.sales // COMMIT_SALES)
-        subprocess.run(
-            [str(Path(sys.executable).parent / "apparel"), "generate", "--storage", folder, "--seed", "1",
-             "--bulk-sales", str(options.sales), "--commits", str(commits)],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        sides = list(SIDES) if options.only is None else [options.only]
-        found: dict[str, list[tuple[float, float, float]]] = {side: [] for side in sides}
-        for _ in range(options.rounds):
-            for side in sides:
-                found[side].append(measured(side, storage))
+    sides = list(SIDES) if options.only is None else [options.only]
     rows = []
-    for side, runs in found.items():
-        seconds, cpu, peak = (statistics.median(run[at] for run in runs) for at in range(3))
+    for side, (seconds, cpu, peak) in medians(options.sales, sides=sides, rounds=options.rounds).items():
         rate = f"{options.sales / seconds:,.0f} sales/s"
         rows.append(
             (side, f"{seconds:.1f} s", rate, f"{cpu:.1f} s", f"{cpu / options.sales * 1e6:.1f} µs", f"{peak:,.0f} MB")
