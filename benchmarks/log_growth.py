@@ -1,13 +1,15 @@
 """What a long log and many files cost an update: `python -m benchmarks.log_growth --report`.
 
-A table gets so many commits of one file each. Measured is what a flow does with it: find the newest version, plan the rows of one
-more commit, open the table, append to it; the first look of a process, and the next ones.
+A table gets so many commits of one file each. Measured is what a flow does with it: find the newest version, plan the rows of
+one more commit, open the table, append to it; the first look of a process, and the next ones. Then what a reader waits for,
+before the table is put in order as a continuous update does it by itself every ten minutes, and after it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -19,6 +21,8 @@ from deltalake import DeltaTable
 from benchmarks.control_loop import DOCUMENT, ROWS, StandInStore, add_file, write_log
 from benchmarks.document import machine, table, write_part
 from lakelet.execution.delta_source import DeltaSource
+from lakelet.execution.maintenance import Retention, maintain_table
+from lakelet.execution.reading import read_table
 from lakelet.storage import delta_log
 from lakelet.storage.base import Receipt, TableDefinition
 from lakelet.storage.delta_rs import DeltaRsStore
@@ -44,6 +48,7 @@ def grow(location: str, commits: int) -> None:
         stats = json.dumps(
             {"numRecords": 1, "minValues": {"id": version}, "maxValues": {"id": version}, "nullCount": {"id": 0}}
         )
+        os.link(Path(location, template["path"]), Path(location, f"{version}.parquet"))
         write_log(location, version, [{"add": {**template, "path": f"{version}.parquet", "stats": stats}}])
     DeltaTable(location).create_checkpoint()
 
@@ -83,6 +88,10 @@ def measure(commits: int) -> dict[str, float]:
         costs["list the files of a version (first batch of a stream)"] = millis(
             lambda: delta_log.snapshot_files(location, delta_log.latest_version(location) or 0), runs=3
         )
+        costs["read all rows, files as they came"] = millis(lambda: read_table(store, location, "table"), runs=1)
+        maintain_table(store, location, label="table", need=None, retention=Retention())
+        costs["read all rows, after maintenance"] = millis(lambda: read_table(store, location, "table"))
+        costs["open the table and append a row, after maintenance"] = millis(one_more)
         print(commits, {name: round(cost, 1) for name, cost in costs.items()}, flush=True)
         return costs
 
