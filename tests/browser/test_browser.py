@@ -288,6 +288,14 @@ def tab_to(page: Any, wanted: str) -> None:
     raise AssertionError(f"Tab leads to no element that is {wanted}")
 
 
+def test_the_list_is_an_address_of_its_own_also_on_the_page_itself(page: Any) -> None:
+    page.goto("/pipeline")
+    page.goto("/pipeline#list")
+    expect(page.locator("#list")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#graph-panel")).to_be_visible()
+
+
 def test_a_theme_is_kept(page: Any) -> None:
     page.emulate_media(color_scheme="light")
     page.goto("/pipeline")
@@ -359,6 +367,11 @@ def test_a_page_that_is_slow_to_answer_asks_less_often(page: Any) -> None:
     assert len(asked) == 1, "a thirtieth of the time at most: not again within twelve seconds"
 
 
+SPILLED = """[...document.querySelectorAll('.card')].flatMap((card) => [...card.querySelectorAll('li, p, dd, h2')]
+  .filter((item) => !item.closest('.scroll') && item.scrollWidth > item.clientWidth + 1 && item.clientWidth > 0)
+  .map((item) => item.textContent.trim().slice(0, 60))).join()"""
+
+
 def test_nothing_is_loaded_from_elsewhere(page: Any, flagship: Flagship, problems: list[str]) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -409,6 +422,7 @@ def test_pages_fit_screens_of_every_width(
         page.wait_for_load_state("load")
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{path} is {wide} pixels too wide"
+        assert not page.evaluate(SPILLED), f"text of {path} leaves its card"
         name = re.sub(r"\W+", "_", path).strip("_")[:40]
         page.screenshot(path=tmp_path / f"{number:02}-{name}-{scheme}-{size[0]}.png")
     forget_refusals(problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -144,6 +145,15 @@ def test_events_are_filtered_and_paged(client: TestClient) -> None:
     whole = client.get(f"/events/{middle}.json").json()["event"]
     assert whole["id"] == everything[3]["id"]
     assert client.get(f"/events/{middle}").status_code == 200
+
+
+def test_the_form_of_the_events_has_the_filters_that_are_set(client: TestClient) -> None:
+    """Sent as it is shown, it asks for the same events again."""
+    update = client.get("/events.json").json()["events"][0]["update_id"]
+    for filters in ({}, {"q": "orders", "update": update}):
+        page = client.get("/events", params=filters).text
+        for name in ("q", "update"):
+            assert re.search(rf'<input[^>]* name="{name}" value="{filters.get(name, "")}"', page), name
 
 
 def test_what_does_not_exist_is_404_on_both_sides(client: TestClient) -> None:

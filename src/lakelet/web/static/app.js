@@ -4,20 +4,37 @@ import { onMessage } from "/static/live.js";
 // Between two refreshes of a page's live sections: a page that takes the server long to answer asks less often, so that
 // looking takes a thirtieth of the time at most.
 const LEAST_MS = 3000, MOST_MS = 30000, SHARE = 30;
-let refreshedAt = 0, pauseMs = LEAST_MS, waiting = null;
+let refreshedAt = 0, pauseMs = LEAST_MS, waiting = null, asking = false, again = false, unseen = false;
 
 function busy(section) {
   return section.contains(document.activeElement) || (getSelection()?.toString() && section.contains(getSelection().anchorNode));
 }
 
+function plan() {
+  if (asking) again = true; // how long to wait is known when the answer is here
+  else waiting ??= setTimeout(() => refresh().catch(() => {}), Math.max(0, refreshedAt + pauseMs - Date.now()));
+}
+
+async function answer() {
+  asking = true;
+  refreshedAt = Date.now();
+  try {
+    const response = await fetch(location.href, { headers: { accept: "text/html" } });
+    return response.ok ? await response.text() : null;
+  } finally {
+    pauseMs = Math.min(MOST_MS, Math.max(LEAST_MS, SHARE * (Date.now() - refreshedAt)));
+    asking = false;
+    if (again) plan();
+    again = false;
+  }
+}
+
 async function refresh() {
   waiting = null;
-  refreshedAt = Date.now();
-  if (document.hidden) return;
-  const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-  pauseMs = Math.min(MOST_MS, Math.max(LEAST_MS, SHARE * (Date.now() - refreshedAt)));
-  if (!answer.ok) return;
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (document.hidden) { unseen = true; return; }
+  const html = await answer();
+  if (html === null) return;
+  const fresh = new DOMParser().parseFromString(html, "text/html");
   for (const section of document.querySelectorAll("[data-live]")) {
     const next = fresh.getElementById(section.id);
     if (!next || busy(section) || section.outerHTML === next.outerHTML) continue;
@@ -28,11 +45,15 @@ async function refresh() {
   document.dispatchEvent(new CustomEvent("refreshed"));
 }
 
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden || !unseen) return;
+  unseen = false;
+  plan();
+});
+
 let first = true;
 onMessage((message) => {
-  if (!first && message.news && document.querySelector("[data-live]") && !waiting) {
-    waiting = setTimeout(() => refresh().catch(() => {}), Math.max(0, refreshedAt + pauseMs - Date.now()));
-  }
+  if (!first && message.news && document.querySelector("[data-live]")) plan();
   first = false;
 });
 

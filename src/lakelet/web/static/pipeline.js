@@ -116,6 +116,7 @@ for (const tab of tabs) {
   });
 }
 if (location.hash === "#list") select(byId("tab-list"));
+addEventListener("hashchange", () => select(byId(location.hash === "#list" ? "tab-list" : "tab-graph")));
 
 // -- selection
 
