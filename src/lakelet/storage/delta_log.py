@@ -65,6 +65,15 @@ def has_version(location: str, version: int) -> bool:
     return (log_folder(location) / f"{version:020d}.json").is_file()
 
 
+def has_log(location: str) -> bool:
+    """Return whether there is a table, however damaged its log; costs one file-system call for one that was looked at before."""
+    known = _found.get(location)
+    if known is not None and has_version(location, known):
+        return True
+    folder = log_folder(location)
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def commit_file(location: str, version: int) -> tuple[int, int] | None:
     """Return what identifies the file of a commit, None if there is none: another table at this place has another file."""
     try:

@@ -23,7 +23,7 @@ from lakelet.storage import clustered, file_index, known_tables
 from lakelet.storage.base import Receipt, TableChange, TableDefinition, TableSize
 from lakelet.storage.counted_rows import CountedRows, begun
 from lakelet.storage.data_files import DataFile, data_files
-from lakelet.storage.delta_log import commit_file
+from lakelet.storage.delta_log import commit_file, has_log
 from lakelet.storage.failures import storage_errors
 from lakelet.storage.handles import Handles, OpenTable
 from lakelet.storage.known_tables import KnownTable
@@ -459,8 +459,7 @@ class DeltaRsStore:
         return table
 
     def exists(self, location: str) -> bool:
-        log = place(location) / "_delta_log"
-        return log.is_dir() and any(log.iterdir())
+        return has_log(location)
 
     def create(self, location: str, definition: TableDefinition) -> DeltaRsTable:
         present = self.open(location)
