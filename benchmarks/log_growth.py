@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from deltalake import DeltaTable
 
-from benchmarks.control_loop import DOCUMENT, ROWS, StandInStore, add_file, write_log
+from benchmarks.control_loop import DOCUMENT, ONE_ROW, ROWS, StandInStore, add_file, write_log
 from benchmarks.document import machine, table, write_part
 from lakelet.execution.delta_source import DeltaSource
 from lakelet.execution.maintenance import Retention, maintain_table
@@ -48,7 +47,7 @@ def grow(location: str, commits: int) -> None:
         stats = json.dumps(
             {"numRecords": 1, "minValues": {"id": version}, "maxValues": {"id": version}, "nullCount": {"id": 0}}
         )
-        os.link(Path(location, template["path"]), Path(location, f"{version}.parquet"))
+        Path(location, f"{version}.parquet").write_bytes(ONE_ROW)
         write_log(location, version, [{"add": {**template, "path": f"{version}.parquet", "stats": stats}}])
     DeltaTable(location).create_checkpoint()
 

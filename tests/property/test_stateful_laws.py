@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pyarrow as pa
 from deltalake import write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.property.deaths import dying
 from tests.reference import streams
 from tests.reference.streams import Row, Updates
 
@@ -35,24 +34,6 @@ def stream(name):
 def out():
     return """
 POINTS = [point for point in (*faults.POINTS, *faults.STATE_POINTS) if point.split(".")[0] in ("flow", "state")]
-
-
-class Death(BaseException):
-    """Ends an update as the death of the process would."""
-
-
-@contextmanager
-def dying(point: str | None, after: int) -> Iterator[None]:
-    left = after
-
-    def hook(reached: str) -> None:
-        nonlocal left
-        left -= reached == point
-        if left == 0 and reached == point:
-            raise Death
-
-    with faults.installed(hook), suppress(Death):
-        yield
 
 
 def table(rows: list[Row]) -> pa.Table:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+from tests.property.deaths import dying
 
 from lakelet import faults
 from lakelet.engine.sail import SailEngine
@@ -20,21 +21,10 @@ HEAD = "from pyspark import pipelines as dp\nfrom pyspark.sql import functions a
 POINTS = [point for point in faults.POINTS if point.startswith("view.")]
 
 
-class Death(BaseException):
-    """Ends an update as the death of the process would."""
-
-
 def run(root: Path, engine: SailEngine, point: str | None, after: int) -> None:
-    left = after
-
-    def hook(reached: str) -> None:
-        nonlocal left
-        left -= reached == point
-        if left == 0 and reached == point:
-            raise Death
-
+    """Run an update that dies at a point, if one is named."""
     if point is not None:
-        with faults.installed(hook), suppress(Death):
+        with dying(point, after):
             Pipeline(root, engine=engine).run()
 
 
