@@ -23,7 +23,8 @@ from lakelet.errors import StorageError
 from lakelet.plan import relation as plan
 from lakelet.storage import clustered, delta_rs, log_writer
 from lakelet.storage.base import Receipt, TableDefinition
-from lakelet.storage.delta_rs import DeltaRsStore, DeltaRsTable
+from lakelet.storage.delta_rs import DeltaRsStore
+from lakelet.storage.delta_rs_table import DeltaRsTable
 
 pytestmark = pytest.mark.feature("Tables: changes by key")
 

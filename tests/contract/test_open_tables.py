@@ -12,9 +12,10 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from lakelet.errors import StorageError
-from lakelet.storage import delta_rs
+from lakelet.storage import delta_rs, delta_rs_table
 from lakelet.storage.base import Receipt, TableDefinition
-from lakelet.storage.delta_rs import DeltaRsStore, DeltaRsTable
+from lakelet.storage.delta_rs import DeltaRsStore
+from lakelet.storage.delta_rs_table import DeltaRsTable
 from lakelet.storage.handles import COMMITS_OF_A_HANDLE
 
 NUMBERS = pa.schema([("n", pa.int64())])
@@ -37,7 +38,7 @@ def rows(store: DeltaRsStore, location: str) -> list[int]:
 @pytest.fixture(autouse=True, params=[0, 32_768], ids=["appended by delta-rs", "appended at once"])
 def most_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     most: int = request.param
-    monkeypatch.setattr(delta_rs, "SMALL_ROWS", most)
+    monkeypatch.setattr(delta_rs_table, "SMALL_ROWS", most)
     return most
 
 

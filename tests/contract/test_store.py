@@ -256,7 +256,7 @@ def test_a_reader_that_fails_leaves_the_old_rows_and_its_own_error(
 def test_rows_are_the_same_however_many_come(
     store: DeltaRsStore, location: str, table: Table, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lakelet.storage.delta_rs.SMALL_ROWS", most)
+    monkeypatch.setattr("lakelet.storage.delta_rs_table.SMALL_ROWS", most)
     rows = orders((1, "ann", "1.00"), (2, None, None), (3, "ca'rl", "-3.25"))
     batches = [batch for at in range(3) for batch in rows.slice(at, 1).to_batches()]
     receipt = Receipt(app_id="flow", batch_id=3)
@@ -519,8 +519,8 @@ def test_a_full_disk_is_named_whatever_the_system(
     def write(*_: Any, **__: Any) -> None:
         raise DeltaError("Generic LocalFileSystem error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("lakelet.storage.delta_rs.write_deltalake", write)
-    monkeypatch.setattr("lakelet.storage.delta_rs.SMALL_ROWS", 0)
+    monkeypatch.setattr("lakelet.storage.delta_rs_table.write_deltalake", write)
+    monkeypatch.setattr("lakelet.storage.delta_rs_table.SMALL_ROWS", 0)
     with pytest.raises(StorageError, match="DISK_FULL"):
         table.append(orders((1, "ann", None)))
 

@@ -34,7 +34,8 @@ from lakelet.plan import relation
 from lakelet.storage import clustered, known_tables
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_log import latest_version
-from lakelet.storage.delta_rs import DeltaRsStore, DeltaRsTable
+from lakelet.storage.delta_rs import DeltaRsStore
+from lakelet.storage.delta_rs_table import DeltaRsTable
 
 COLUMNS = pa.schema(
     [

@@ -18,7 +18,8 @@ from lakelet.names import quote
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt
-from lakelet.storage.delta_rs import DeltaRsStore, DeltaRsTable
+from lakelet.storage.delta_rs import DeltaRsStore
+from lakelet.storage.delta_rs_table import DeltaRsTable
 from lakelet.storage.schema import nullable, stored_type
 
 if TYPE_CHECKING:

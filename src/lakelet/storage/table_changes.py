@@ -12,7 +12,7 @@ from lakelet.storage.base import Receipt
 from lakelet.storage.failures import storage_errors
 
 if TYPE_CHECKING:
-    from lakelet.storage.delta_rs import DeltaRsTable
+    from lakelet.storage.delta_rs_table import DeltaRsTable
 
 
 class SwappedFiles:

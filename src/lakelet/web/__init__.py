@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import lakelet.plan  # noqa: F401 - before pyspark: it mends an import under `python -c`
 from lakelet.web.pages import Page, PageRequest, ViewNotFoundError
 
 if TYPE_CHECKING:
