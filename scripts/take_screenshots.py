@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images" / "pages"
@@ -60,8 +60,12 @@ def served(storage: Path) -> Iterator[str]:
 def run_update(page: Any) -> None:
     """Start an update with the page's button, and wait for its end."""
     page.goto("/pipeline")
-    page.get_by_role("button", name="Start", exact=True).click()
+    before = page.locator("#update-link").inner_text()
+    start = page.get_by_role("button", name="Start", exact=True)
+    start.click()
+    page.locator("#update-link").filter(has_not_text=before).wait_for(timeout=300_000)
     page.locator("#state .chip[data-status=COMPLETED]").wait_for(timeout=300_000)
+    expect(start).to_be_enabled(timeout=300_000)
 
 
 def take(browser: Any, url: str, storage: Path) -> None:

@@ -294,6 +294,11 @@ def test_the_list_is_an_address_of_its_own_also_on_the_page_itself(page: Any) ->
     expect(page.locator("#list")).to_be_visible()
     page.go_back()
     expect(page.locator("#graph-panel")).to_be_visible()
+    page.goto("about:blank")
+    page.set_viewport_size({"width": 1024, "height": 500})
+    page.goto("/pipeline#list")
+    page.wait_for_timeout(500)
+    expect(page.locator("h1")).to_be_in_viewport()
 
 
 def test_a_theme_is_kept(page: Any) -> None:

@@ -268,3 +268,13 @@ def test_names_of_customers_products_and_stores_are_escaped(tmp_path: Path, engi
             assert "<img" not in page.text and "onerror" in page.text, path
     finally:
         site.close()
+
+
+def test_the_share_of_returns_is_of_sales_as_fresh_as_they_are() -> None:
+    """While a continuous update runs, gold tables are older than silver ones."""
+    daily = [{"store_id": 1, "store_name": "Oslo", "sale_date": "2026-03-01", "total_revenue": 9.0,
+              "total_transactions": 1, "total_items_sold": 1}]  # fmt: skip
+    returns = [{"store_id": 1, "returns": 5, "items": 5, "amount": 3.0}]
+    stores = retail._with_all(retail._stores(daily, returns), [{"store_id": 1, "sales": 95}])
+    assert [(store["sales"], store["returns"], store["all"]) for store in stores] == [(1, 5, 100)]
+    assert retail._totals(daily, stores, [])["all"] == 100

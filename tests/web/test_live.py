@@ -269,3 +269,26 @@ def test_the_lines_of_an_update_that_ended_are_not_opened_again(shop: Shop, monk
     assert site.watcher.read() > 0
     monkeypatch.setattr(site.watcher, "_new_lines", lambda update: pytest.fail(f"{update} was opened"))
     assert site.watcher.read() == 0
+
+
+def test_that_the_next_update_may_start_is_told_soon_after_the_end_of_one(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process gives its lock back after the last event, and no event tells."""
+    from lakelet.web import live
+
+    shop.run()
+    site = shop.site()
+    site.watcher.read()
+    monkeypatch.setattr(live, "BEAT_SECONDS", 60.0)
+    runner = site.runner.to_dict()
+
+    async def second_message() -> str:
+        messages = live.LiveStream(site)._messages(None)
+        await anext(messages)
+        monkeypatch.setattr(site.runner, "to_dict", lambda: {**runner, "running": True})
+        await anext(messages)
+        monkeypatch.setattr(site.runner, "to_dict", lambda: runner)
+        return await asyncio.wait_for(anext(messages), 10)
+
+    assert '"can_start":true' in asyncio.run(second_message())

@@ -30,6 +30,8 @@ RETURNS = """
 SELECT store_id, count(*) AS returns, sum(returned_quantity) AS items, round(sum(returned_amount), 2) AS amount
 FROM 02_silver.silver_returns_transactions GROUP BY store_id ORDER BY amount DESC
 """
+TAKEN = "SELECT store_id, count(*) AS sales FROM 02_silver.silver_sales_transactions GROUP BY store_id"
+"""Sales as fresh as the returns: gold tables follow later while a continuous update runs."""
 TICKER = """
 SELECT transaction_id, event_time, store_id, store_name, customer_id, customer_name, product_id, product_name, quantity,
        total_amount, payment_method
@@ -49,7 +51,7 @@ Row = Mapping[str, Any]
 def data(site: Site, request: PageRequest) -> dict[str, Any]:
     """Return the figures of the retailer; lists are empty before the first update."""
     daily = site.query(DAILY)
-    stores = _stores(daily, site.query(RETURNS))
+    stores = _with_all(_stores(daily, site.query(RETURNS)), site.query(TAKEN))
     store_days = _store_days(daily)
     minutes = site.query(MINUTES)[::-1]
     values = site.query(VALUES)
@@ -79,8 +81,14 @@ def _totals(daily: Sequence[Row], stores: Sequence[Row], values: Sequence[Row]) 
         "average_customer": values[0]["average"] if values else None,
         "returns": returned,
         "returned_amount": round(sum(store["returned_amount"] for store in stores), 2),
-        "all": sold + returned,
+        "all": sum(store["all"] for store in stores),
     }
+
+
+def _with_all(stores: list[dict[str, Any]], taken: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return stores with `all`: their sales and returns, of which returns are a share."""
+    sales = {row["store_id"]: row["sales"] for row in taken}
+    return [{**store, "all": sales.get(store["store_id"], 0) + store["returns"]} for store in stores]
 
 
 def _stores(daily: Sequence[Row], returns: Sequence[Row]) -> list[dict[str, Any]]:

@@ -23,6 +23,8 @@ MOST_STREAMS = 64
 LEAST_SECONDS = 0.25
 """Between two messages: a burst of events is one message."""
 BEAT_SECONDS = 5.0
+ENDING_SECONDS = 0.5
+"""An update whose last event was told is about to give its lock back, which no event tells."""
 MOST_LINES = 200
 
 
@@ -60,7 +62,8 @@ class LiveStream:
                 after = message["sequence"]
                 yield f"id: {after}\nevent: progress\ndata: {json.dumps(message, separators=(',', ':'))}\n\n"
                 await asyncio.sleep(LEAST_SECONDS)
-                await self._wait(changed)
+                is_ending = message["runner"]["running"] and message["finished_at"] is not None
+                await self._wait(changed, ENDING_SECONDS if is_ending else BEAT_SECONDS)
         finally:
             self._site.watcher.unlisten(notice)
             self._open -= 1
@@ -70,10 +73,10 @@ class LiveStream:
         while not self._site.watcher.is_ready.is_set() and not self._site.closing.is_set():
             await asyncio.sleep(0.05)
 
-    async def _wait(self, changed: asyncio.Event) -> None:
+    async def _wait(self, changed: asyncio.Event, seconds: float) -> None:
         """Wait for news, but not for ever: times go on, and a process may die without an event."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + BEAT_SECONDS
+        until = loop.time() + seconds
         while not changed.is_set() and not self._site.closing.is_set() and (left := until - loop.time()) > 0:
             try:
                 await asyncio.wait_for(changed.wait(), min(left, 0.5))

@@ -115,7 +115,10 @@ for (const tab of tabs) {
     next.focus();
   });
 }
-if (location.hash === "#list") select(byId("tab-list"));
+if (location.hash === "#list") {
+  select(byId("tab-list"));
+  addEventListener("load", () => setTimeout(() => scrollTo(0, 0))); // a browser scrolls to the table of that name
+}
 addEventListener("hashchange", () => select(byId(location.hash === "#list" ? "tab-list" : "tab-graph")));
 
 // -- selection
