@@ -21,7 +21,7 @@ SERVER_BYTES = 8 * 2**30
 
 
 def free_port() -> int:
-    """Return a port that the system gives to no connection of its own: one that tries to reach a dead server may take its port."""
+    """Return a port that no connection gets by itself: one that tries to reach a dead server could take that server's."""
     while True:
         port = random.randrange(20_000, 32_000)
         with contextlib.suppress(OSError), socket.socket() as listener:
