@@ -39,6 +39,9 @@ MOST_ROWS_TAKEN_UP = 200_000_000
 """Of more rows, the distinct values in their groups are not taken up: each takes 24 bytes of disk on its way, and 16 to stay."""
 MOST_ROWS_ADDED = 2_000_000
 """More new rows are not followed: the distinct values in their groups are in memory at once. All are taken up anew instead."""
+_FORM = 2
+"""Of what a view keeps between refreshes. Another one makes every view be computed anew, once: 2 since averages of DECIMAL are
+kept as such, and since days begin where the session's zone says."""
 _REINITIALIZED = {"FIRST_REFRESH", "FULL_REFRESH", "QUERY_FINGERPRINT_CHANGED"}
 
 
@@ -376,7 +379,7 @@ def _trees(context: UpdateContext, flow: ResolvedFlow) -> list[tuple[Relation, t
 
 
 def _fingerprint(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"form {_FORM}".encode())
     for tree, rules in _trees(context, flow):
         digest.update(fingerprint(tree).encode())
         digest.update(repr([(rule.name, rule.text, rule.action.value) for rule in rules]).encode())

@@ -24,6 +24,8 @@ from lakelet.plan.sql_tokens import SqlText, scan
 
 Expression = proto.Expression
 PARTIAL, ARGUMENT = "__lakelet_m", "__lakelet_a"
+_MOST_PLACES = 38
+"""An average with as many cannot be divided again: its sum has no place left before the point."""
 DIGEST_SALT = 1_540_483_477
 """Starts the second of the two hashes that identify a value."""
 
@@ -147,6 +149,9 @@ class Measures:
             return Expression()
         is_average = made is _average
         kind = self.type_of(plan.call("avg", call.arguments[0])) if is_average else None
+        if isinstance(kind, DecimalType) and kind.scale >= _MOST_PLACES:
+            self._refuse("an average of a DECIMAL with so many places")
+            return Expression()
         call = replace(call, arguments=tuple(self._argument(value) for value in call.arguments))
         merge, columns, final = _average_of_decimals(call, kind) if isinstance(kind, DecimalType) else made(call)
         names = {part: self._name(merge, value) for part, value in columns.items()}
