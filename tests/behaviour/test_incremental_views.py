@@ -635,3 +635,45 @@ def test_a_join_of_two_tables_that_grew_needs_the_rows_of_before(project: Any, l
     assert project.rows("v", "shop", "amount", "town") == sorted(
         [(row["shop"], row["amount"], towns[row["shop"]]) for row in sold for _ in range(2)], key=str
     )
+
+
+def test_a_version_whose_part_of_the_log_is_gone_is_told_as_such(project: Any) -> None:
+    project.land("sales", FIRST)
+    table = DeltaTable(str(project.root / "data/Volumes/main/raw/landing/sales"))
+    for _ in range(3):
+        project.land("sales", MORE)
+    table.update_incremental()
+    table.create_checkpoint()
+    for version in range(3):
+        (project.root / "data/Volumes/main/raw/landing/sales/_delta_log" / f"{version:020}.json").unlink()
+    project.write(
+        """
+        @dp.materialized_view
+        def v():
+            return spark.read.format("delta").option("versionAsOf", 1).load("/Volumes/main/raw/landing/sales")
+        """
+    )
+    result = project.run()
+    assert result.exit_code == 2
+    assert [error.condition for error in result.errors] == ["DELTA_VERSION_NOT_FOUND"]
+
+
+@pytest.mark.parametrize("policy", ["auto", "incremental_strict"])
+def test_a_changed_comment_is_no_change_of_rows(project: Any, policy: str) -> None:
+    source = """
+        @dp.table(schema="shop STRING COMMENT 'first', amount BIGINT, customer STRING")
+        def sold():
+            return spark.readStream.format("delta").load("/Volumes/main/raw/landing/sales")
+
+        @dp.materialized_view(refresh_policy="{policy}", schema="shop STRING COMMENT 'first', n BIGINT")
+        def v():
+            return spark.read.table("sold").groupBy("shop").agg(F.count("*").alias("n"))
+    """.replace("{policy}", policy)
+    project.write(source).land("sales", FIRST)
+    project.ok()
+    project.write(source.replace("COMMENT 'first', amount", "COMMENT 'second', amount"))
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"][0] == "GROUP_AGGREGATE"
+    schema = DeltaTable(str(project.folder("sold"))).schema()
+    assert schema.fields[0].metadata["comment"] == "second"

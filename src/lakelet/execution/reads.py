@@ -29,6 +29,8 @@ from lakelet.storage.catalog import Catalog
 
 Key = tuple[str, str, str]
 FILE_FORMATS = {"json", "csv", "parquet", "text", "binaryfile", "avro", "orc"}
+_TYPED_FORMATS = {"parquet", "orc", "avro"}
+"""Formats whose files tell the types of their columns."""
 _INFERRED_STREAMS = {"cloudfiles", "text", "binaryfile"}
 """Streams that need no declared columns."""
 _FORMAT_NAMES = {"cloudfiles": "cloudFiles", "binaryfile": "binaryFile"}
@@ -173,7 +175,7 @@ class Reads:
             return read_batch(source.read, self.files, metadata=metadata)
         assert source.files is not None
         rows = file_read(source.files)
-        if self._tells_columns and not rows.read.data_source.schema:
+        if self._tells_columns and source.files.format in _TYPED_FORMATS and not rows.read.data_source.schema:
             rows.read.data_source.schema = self.engine.schema(rows).json()
         return rows
 
@@ -187,7 +189,9 @@ class Reads:
         """Return the rows of a version of a Delta table."""
         if not self._tells_columns:
             return plan.delta(location, version)
-        table = self.store.open(location, version=version)
+        table = self.store.open(location)  # the newest one is known, most often
+        if table is None or table.version != version:
+            table = self.store.open(location, version=version)
         return plan.delta(location, version, None if table is None else from_arrow_schema(table.schema))
 
     def _reads_itself(self, leaf: Leaf, place: Origin) -> bool:

@@ -249,7 +249,11 @@ class TableStore(Protocol):
     """Creates and opens tables by location."""
 
     def open(self, location: str, *, version: int | None = None) -> Table | None:
-        """Return a version, the newest if none is given, or None where there is no table."""
+        """Return a version, the newest if none is given, or None where there is no table.
+
+        Raises:
+            SourceError: `DELTA_VERSION_NOT_FOUND`, the version that is asked for is no longer in the log.
+        """
         ...
 
     def exists(self, location: str) -> bool:

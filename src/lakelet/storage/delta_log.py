@@ -110,6 +110,10 @@ def checkpointed_version(location: str) -> int:
     return int(json.loads(text)["version"])
 
 
+_OF_WORDS_ONLY = {"UPDATE FIELD METADATA", "UPDATE TABLE METADATA"}
+"""Operations of delta-rs that set comments: they write the metadata again, and change neither columns nor rows."""
+
+
 def read_commit(location: str, version: int) -> Commit | None:
     """Return one commit, or None if its log file is gone (cleaned up) or not written yet."""
     file = log_folder(location) / f"{version:020d}.json"
@@ -151,7 +155,7 @@ def read_commit(location: str, version: int) -> Commit | None:
         added=tuple(files["add"]),
         removed=tuple(files["remove"]),
         changes=tuple(files["cdc"]),
-        changes_metadata=changes_metadata,
+        changes_metadata=changes_metadata and operation not in _OF_WORDS_ONLY,
         timestamp_ms=int(file.stat().st_mtime * 1000) if timestamp_ms is None else int(timestamp_ms),
         properties=properties,
         app_ids=tuple(app_ids),
@@ -295,18 +299,23 @@ def _data_file(location: str, add: dict[str, Any]) -> DataFile:
     )
 
 
+def version_gone(location: str, version: int) -> SourceError:
+    """Return the error of a version that can no longer be read."""
+    return SourceError(
+        "DELTA_VERSION_NOT_FOUND",
+        f"version {version} of the table at `{location}` is no longer there",
+        cause="the part of its log that says which files it had was cleaned up, or the table was deleted",
+        hint="read a newer version, or restore the log from a copy",
+    )
+
+
 def snapshot_files(location: str, version: int) -> tuple[DataFile, ...]:
     """Return the data files of a whole version, oldest first."""
     with storage_errors(location):
         try:
             table = DeltaTable(location, version=version)
         except TableNotFoundError as error:
-            raise SourceError(
-                "DELTA_VERSION_NOT_FOUND",
-                f"version {version} of the table at `{location}` is no longer there",
-                cause=str(error).partition("\n")[0],
-                hint="its log was cleaned up, or the table was deleted: restore it from a copy, or read a newer version",
-            ) from error
+            raise version_gone(location, version) from error
         if "deletionVectors" in (table.protocol().reader_features or ()):
             # The list of files does not say which of them have one.
             raise _with_deletion_vectors(location, "the table's protocol has the feature `deletionVectors`")

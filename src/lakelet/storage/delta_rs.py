@@ -11,7 +11,7 @@ from lakelet.errors import StorageError
 from lakelet.places import is_remote, place, remove_folder
 from lakelet.storage import known_tables
 from lakelet.storage.base import TableDefinition
-from lakelet.storage.delta_log import has_log
+from lakelet.storage.delta_log import has_log, version_gone
 from lakelet.storage.delta_rs_table import CHECKPOINT_INTERVAL, KEEPS_LOG, DeltaRsTable
 from lakelet.storage.failures import storage_errors
 from lakelet.storage.handles import Handles, OpenTable
@@ -36,7 +36,9 @@ class DeltaRsStore:
                 if version is not None:
                     return self._table(DeltaTable(location, version=version), location)
                 return self._lent(self._handles.take(location) or OpenTable.new(DeltaTable(location)), location)
-        except TableNotFoundError:
+        except TableNotFoundError as error:
+            if version is not None:
+                raise version_gone(location, version) from error
             return None
 
     def _table(self, delta: DeltaTable, location: str) -> DeltaRsTable:

@@ -184,8 +184,11 @@ class Watcher:
     def _new_lines(self, update: str) -> list[bytes]:
         path, offset = self._updates / f"{update}.jsonl", self._offsets.get(update, 0)
         try:
-            if path.stat().st_size == offset:
+            size = path.stat().st_size
+            if size == offset:
                 return []
+            if size < offset:  # a long update began a new file
+                offset = 0
             with path.open("rb") as file:
                 file.seek(offset)
                 text = file.read()
