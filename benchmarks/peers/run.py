@@ -1,4 +1,4 @@
-"""Measures lakelet beside its peers on the same landing data: `make bench-peers`.
+"""Measures lakelet beside its peers on the same landing data: `python -m benchmarks.peers.run`, the last part of `make bench`.
 
 No time counts before the results agree: every table of every peer is compared, row for row, and so is every count of a
 rule. Then the peers take turns, so that whatever else the machine does hits all of them alike. Each part is bounded in

@@ -223,7 +223,7 @@ SETTINGS: Mapping[str, Setting] = {
         Setting(
             key="lakelet.maxBytesPerTrigger",
             default=None,
-            doc="At most how many bytes of input a micro-batch reads, where the source itself sets no limit.",
+            doc="At most how many bytes of input a micro-batch reads, where the source itself sets no limit; 64 MiB unless set.",
             parse=size_bytes,
         ),
         Setting(

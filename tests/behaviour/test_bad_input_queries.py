@@ -352,6 +352,20 @@ def test_a_view_read_the_other_way(project: Project, view: str, read: str, condi
         ("orders.selectExpr('max(amount) as m')", "an aggregate function"),
         ("orders.orderBy('amount')", "sorting"),
         ("orders.limit(2)", "`limit`"),
+        ("orders.offset(2)", "`offset`"),
+        (
+            "orders.withWatermark('at', '1 minute').groupBy(F.session_window('at', '5 minutes')).count()",
+            "a streaming aggregation whose watermark",
+        ),
+        (
+            "orders.groupBy('customer').applyInPandas(lambda rows: rows, 'customer string')",
+            "`applyInPandas` over groups",
+        ),
+        (
+            "orders.groupBy('customer').applyInPandasWithState("
+            "lambda key, rows, state: rows, 'customer string', 'n int', 'append', 'NoTimeout')",
+            "arbitrary state over a stream",
+        ),
         ("orders.withColumn('n', F.row_number().over(Window.orderBy('amount')))", "a window function"),
         ("orders.withColumn('n', F.expr('row_number() over (order by amount)'))", "a window function"),
         ("orders.join(spark.readStream.table('orders'), 'order_id', 'left')", "a left outer join of two streams"),

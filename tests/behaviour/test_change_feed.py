@@ -139,6 +139,25 @@ def test_a_change_feed_is_read_as_a_table(project: Any) -> None:
     assert project.rows("history", "_commit_version", "_change_type", "id") == [(1, "insert", 1), (2, "insert", 2)]
 
 
+def test_deletes_that_are_ignored_are_counted_in_the_event_log(project: Any) -> None:
+    project.write(
+        """
+    @dp.table
+    def orders():
+        return spark.readStream.option("ignoreDeletes", "true").format("delta").load("/Volumes/main/raw/landing/orders")
+    """
+    )
+    for numbers in ([1, 2, 3], [4]):
+        project.land("orders", pa.table({"id": numbers}))
+    project.ok()
+    DeltaTable(str(project.root / "data/Volumes/main/raw/landing/orders")).delete("id <= 3")  # a whole file
+    project.land("orders", pa.table({"id": [5]}))
+    project.ok()
+    assert project.rows("orders", "id") == [1, 2, 3, 4, 5]
+    [progress] = [event.details["metrics"] for event in project.events if "metrics" in event.details]
+    assert (progress["num_skipped_rows"], progress["num_output_rows"]) == (3, 1)
+
+
 def test_left_out_commits_are_counted_in_the_event_log(project: Any) -> None:
     project.write(
         """

@@ -16,6 +16,7 @@ from tests.techniques import techniques
 
 from lakelet import faults
 from lakelet.pipeline import Pipeline
+from lakelet.storage import clustered
 
 LANDING = "/Volumes/main/raw/landing/sales"
 READ = f'spark.read.format("delta").load("{LANDING}")'
@@ -168,6 +169,34 @@ def test_a_hash_of_values_that_are_all_the_same(project: Any) -> None:
     assert set(project.rows("text", "h", "c")) == {known}
     assert set(project.rows("query", "h")) == {known[0]}
     assert project.rows("groups", "n") == [1]
+
+
+@pytest.mark.parametrize("change_feed", [False, True], ids=["files swapped", "merged"])
+def test_only_groups_that_changed_are_written(project: Any, monkeypatch: pytest.MonkeyPatch, change_feed: bool) -> None:
+    """Of 1,600 groups in files of a few, three get a row."""
+    monkeypatch.setattr(clustered, "LEAF_ROWS", 16)
+    properties = ', table_properties={"delta.enableChangeDataFeed": "true"}' if change_feed else ""
+    query = 'sales.groupBy("shop").agg(F.sum("amount").alias("x"), F.countDistinct("customer").alias("c"))'
+    project.write(view(query, decorator=f'@dp.materialized_view(name="v"{properties})'))
+    project.land("sales", sales(*[(f"shop {n:05}", n, "a") for n in range(1_600)]))
+    project.ok()
+    project.land("sales", sales(("shop 00500", 0, "a")))  # a whole view is one file, which comes apart now
+    project.ok()
+    before = set(DeltaTable(str(project.folder("v"))).file_uris())
+    changed = ("shop 00003", "shop 00800", "shop 01599")
+    project.land("sales", sales(*[(shop, 1, "b") for shop in changed]))
+    project.ok()
+    assert project.techniques()["v"][0] == "GROUP_AGGREGATE"
+    [progress] = [event.details["metrics"] for event in project.events if "metrics" in event.details]
+    assert progress["num_output_rows"] == 3
+    after = set(DeltaTable(str(project.folder("v"))).file_uris())
+    if not change_feed:
+        kept = before & after
+        assert len(before) >= 50
+        assert len(before) - len(kept) <= 3
+        assert len(after) - len(kept) <= 3
+    rows = {row["shop"]: (row["x"], row["c"]) for row in project.rows("v")}
+    assert rows == {f"shop {n:05}": (n, 1) for n in range(1_600)} | {shop: (int(shop[-5:]) + 1, 2) for shop in changed}
 
 
 class Crash(BaseException):

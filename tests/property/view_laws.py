@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,26 @@ def run(root: Path, engine: SailEngine, point: str | None, after: int) -> None:
             Pipeline(root, engine=engine).run()
 
 
-def same(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:
-    """Return whether both have the same rows, in any order; the last digits of doubles may differ."""
+def same(
+    found: list[dict[str, Any]], wanted: list[dict[str, Any]], *, about: Mapping[str, float] | None = None
+) -> bool:
+    """Return whether both have the same rows, in any order; doubles are the same within 1e-9 of their value.
 
-    def equal(left: Any, right: Any) -> bool:
+    Args:
+        about: columns of doubles that may also differ by so much: rounded ones, and those that are near to zero.
+    """
+    about = about or {}
+
+    def equal(name: str, left: Any, right: Any) -> bool:
         if isinstance(left, float) and isinstance(right, (float, Decimal)):
-            is_rounded = all(math.isclose(value, round(value, 3), abs_tol=1e-12) for value in (left, right))
-            return math.isclose(left, right, rel_tol=1e-9, abs_tol=1.5e-3 if is_rounded else 1e-7)
+            return math.isclose(left, right, rel_tol=1e-9, abs_tol=about.get(name, 0.0))
         return bool(left == right)
 
-    left = [list(row.values()) for row in wanted]
+    left = list(wanted)
     for row in found:
-        values = list(row.values())
-        place = next((n for n, o in enumerate(left) if len(o) == len(values) and all(map(equal, values, o))), None)
+        place = next(
+            (n for n, o in enumerate(left) if o.keys() == row.keys() and all(equal(k, row[k], o[k]) for k in o)), None
+        )
         if place is None:
             return False
         del left[place]
