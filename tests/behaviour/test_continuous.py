@@ -98,6 +98,13 @@ def when(flow: str, status: str) -> Callable[[PipelineEvent], bool]:
     )
 
 
+def when_done(flow: str) -> Callable[[PipelineEvent], bool]:
+    """A micro-batch of the flow is committed."""
+    return lambda event: (
+        event.event_type == "flow_progress" and event.origin.get("flow_name") == flow and "metrics" in event.details
+    )
+
+
 def landing(project: Any, name: str) -> Path:
     return project.root / "data/Volumes/main/raw/landing" / name
 
@@ -474,3 +481,44 @@ def test_what_a_killed_continuous_update_left_is_finished_by_an_ordinary_one(bra
             if row["origin"]["flow_name"] == "customers" and '"metrics"' in row["details"]
         ]
     assert sum(written) == 2
+
+
+def test_a_slow_flow_holds_up_no_other(project: Any) -> None:
+    """One function waits in its first batch until another flow has done three."""
+    go, path = project.root / "go", project.root / "seen"
+    project.write(
+        f"""
+        import pathlib, time
+
+        @dp.foreach_batch_sink(name="slow")
+        def slow(df, batch_id):
+            while not pathlib.Path({str(go)!r}).exists():
+                time.sleep(0.02)
+            pathlib.Path({str(path)!r}).write_text(str(sorted(row.id for row in df.collect())))
+
+        @dp.append_flow(target="slow")
+        def orders():
+            return spark.readStream.format("delta").load("/Volumes/main/raw/landing/orders")
+
+        @dp.table
+        def customers():
+            return spark.readStream.format("delta").load("/Volumes/main/raw/landing/customers")
+        """
+    )
+    project.land("orders", ids(1))
+    project.land("customers", ids(1))
+
+    def land(number: int) -> Callable[[], None]:
+        return lambda: project.land("customers", ids(number))
+
+    def let_go() -> None:
+        assert not path.exists()
+        go.write_text("")
+
+    done = when_done("customers")
+    story = Story(
+        project, (done, land(2)), (done, land(3)), (done, let_go), (when_done("orders"), lambda: story.drain.set())
+    )
+    assert story.tell().exit_code == 0
+    assert project.rows("customers", "id") == [1, 2, 3]
+    assert path.read_text() == "[1]"

@@ -154,3 +154,33 @@ def test_flows_that_do_not_depend_on_each_other_run_side_by_side(project: Any, m
     assert sorted(asked) == [0, 1]
     monkeypatch.undo()
     assert project.rows("one", "v") == project.rows("two", "v") == [1]
+
+
+def test_further_micro_batches_ask_for_no_columns(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engine tells of a query is known from one micro-batch to the next."""
+    asked: list[str] = []
+    real = type(project.engine).schema
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        asked.append("schema")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(project.engine), "schema", counted)
+    project.write(
+        """
+        @dp.table
+        @dp.expect("positive", "v > 0")
+        def copies():
+            rows = spark.readStream.format("delta").option("maxFilesPerTrigger", 1).load("/Volumes/main/raw/landing/orders")
+            return rows.withColumn("w", F.col("v") * 2)
+        """
+    )
+    counts = []
+    for num_batches in (1, 1, 6):
+        for number in range(num_batches):
+            project.land("orders", pa.table({"v": [number]}))
+        asked.clear()
+        result = project.ok()
+        assert [flow.batches for flow in result.flows] == [num_batches]
+        counts.append(len(asked))
+    assert counts[2] == counts[1]

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from lakelet.pipeline import RefreshSelection
+
 PIPELINE = """
     @dp.table
     def orders():
@@ -124,3 +126,46 @@ def test_a_source_with_column_mapping_is_refused(shop: Any) -> None:
     (log / f"{version:020d}.json").write_text(json.dumps(first) + "\n")
     result = shop.run()
     assert "COLUMN_MAPPING_UNSUPPORTED" in {error.condition for error in result.errors}
+
+
+# -- a source whose owner changes its columns without writing a row ---------------------------------------------------
+
+
+def redefine(project: Any, *fields: dict[str, Any]) -> None:
+    """Commit other columns for the landing table, as `ALTER TABLE` does elsewhere; no data file changes."""
+    log = landing(project) / "_delta_log"
+    actions = [json.loads(line) for line in (log / f"{0:020}.json").read_text("utf-8").splitlines()]
+    [metadata] = [action["metaData"] for action in actions if "metaData" in action]
+    columns = [{"nullable": True, "metadata": {}, **field} for field in fields]
+    metadata["schemaString"] = json.dumps({"type": "struct", "fields": columns})
+    newest = max(int(path.stem) for path in log.glob("*.json"))
+    (log / f"{newest + 1:020}.json").write_text(json.dumps({"metaData": metadata}) + "\n", "utf-8")
+
+
+ID, SEQ = {"name": "id", "type": "long"}, {"name": "seq", "type": "long"}
+
+
+def test_a_column_that_the_source_widens_is_refused_before_anything_is_written(project: Any) -> None:
+    project.write(PIPELINE).land("orders", rows(1, size=pa.array([7], pa.int32())))
+    project.ok()
+    before = {table: project.version(table) for table in ("orders", "copies", "latest")}
+    redefine(project, ID, SEQ, {"name": "size", "type": "long"})
+    project.land("orders", rows(2, size=pa.array([2**40], pa.int64())))
+    result = project.run()
+    assert result.exit_code == 1
+    assert {table: project.version(table) for table in before} == before
+    refused = [error for error in result.errors if error.condition == "DATASET_SCHEMA_MISMATCH"]
+    assert "`size` is int in the table and bigint in the query" in str(refused[0].cause)
+    project.ok(selection=RefreshSelection(full_refresh_all=True))
+    for table in before:
+        assert project.rows(table, "id", "size") == [(1, 7), (2, 2**40)]
+
+
+def test_a_column_that_the_source_drops_is_null_from_then_on(project: Any) -> None:
+    project.write(PIPELINE).land("orders", rows(1, size=["XL"]))
+    project.ok()
+    redefine(project, ID, SEQ)
+    project.land("orders", rows(2))
+    project.ok()
+    for table in ("orders", "copies", "latest"):
+        assert project.rows(table, "id", "size") == [(1, "XL"), (2, None)]
