@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -57,10 +58,10 @@ def crash_at(point: str) -> Iterator[None]:
         yield
 
 
-def land(project: Any, *rows: tuple[str, int | None]) -> None:
+def land(project: Any, *rows: tuple[str, int | None], name: str = "visits") -> None:
     times = [None if minute is None else START + timedelta(minutes=minute) for _, minute in rows]
     columns = {"page": [page for page, _ in rows], "at": pa.array(times, pa.timestamp("us", "UTC"))}
-    project.land("visits", pa.table(columns))
+    project.land(name, pa.table(columns))
 
 
 def metrics(project: Any) -> list[dict[str, Any]]:
@@ -141,15 +142,55 @@ def _minutes(value: Any) -> Any:
     return int((value - START).total_seconds()) // 60 if isinstance(value, datetime) else value
 
 
-def test_state_is_bounded_by_the_watermark(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def state_tables(project: Any) -> dict[str, DeltaTable]:
+    folders = (project.root / "data" / "_checkpoints").glob("**/state/*")
+    return {folder.name: DeltaTable(str(folder)) for folder in folders if (folder / "_delta_log").is_dir()}
+
+
+@pytest.mark.parametrize(
+    "query", [QUERIES["distinct"], QUERIES["within"], QUERIES["windows"], QUERIES["instants"]], ids=QUERIES
+)
+def test_state_is_bounded_by_the_watermark(project: Any, monkeypatch: pytest.MonkeyPatch, query: str) -> None:
     monkeypatch.setattr("lakelet.execution.state.COMPACTION_FILES", 3)
-    project.write(VISITS.format(query=QUERIES["distinct"]))
+    project.write(VISITS.format(query=query))
     for hour in range(12):
-        land(project, ("a", hour * 60), ("b", hour * 60 + 1))
+        land(project, (f"a{hour}", hour * 60), (f"b{hour}", hour * 60 + 1))
         project.ok()
-    [folder] = (project.root / "data" / "_checkpoints").glob("**/state/keys")
-    assert DeltaTable(str(folder)).to_pyarrow_table().num_rows <= 6
-    assert len(list(folder.glob("*.parquet"))) <= 4
+    found = state_tables(project)
+    assert found
+    for name, table in found.items():
+        assert table.to_pyarrow_table().num_rows <= 6, name
+        assert len(list(Path(table.table_uri.removeprefix("file://")).glob("*.parquet"))) <= 4, name
+
+
+@pytest.mark.parametrize("how", ["inner", "left", "right", "full"])
+def test_the_state_of_a_join_is_bounded_by_both_watermarks(
+    project: Any, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("lakelet.execution.state.COMPACTION_FILES", 3)
+    project.write(
+        f"""
+        def read(name):
+            rows = spark.readStream.format("delta").load(f"/Volumes/main/raw/landing/{{name}}")
+            return rows.withWatermark("at", "10 minutes").alias(name)
+
+        @dp.table
+        def result():
+            near = F.expr("v.page = w.page AND v.at BETWEEN w.at AND w.at + INTERVAL 5 MINUTES")
+            pairs = read("visits").alias("v").join(read("others").alias("w"), near, "{how}")
+            return pairs.select(F.col("v.page").alias("page"), F.col("w.page").alias("other"))
+        """
+    )
+    for hour in range(12):
+        rows = (("a", hour * 60), (f"b{hour}", hour * 60 + 1))
+        land(project, *rows)
+        land(project, *rows, name="others")
+        project.ok()
+    found = state_tables(project)
+    assert len(found) >= 2
+    for name, table in found.items():
+        assert table.to_pyarrow_table().num_rows <= 6, name
+    assert ("a", "a") in project.rows("result", "page", "other")
 
 
 @pytest.mark.parametrize(
