@@ -25,44 +25,21 @@ from lakelet.errors import FlowError, StorageError
 from lakelet.events import kinds
 from lakelet.events.model import FlowStatus
 from lakelet.execution.context import HeadKey, UpdateContext
-from lakelet.execution.flow_state import FlowState, Mark, Work
+from lakelet.execution.flow_state import FlowState, Mark, Marks, Work
 from lakelet.execution.giving_up import was_given_up
 from lakelet.execution.heads import ExternalSources
 from lakelet.execution.outcome import FlowOutcome
-from lakelet.execution.pace import Pace
+from lakelet.execution.pace import Pace, seconds_between_looks
 from lakelet.execution.update import MAX_WORKERS, Key, UpdatePlan, execute, failure_of
 from lakelet.execution.upkeep import Upkeep
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset, SnapshotCdcFlow
 from lakelet.storage.delta_log import latest_version
 
-LOOK_SECONDS = 0.1
-"""How often the sources are looked at where looking is cheap."""
-LOOK_SHARE = 1 / 300
-"""At most this share of a processor is spent with looking."""
-LOOK_PART = 1 / 10
-"""At most this part of the time goes by while looking, be it that storage or a busy machine lets it wait."""
-LONGEST_LOOK_SECONDS = 5.0
-"""How far apart two looks are at most, however expensive they are."""
 LONGEST_SLEEP_SECONDS = 0.5
 """How long a request to stop or to drain may go unnoticed."""
 FLUSH_SECONDS = 10.0
 """How often events are committed to the event log."""
-MAX_MARKS = 64
-
-
-def seconds_between_looks(*, cpu: float, took: float, has_moved: bool) -> float:
-    """Return how long after a look the next one begins.
-
-    A look that found something has read it, too: its cost says nothing about the next one.
-
-    Args:
-        cpu: processor seconds of the look.
-        took: seconds that went by.
-    """
-    return (
-        LOOK_SECONDS if has_moved else min(LONGEST_LOOK_SECONDS, max(LOOK_SECONDS, cpu / LOOK_SHARE, took / LOOK_PART))
-    )
 
 
 @dataclass(slots=True)
@@ -106,7 +83,7 @@ class ContinuousUpdate:
         self._of: dict[Key, list[FlowState]] = {}
         for state in self._states:
             self._of.setdefault(state.dataset.name.key, []).append(state)
-        self._marks: dict[Key, list[Mark]] = {key: [] for key in self._of}
+        self._marks = {key: Marks() for key in self._of}
         self._datasets = [states[0].dataset for states in self._of.values()]
         self._concerned = self._positions()
         self._changed: set[int] = set()
@@ -309,7 +286,7 @@ class ContinuousUpdate:
                 *(done_of for other, done_of in progress.items() if other != key),
                 *([self._epoch] if outside else []),
             ]
-            mark = self._newest_mark(key, before=min(others, default=None))
+            mark = self._marks[key].newest(before=min(others, default=None))
             if mark is None:
                 return None
             if name in state.streams:
@@ -323,11 +300,6 @@ class ContinuousUpdate:
                 done.append(progress[key])
                 newest.append(max(other.newest for other in self._of[key]))
         return self._not_behind(state, Work(done=min(done), newest=max(newest), heads=heads, versions=versions))
-
-    def _newest_mark(self, key: Key, *, before: int | None) -> Mark | None:
-        """Return the last mark of a table without a row from after an epoch."""
-        marks = self._marks[key]
-        return next((mark for mark in reversed(marks) if before is None or mark.newest <= before), None)
 
     def _not_behind(self, state: FlowState, work: Work) -> Work | None:
         """Return no work that would go back: of many marks some are forgotten, and an older one may be all that is left."""
@@ -360,17 +332,9 @@ class ContinuousUpdate:
             return
         states, marks = self._of[dataset.name.key], self._marks[dataset.name.key]
         done, newest = min(state.done for state in states), max(state.newest for state in states)
-        known = marks[-1].version if marks else -1
-        version = latest_version(self._context.location(dataset), known=known)
-        if not done or version is None:
-            return
-        mark = Mark(done=done, newest=newest, version=version)
-        if marks and (marks[-1].done, marks[-1].newest) == (done, newest):
-            marks[-1] = mark
-        elif not marks or marks[-1] != mark:
-            marks.append(mark)
-        if len(marks) > MAX_MARKS:
-            del marks[1:-1:2]
+        version = latest_version(self._context.location(dataset), known=marks.version)
+        if done and version is not None:
+            marks.note(Mark(done=done, newest=newest, version=version))
 
     # -- flows ----------------------------------------------------------------------------------------------------
 

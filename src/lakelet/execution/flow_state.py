@@ -14,6 +14,8 @@ from lakelet.execution.update import Key
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset
 
+MAX_MARKS = 64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
@@ -22,6 +24,31 @@ class Mark:
     done: int
     newest: int
     version: int
+
+
+class Marks:
+    """The marks of one table, the newest last; of many some are forgotten."""
+
+    def __init__(self) -> None:
+        self._marks: list[Mark] = []
+
+    @property
+    def version(self) -> int:
+        """The version of the newest mark, -1 before the first one."""
+        return self._marks[-1].version if self._marks else -1
+
+    def newest(self, *, before: int | None) -> Mark | None:
+        """Return the last mark without a row from after an epoch."""
+        return next((mark for mark in reversed(self._marks) if before is None or mark.newest <= before), None)
+
+    def note(self, mark: Mark) -> None:
+        marks = self._marks
+        if marks and (marks[-1].done, marks[-1].newest) == (mark.done, mark.newest):
+            marks[-1] = mark
+        else:
+            marks.append(mark)
+        if len(marks) > MAX_MARKS:
+            del marks[1:-1:2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

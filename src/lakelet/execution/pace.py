@@ -1,4 +1,4 @@
-"""When a flow of a continuous update may start: its interval, and how long it waits after a failure."""
+"""When something of a continuous update is due: a flow, by its interval or after a failure, and the next look at the sources."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ FILE_VIEW_SECONDS = 600.0
 
 FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 60.0
+
+LOOK_SECONDS = 0.1
+"""How often the sources are looked at where looking is cheap."""
+LOOK_SHARE = 1 / 300
+"""At most this share of a processor is spent with looking."""
+LOOK_PART = 1 / 10
+"""At most this part of the time goes by while looking, be it that storage or a busy machine lets it wait."""
+LONGEST_LOOK_SECONDS = 5.0
+"""How far apart two looks are at most, however expensive they are."""
 
 
 def interval_of(spec: PipelineSpec, flow: AnyFlow, dataset: Dataset, *, reads_files: bool) -> float:
@@ -74,3 +83,17 @@ class Pace:
     def hurry(self) -> None:
         """Let a flow that waits after a failure start at once."""
         self._retry_at = 0.0
+
+
+def seconds_between_looks(*, cpu: float, took: float, has_moved: bool) -> float:
+    """Return how long after a look the next one begins.
+
+    A look that found something has read it, too: its cost says nothing about the next one.
+
+    Args:
+        cpu: processor seconds of the look.
+        took: seconds that went by.
+    """
+    return (
+        LOOK_SECONDS if has_moved else min(LONGEST_LOOK_SECONDS, max(LOOK_SECONDS, cpu / LOOK_SHARE, took / LOOK_PART))
+    )

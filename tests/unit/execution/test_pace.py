@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from lakelet.errors import FlowError
-from lakelet.execution.continuous import seconds_between_looks
-from lakelet.execution.pace import Pace, interval_of
+from lakelet.execution.pace import Pace, interval_of, seconds_between_looks
 from lakelet.graph.elements import Dataset, DatasetKind, Flow
 from lakelet.names import TableName
 from lakelet.spec import load_spec
