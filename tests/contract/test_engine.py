@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +292,24 @@ def test_capabilities_say_what_the_engine_can_do(engine: Engine, tmp_path: Path)
     assert can(engine, key_by_frame()) is engine.capabilities.join_key_by_frame
     assert can(engine, probes.overflowing()) is not engine.capabilities.overflow_is_an_error
     assert can(engine, probes.observed()) is engine.capabilities.observed_metrics
+
+
+def test_capabilities_say_whose_days_the_engine_takes(engine: Engine, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    late = datetime(2024, 5, 1, 23, tzinfo=UTC)
+    pq.write_table(pa.table({"at": pa.array([late], pa.timestamp("us", "UTC"))}), tmp_path / "at.parquet")
+    rows = plan.new()
+    rows.read.data_source.format = "parquet"
+    rows.read.data_source.paths.append(str(tmp_path / "at.parquet"))
+    elsewhere = ConnectEngine(engine.url, configuration={"spark.sql.session.timeZone": "Asia/Tokyo"})
+    days = [elsewhere.collect(plan.with_columns(rows, {"day": plan.expression("to_date(at)")}))]
+    rows.read.data_source.schema = elsewhere.schema(rows).json()
+    days.append(elsewhere.collect(plan.with_columns(rows, {"day": plan.expression("to_date(at)")})))
+    elsewhere.close()
+    untold, told = (found.column("day").to_pylist() for found in days)
+    assert told == [date(2024, 5, 2)]
+    assert (untold == told) is engine.capabilities.instants_in_session_zone
 
 
 def test_an_endpoint_tells_what_the_engine_behind_it_can_do(engine: Engine) -> None:

@@ -28,6 +28,8 @@ class EngineCapabilities:
     """`GROUP BY ALL`, `ORDER BY ALL` and `QUALIFY` in SQL text."""
     hashes_constants: bool
     """`xxhash64` over a file in which its arguments have one value each."""
+    instants_in_session_zone: bool
+    """Timestamps that files say are in UTC have days and hours of the session's zone; without it, only where columns are told."""
     batch_watermark: bool
     """`withWatermark` on a batch relation is accepted (and does nothing)."""
     overflow_is_an_error: bool

@@ -22,7 +22,9 @@ def detect(engine: ConnectEngine) -> EngineCapabilities:
         file_metadata=observes,
         join_key_by_frame=_runs(engine, key_by_frame()),
         group_by_all=_runs(engine, grouped_by_all()),
-        hashes_constants=observes,  # a file would have to lie where both can read it
+        # Both show over files, which would have to lie where both sides can read them.
+        hashes_constants=observes,
+        instants_in_session_zone=observes,
         batch_watermark=_runs(engine, watermarked()),
         scoped_sources=False,  # two queries at one instant cannot be tried, and names of their own never hurt
         observed_metrics=observes,

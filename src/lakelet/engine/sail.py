@@ -36,6 +36,7 @@ CAPABILITIES = EngineCapabilities(
     join_key_by_frame=False,
     group_by_all=False,
     hashes_constants=False,
+    instants_in_session_zone=False,
     batch_watermark=False,
     overflow_is_an_error=False,
     scoped_sources=True,

@@ -91,7 +91,7 @@ def take_up(
     found = context.engine.collect(bound(context, query, groups.partial(everything, with_distinct=False), leaves))
     found = with_lost(_nullable(found), groups.measures)
     if groups.distinct:
-        with AllValues(groups.distinct, found, num_rows) as values:
+        with AllValues(list(groups.distinct), found, num_rows) as values:
             values.add(context.engine.stream(bound(context, query, groups.digests(everything), leaves)))
             yield GROUPS, _with_counts(found, values.counts).slice(0, 0)
             yield from values.distinct()

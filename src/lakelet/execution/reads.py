@@ -181,9 +181,8 @@ class Reads:
 
     @property
     def _tells_columns(self) -> bool:
-        """Whether the engine must be told the columns of what it reads: Sail takes instants to be in UTC otherwise, and a
-        day to begin there."""
-        return self.time_zone != "UTC" and not self.engine.capabilities.observed_metrics
+        """Whether the engine must be told the columns of what it reads, or days would begin in another zone."""
+        return self.time_zone != "UTC" and not self.engine.capabilities.instants_in_session_zone
 
     def delta_rows(self, location: str, version: int) -> Relation:
         """Return the rows of a version of a Delta table."""

@@ -40,8 +40,8 @@ MOST_ROWS_TAKEN_UP = 200_000_000
 MOST_ROWS_ADDED = 2_000_000
 """More new rows are not followed: the distinct values in their groups are in memory at once. All are taken up anew instead."""
 _FORM = 2
-"""Of what a view keeps between refreshes. Another one makes every view be computed anew, once: 2 since averages of DECIMAL are
-kept as such, and since days begin where the session's zone says."""
+"""Of what a view keeps between refreshes. It goes up when the same query keeps, or gives, something else: then every view is
+computed anew, once."""
 _REINITIALIZED = {"FIRST_REFRESH", "FULL_REFRESH", "QUERY_FINGERPRINT_CHANGED"}
 
 

@@ -22,11 +22,13 @@ _FUNCTION = "xxhash64"
 _NO_COLUMN = ("literal", "unresolved_star")
 
 
-def with_rows_in_hashes(relation: Relation) -> None:
-    """Change the calls of `xxhash64` in a tree, in place."""
+def with_rows_in_hashes(relation: Relation) -> Relation:
+    """Return a tree with its calls of `xxhash64` changed."""
     if not _mentions(relation):
-        return
-    for node in relations(relation):
+        return relation
+    result = Relation()
+    result.CopyFrom(relation)
+    for node in relations(result):
         match node.WhichOneof("rel_type"):
             case "project":
                 _change_named(node.project.expressions)
@@ -39,6 +41,7 @@ def with_rows_in_hashes(relation: Relation) -> None:
                 node.sql.query = with_rows_in_hashes_of_query(node.sql.query)
             case _:
                 _change(own_messages(node))
+    return result
 
 
 def _mentions(message: Message) -> bool:

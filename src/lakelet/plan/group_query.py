@@ -13,7 +13,7 @@ from lakelet.names import quote
 from lakelet.plan import relation as plan
 from lakelet.plan.group_units import units
 from lakelet.plan.incremental import IncrementalForm, Issue, over_groups
-from lakelet.plan.partial_aggregates import Measure, Measures, hashed, salt
+from lakelet.plan.partial_aggregates import Digest, Measure, Measures, hashed, salt
 from lakelet.plan.relation import Relation
 
 KEY, UNIT, SLOT = "__lakelet_k", "__lakelet_u", "__lakelet_slot"
@@ -57,9 +57,9 @@ class GroupQuery:
     unit: tuple[int, ...] = ()
 
     @property
-    def distinct(self) -> list[str]:
-        """The columns of the measures that count distinct values."""
-        return [next(iter(m.columns)) for m in self.measures if m.digest is not None]
+    def distinct(self) -> dict[str, Digest]:
+        """The columns of the measures that count distinct values, and the digest of a row's value."""
+        return {next(iter(m.columns)): m.digest for m in self.measures if m.digest is not None}
 
     def digests(self, below: Relation) -> Relation:
         """Return the values that `distinct` counts, each as often as it occurs.
@@ -70,9 +70,8 @@ class GroupQuery:
         result = plan.new()
         result.project.input.CopyFrom(self._rows(below))
         values = self._id_columns(self._key_columns)
-        for name, measure in zip(self.distinct, (m for m in self.measures if m.digest is not None), strict=True):
-            assert measure.digest is not None and measure.counts is not None
-            values |= {name: measure.digest, name + COUNTS: measure.counts}
+        for name, digest in self.distinct.items():
+            values |= {name: digest.value, name + COUNTS: digest.counts}
         result.project.expressions.extend(_aliased(value, name) for name, value in values.items())
         return plan.with_fresh_plan_ids(result)
 

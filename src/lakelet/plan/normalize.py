@@ -76,7 +76,7 @@ def runnable(relation: Relation, capabilities: EngineCapabilities) -> Relation:
             if message.DESCRIPTOR.name == "SQL":
                 message.query = for_engine(message.query)  # type: ignore[attr-defined]
     if not capabilities.hashes_constants:
-        with_rows_in_hashes(result)
+        result = with_rows_in_hashes(result)
     return result
 
 

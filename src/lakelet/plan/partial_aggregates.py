@@ -41,20 +41,26 @@ class Merge(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Digest:
+    """What stands for the value of one row, and whether that value counts."""
+
+    value: Expression
+    counts: Expression
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
     """One aggregate function of a query.
 
     Attributes:
         columns: partial columns and the aggregate expressions that give them over a slice. MOMENTS has three: count, mean,
             and sum of squared differences. DISTINCT has one: the digests of the values.
-        digest: of DISTINCT, the digest of one row's value.
-        counts: of DISTINCT, whether the value of a row does.
+        digest: of DISTINCT only.
     """
 
     merge: Merge
     columns: dict[str, Expression]
-    digest: Expression | None = None
-    counts: Expression | None = None
+    digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +165,6 @@ class Measures:
             merge=merge,
             columns={names[part]: value for part, value in columns.items()},
             digest=_digest(call) if merge is Merge.DISTINCT else None,
-            counts=_counts(call) if merge is Merge.DISTINCT else None,
         )
         if all(measure.columns.keys() != other.columns.keys() for other in self.found):
             self.found.append(measure)
@@ -271,23 +276,21 @@ def _variance(over: str, *, root: bool) -> Callable[[Call], Made]:
 
 
 def _count_distinct(call: Call) -> Made:
+    digest = _digest(call)
     return (
         Merge.DISTINCT,
-        {"values": plan.call("collect_set", plan.call("when", _counts(call), _digest(call)))},
+        {"values": plan.call("collect_set", plan.call("when", digest.counts, digest.value))},
         "{values}",
     )
 
 
-def _digest(call: Call) -> Expression:
-    return plan.call("struct", hashed(call.arguments), hashed((salt(), *call.arguments)))
-
-
-def _counts(call: Call) -> Expression:
-    """Return whether none of the arguments is NULL, as Spark has it."""
+def _digest(call: Call) -> Digest:
+    """Rows in which one of several arguments is NULL do not count, as in Spark."""
     known = plan.call("isnotnull", call.arguments[0])
     for argument in call.arguments[1:]:
         known = plan.call("and", known, plan.call("isnotnull", argument))
-    return known
+    value = plan.call("struct", hashed(call.arguments), hashed((salt(), *call.arguments)))
+    return Digest(value=value, counts=known)
 
 
 def hashed(values: Sequence[Expression]) -> Expression:

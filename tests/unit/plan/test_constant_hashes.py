@@ -67,7 +67,7 @@ def test_columns_of_a_tree_keep_their_names() -> None:
     named = [plan.aliased(hashed("a", "b"), "h"), plan.expression("xxhash64(a + 1) AS i")]
     nameless = [hashed("a"), plan.call("upper", hashed("a")), plan.expression("xxhash64(a + 1)")]
     tree.project.expressions.extend([*named, *nameless])
-    with_rows_in_hashes(tree)
+    tree = with_rows_in_hashes(tree)
     assert num_arguments(tree.project.expressions[0]) == 3
     assert "nullif" in tree.project.expressions[1].expression_string.expression
     assert list(tree.project.expressions[2:]) == nameless
@@ -79,12 +79,12 @@ def test_groups_without_a_name_stay_with_what_must_match_them(has_name: bool) ->
     tree.aggregate.input.CopyFrom(plan.named("t"))
     tree.aggregate.grouping_expressions.append(plan.aliased(hashed("k"), "g") if has_name else hashed("k"))
     tree.aggregate.aggregate_expressions.append(plan.aliased(hashed("k"), "h"))
-    with_rows_in_hashes(tree)
+    tree = with_rows_in_hashes(tree)
     assert [num_arguments(item) for item in tree.aggregate.grouping_expressions] == [1 + has_name]
     assert [num_arguments(item) for item in tree.aggregate.aggregate_expressions] == [1 + has_name]
 
 
 def test_a_condition_gets_an_argument() -> None:
     tree = plan.filtered(plan.named("t"), plan.call(">", hashed("k"), plan.expression("0")))
-    with_rows_in_hashes(tree)
+    tree = with_rows_in_hashes(tree)
     assert len(tree.filter.condition.unresolved_function.arguments[0].unresolved_function.arguments) == 2
