@@ -20,7 +20,7 @@ from tests.reference import scd
 
 from lakelet.engine.sail import SailEngine
 from lakelet.errors import CdcError, StorageError
-from lakelet.execution import auto_cdc, auto_cdc_pieces
+from lakelet.execution import auto_cdc_pieces, auto_cdc_process
 from lakelet.execution.auto_cdc import AutoCdc, CdcResult, sequence_type_of
 from lakelet.graph.elements import AutoCdcFlow
 from lakelet.names import TableName
@@ -550,7 +550,7 @@ def test_a_large_batch_gives_what_a_small_one_gives(
     results = []
     for flow, limit in ((small, 100), (large, 2)):
         monkeypatch.setattr(auto_cdc_pieces, "PIECE_ROWS", limit)
-        monkeypatch.setattr(auto_cdc, "PIECE_ROWS", limit)
+        monkeypatch.setattr(auto_cdc_process, "PIECE_ROWS", limit)
         flow.apply(given.slice(0, 4))
         results.append(flow.apply(given.slice(4)))
     assert results[0] == results[1]
@@ -562,7 +562,7 @@ def test_a_large_batch_gives_what_a_small_one_gives(
 def test_events_that_no_late_one_can_need_are_forgotten(
     engine: SailEngine, tmp_path: Path, scd_type: int, remembered: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_cdc, "RECENT_EVENTS", 4)
+    monkeypatch.setattr(auto_cdc_process, "RECENT_EVENTS", 4)
     flow = Flow(engine, tmp_path, scd_type=scd_type, **BY_SEQ)
     for seq in (1, 5, 5, 1, 9, 5):
         flow.apply(table(f"id name op seq\n1 n{seq} U {seq}\n{seq + 10} other U 1"))

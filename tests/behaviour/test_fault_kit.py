@@ -12,7 +12,7 @@ import pytest
 
 from lakelet import faults
 from lakelet.errors import DefinitionError
-from lakelet.execution import auto_cdc
+from lakelet.execution import auto_cdc_cluster, auto_cdc_process
 from lakelet.testing import ABORT, CRASH_POINTS, EOF, PAUSE, Crash, ExpectationViolation, PipelineTest, crash_at
 
 SHOP = """
@@ -246,7 +246,8 @@ UPDATE_POINTS = [point for point in CRASH_POINTS if not point.startswith("mainte
 
 @pytest.fixture
 def _soon_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto_cdc, "RECENT_EVENTS", 10)
+    monkeypatch.setattr(auto_cdc_process, "RECENT_EVENTS", 10)
+    monkeypatch.setattr(auto_cdc_cluster, "SETTLED_ROWS", 10)
 
 
 @pytest.mark.usefixtures("_soon_settled")

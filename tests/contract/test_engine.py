@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from lakelet.engine.base import Engine
 from lakelet.engine.connect import ConnectEngine
 from lakelet.engine.known import ENGINES
 from lakelet.engine.probes import detect
+from lakelet.engine.sail import CAPABILITIES as EMBEDDED
 from lakelet.errors import LakeletError, QueryError
 from lakelet.plan import relation as plan
+from lakelet.plan.arrow_functions import mapped
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, TableDefinition
 from lakelet.storage.delta_rs import DeltaRsStore
@@ -292,6 +294,28 @@ def test_capabilities_say_what_the_engine_can_do(engine: Engine, tmp_path: Path)
     assert can(engine, key_by_frame()) is engine.capabilities.join_key_by_frame
     assert can(engine, probes.overflowing()) is not engine.capabilities.overflow_is_an_error
     assert can(engine, probes.observed()) is engine.capabilities.observed_metrics
+    assert can(engine, probes.mapped_by_function()) is engine.capabilities.arrow_functions
+
+
+def test_a_function_over_batches_needs_nothing_of_ours_where_it_runs_and_gets_every_row(engine: Engine) -> None:
+    from pyspark.sql.types import LongType, StructType
+
+    class Sum:
+        def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            import sys
+
+            import pyarrow.compute as pc
+
+            assert "lakelet" not in sys.modules or is_here
+            total = sum(pc.sum(batch.column("v")).as_py() or 0 for batch in batches)
+            yield pa.RecordBatch.from_arrays([pa.array([total])], names=["total"])
+
+    is_here = engine.capabilities == EMBEDDED
+    rows = plan.sql("SELECT id AS k, id * 2 AS v FROM range(1000)")
+    totals = mapped(rows, ["k", "v"], Sum(), StructType().add("total", LongType()))
+    # Another name for the column above, and the optimizer looks at what is used below.
+    renamed = plan.sql("SELECT total AS total FROM totals", {"totals": totals})
+    assert sum(engine.collect(renamed).column("total").to_pylist()) == 999_000
 
 
 def test_capabilities_say_whose_days_the_engine_takes(engine: Engine, tmp_path: Path) -> None:

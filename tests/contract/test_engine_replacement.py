@@ -259,6 +259,7 @@ def test_an_update_whose_engine_is_replaced_all_the_time_has_the_rows_of_any_oth
     with Pipeline(tmp_path, configuration={"pipelines.trigger.interval": "1 millisecond"}) as pipeline:
         engine = pipeline.engine
         assert isinstance(engine, SailEngine)
+        until_replaced(engine)  # on a busy machine the update could end before its first server is there
 
         def kill(event: PipelineEvent) -> None:
             pid = server_of(engine) if mode == "killed" and "metrics" in event.details else 0
@@ -271,7 +272,7 @@ def test_an_update_whose_engine_is_replaced_all_the_time_has_the_rows_of_any_oth
         result = pipeline.run(continuous=mode == "continuous", drain=drain, subscribers=[kill])
         assert result.exit_code == 0, [error.render() for error in result.errors]
         assert server_of(engine) > 0
-        assert len(killed) == (2 if mode == "killed" else 0)
+        assert bool(killed) is (mode == "killed")
         assert sorted(pipeline.table("facts").column("two").to_pylist()) == [2 * n for n in range(24)]
         assert {row["name"]: row["id"] for row in pipeline.table("latest").to_pylist()} == {"even": 22, "odd": 23}
         assert {row["name"]: (row["n"], row["two"]) for row in pipeline.table("totals").to_pylist()} == {

@@ -22,10 +22,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql.pandas.types import from_arrow_schema
+from tests.collected_tables import CollectedStore
 from tests.reference import scd
 
 from lakelet.engine.sail import SailEngine
-from lakelet.execution import auto_cdc, auto_cdc_pieces
+from lakelet.execution import auto_cdc_pieces, auto_cdc_process
 from lakelet.execution.auto_cdc import AutoCdc, CdcResult, sequence_type_of
 from lakelet.graph.elements import AutoCdcFlow
 from lakelet.names import TableName
@@ -63,8 +64,8 @@ def _small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few dozen rows then pass through everything that millions do: many files, splits, several pieces."""
     monkeypatch.setattr(clustered, "LEAF_ROWS", 4)
     monkeypatch.setattr(auto_cdc_pieces, "PIECE_ROWS", 30)
-    monkeypatch.setattr(auto_cdc, "PIECE_ROWS", 30)
-    monkeypatch.setattr(auto_cdc, "RECENT_EVENTS", 40)
+    monkeypatch.setattr(auto_cdc_process, "PIECE_ROWS", 30)
+    monkeypatch.setattr(auto_cdc_process, "RECENT_EVENTS", 40)
 
 
 change = st.tuples(
@@ -113,17 +114,25 @@ class Died(Exception):
     """The process is gone."""
 
 
-class DyingStore(DeltaRsStore):
+COMMITS = ("append", "replace", "append_query", "replace_query", "merge_query", "replace_keys_query")
+
+
+class DyingStore:
     """A store in which every commit to one table kills the process."""
 
-    def __init__(self, location: str) -> None:
-        super().__init__()
+    def __init__(self, store: DeltaRsStore, location: str) -> None:
+        self._store = store
         self._location = location
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
     def open(self, location: str) -> DeltaRsTable | None:
-        table = super().open(location)
+        table = self._store.open(location)
         if table is not None and location == self._location:
-            table.append = table.replace = _die  # type: ignore[method-assign]
+            for name in COMMITS:
+                if hasattr(table, name):
+                    setattr(table, name, _die)
             start = table.change
 
             def change(**options: Any) -> Any:
@@ -135,7 +144,7 @@ class DyingStore(DeltaRsStore):
         return table
 
     def create(self, location: str, definition: Any) -> DeltaRsTable:
-        super().create(location, definition)
+        self._store.create(location, definition)
         table = self.open(location)
         assert table is not None
         return table
@@ -167,7 +176,7 @@ class Bench:
         changes: relation.Relation,
         batch_id: int,
         *,
-        store: DeltaRsStore | None = None,
+        dies: bool = False,
         app_id: str | None = None,
         now: datetime | None = None,
         forget_deletes_after: timedelta | None = None,
@@ -176,12 +185,13 @@ class Bench:
         **options: Any,
     ) -> CdcResult:
         schema = from_arrow_schema(columns)
+        store = self.store_of()
         cdc = AutoCdc(
             self.flow,
             source_schema=schema,
             sequence_type=sequence_type_of(self.flow, schema, self._engine),
             engine=self._engine,
-            store=store or DeltaRsStore(),
+            store=DyingStore(store, self.target) if dies else store,  # type: ignore[arg-type]
             target=self.target,
             auxiliary=self.auxiliary,
             now=now,
@@ -190,6 +200,9 @@ class Bench:
         )
         app_id = app_id or ("full-refresh" if options else "first")
         return cdc.apply(changes, Receipt(app_id=app_id, batch_id=batch_id), **options)
+
+    def store_of(self) -> DeltaRsStore:
+        return CollectedStore(self._engine) if self._engine.capabilities.cluster_writes else DeltaRsStore()
 
     @staticmethod
     @contextlib.contextmanager
@@ -203,7 +216,7 @@ class Bench:
             changes = relation.local(rows_of(rows))
             if delivery.crashed[batch_id]:
                 with contextlib.suppress(Died):
-                    self.apply(changes, batch_id, store=DyingStore(self.target))
+                    self.apply(changes, batch_id, dies=True)
                 known_tables.forget()  # the next process reads the logs
                 changes = never_evaluated
             self.apply(changes, batch_id)
@@ -339,7 +352,7 @@ def test_a_full_refresh_gives_the_same_table_and_reports_every_tie(
         assert bench.rows() == before
         assert result.num_ties == scd.num_ties(events_of(delivery.changes))
         with contextlib.suppress(Died):
-            bench.apply(changes, 1, restart=True, store=DyingStore(bench.target))
+            bench.apply(changes, 1, restart=True, dies=True)
         bench.apply(relation.named("a_table_that_does_not_exist"), 1, restart=True)
         assert bench.rows() == before
 
@@ -367,10 +380,10 @@ def test_flows_of_one_target_whose_batches_come_in_any_order(
             second = data.draw(st.booleans())
             bench.flow = ignoring if second else plain
             finish()
-            store = DyingStore(bench.target) if delivery.crashed[batch_id] else None
+            dies = delivery.crashed[batch_id]
             try:
                 changes = relation.local(rows_of(rows))
-                bench.apply(changes, batch_id, app_id=bench.flow.name, remember_all=True, store=store)
+                bench.apply(changes, batch_id, app_id=bench.flow.name, remember_all=True, dies=dies)
             except Died:
                 unfinished[bench.flow.name] = batch_id
             events += events_of(rows, keep=(0, 1, 2) if second else ())

@@ -36,6 +36,8 @@ class EngineCapabilities:
     """Integer arithmetic beyond the type fails the query; without it the result wraps."""
     scoped_sources: bool
     """The sources of SQL text are seen by their own query only; without it, queries at the same time share their names."""
+    arrow_functions: bool
+    """Python functions over whole batches (`mapInArrow`), with pyarrow where they run."""
     observed_metrics: bool
     """`observe`: counts taken in the same pass as a write."""
     cluster_writes: bool

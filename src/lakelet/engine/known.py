@@ -18,6 +18,7 @@ SPARK_WITH_DELTA = EngineCapabilities(
     batch_watermark=True,
     overflow_is_an_error=True,
     scoped_sources=False,
+    arrow_functions=True,
     observed_metrics=True,
     cluster_writes=True,
 )

@@ -8,6 +8,10 @@ from lakelet.engine.base import EngineCapabilities
 from lakelet.errors import QueryError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
     from lakelet.engine.connect import ConnectEngine
     from lakelet.plan.relation import Relation
 
@@ -27,6 +31,7 @@ def detect(engine: ConnectEngine) -> EngineCapabilities:
         instants_in_session_zone=observes,
         batch_watermark=_runs(engine, watermarked()),
         scoped_sources=False,  # two queries at one instant cannot be tried, and names of their own never hurt
+        arrow_functions=_runs(engine, mapped_by_function()),
         observed_metrics=observes,
         overflow_is_an_error=not _runs(engine, overflowing()),
         cluster_writes=observes and DELTA_EXTENSION in (engine.setting("spark.sql.extensions") or ""),
@@ -48,6 +53,26 @@ def observed() -> Relation:
     from lakelet.plan import relation as plan
 
     return plan.observed(plan.sql("SELECT 1 AS id"), "probe", {"n": plan.expression("count(*)")})
+
+
+def mapped_by_function() -> Relation:
+    """Return one row, passed on by a Python function that needs pyarrow."""
+    from pyspark.sql.types import IntegerType, StructField, StructType
+
+    from lakelet.plan import relation as plan
+    from lakelet.plan.arrow_functions import mapped
+
+    columns = StructType([StructField("id", IntegerType(), nullable=False)])
+    return mapped(plan.sql("SELECT 1 AS id"), columns.names, passed_on, columns)
+
+
+def passed_on(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches as tables cut them, which pyarrow and numpy do."""
+    import numpy
+    import pyarrow
+
+    for batch in batches:
+        yield from pyarrow.Table.from_batches([batch]).take(numpy.arange(batch.num_rows)).to_batches()
 
 
 def grouped_by_all() -> Relation:

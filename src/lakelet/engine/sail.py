@@ -40,6 +40,7 @@ CAPABILITIES = EngineCapabilities(
     batch_watermark=False,
     overflow_is_an_error=False,
     scoped_sources=True,
+    arrow_functions=True,
     observed_metrics=False,
     cluster_writes=False,
 )

@@ -187,9 +187,13 @@ class Ties:
         self._count = 0
         self._examples: dict[str, CdcTie] = {}
 
-    def add(self, found: pa.Table) -> None:
-        """Count ties: keys and sequence, one row each."""
-        self._count += found.num_rows
+    def add(self, found: pa.Table, count: int | None = None) -> None:
+        """Count ties: keys and sequence, one row each.
+
+        Args:
+            count: how many there are, where `found` are only some of them.
+        """
+        self._count += found.num_rows if count is None else count
         for row in found.slice(0, EXAMPLES).to_pylist() if len(self._examples) < EXAMPLES else ():
             tie = CdcTie(sequence=row.pop(SEQUENCE), key=row)
             self._examples[repr(tie)] = tie

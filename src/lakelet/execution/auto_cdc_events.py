@@ -206,10 +206,9 @@ class Events:
             if not null_keys.count and not null_sequences.count:
                 yield self._without_truncates(self._stamped(batch))
         if null_keys.count:
-            names = ", ".join(f"`{key}`" for key in self._keys)
-            raise self._error("NULL_KEY", f"a NULL in the key {names}", null_keys)
+            raise null_key(self._flow, self._keys, null_keys.count, null_keys.examples)
         if null_sequences.count:
-            raise self._error("NULL_SEQUENCE", "a NULL as `sequence_by`", null_sequences)
+            raise null_sequence(self._flow, null_sequences.count, null_sequences.examples)
 
     def _without_truncates(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         if TRUNCATE not in batch.schema.names:
@@ -224,15 +223,35 @@ class Events:
         names = [*batch.schema.names, *self._stamps]
         return conform(pa.RecordBatch.from_arrays(stamped, names=names), self._schema)
 
-    def _error(self, kind: str, what: str, invalid: _Invalid) -> CdcError:
-        rows = "\n".join(invalid.examples)
-        return CdcError(
-            f"AUTOCDC_MICROBATCH_VALIDATION.{kind}",
-            f"{invalid.count} change rows of flow `{self._flow.name}` have {what}; nothing of the batch was written",
-            origin=self._flow.origin,
-            cause=f"without it a change belongs to no row and has no place in its history\nfor example:\n{rows}",
-            hint=f"drop such rows before the flow, for example with `expect_or_drop` on `{self._flow.source}`",
-        )
+
+def null_key(flow: AutoCdcFlow, keys: tuple[str, ...], count: int, examples: list[str]) -> CdcError:
+    """Return the error for change rows without a key."""
+    return _invalid(flow, "NULL_KEY", f"a NULL in the key {', '.join(f'`{key}`' for key in keys)}", count, examples)
+
+
+def null_sequence(flow: AutoCdcFlow, count: int, examples: list[str]) -> CdcError:
+    """Return the error for change rows without a sequence."""
+    return _invalid(flow, "NULL_SEQUENCE", "a NULL as `sequence_by`", count, examples)
+
+
+def _invalid(flow: AutoCdcFlow, kind: str, what: str, count: int, examples: list[str]) -> CdcError:
+    rows = "\n".join(examples)
+    return CdcError(
+        f"AUTOCDC_MICROBATCH_VALIDATION.{kind}",
+        f"{count} change rows of flow `{flow.name}` have {what}; nothing of the batch was written",
+        origin=flow.origin,
+        cause=f"without it a change belongs to no row and has no place in its history\nfor example:\n{rows}",
+        hint=f"drop such rows before the flow, for example with `expect_or_drop` on `{flow.source}`",
+    )
+
+
+def shown_changes(events: pa.Table | pa.RecordBatch) -> list[str]:
+    """Return the first events as text, without what only we have added to them."""
+    hidden = (DELETE, TRUNCATE, KEPT, APP_ID, BATCH_ID, STORED_AT)
+    return [
+        str({"sequence" if name == SEQUENCE else name: row[name] for name in row if name not in hidden})[:300]
+        for row in events.slice(0, EXAMPLES).to_pylist()
+    ]
 
 
 class _Invalid:
@@ -246,11 +265,7 @@ class _Invalid:
         found = pc.sum(mask).as_py() or 0
         self.count += found
         if found and len(self.examples) < EXAMPLES:
-            rows = batch.filter(mask).slice(0, EXAMPLES - len(self.examples)).to_pylist()
-            hidden = (DELETE, TRUNCATE, KEPT)
-            for row in rows:
-                shown = {("sequence" if name == SEQUENCE else name): value for name, value in row.items()}
-                self.examples.append(str({name: value for name, value in shown.items() if name not in hidden})[:300])
+            self.examples += shown_changes(batch.filter(mask))[: EXAMPLES - len(self.examples)]
 
 
 def _any_null(batch: pa.RecordBatch, names: tuple[str, ...]) -> pa.Array:

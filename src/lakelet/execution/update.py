@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import queue
+import sys
 import traceback
 from collections import deque
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from lakelet.execution.refresh import refresh_view
 from lakelet.execution.reset import announce_checkpoint_reset, find_flow
 from lakelet.execution.snapshot_cdc import run_snapshots
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
-from lakelet.graph.elements import Dataset, DatasetKind, SnapshotCdcFlow, reset_allowed
+from lakelet.graph.elements import AutoCdcFlow, Dataset, DatasetKind, SnapshotCdcFlow, reset_allowed
 from lakelet.settings import TRIGGER_INTERVAL
 from lakelet.storage.base import TableDefinition
 from lakelet.storage.schema import comment_of
@@ -152,6 +153,7 @@ class Update:
         if self._plan.restarted:
             context.forget_file_columns(self._plan.restarted)
         kinds.update_progress(context.events, UpdateState.SETTING_UP_TABLES)
+        self._warn_of_workers()
         for dataset in self._plan.datasets:
             try:
                 self._set_up_table(dataset)
@@ -170,6 +172,18 @@ class Update:
                 f"`{graph.display(dataset.name)}` starts anew, and `{graph.display(reader.name)}` reads it as a stream: "
                 f"refresh it from the start, too (`--full-refresh {graph.display(reader.name)}`)",
                 dataset=graph.display(reader.name),
+            )
+
+    def _warn_of_workers(self) -> None:
+        """Say that rows of AUTO CDC pass through this process where a cluster's workers cannot decide them."""
+        can = self._context.engine.capabilities
+        flows = [flow.name for dataset in self._plan.datasets for flow in self._flows(dataset.name.key)
+                 if isinstance(flow.flow, AutoCdcFlow | SnapshotCdcFlow)]  # fmt: skip
+        if flows and can.cluster_writes and not can.arrow_functions:
+            kinds.warning(
+                self._context.events,
+                f"changes of AUTO CDC pass through this process (flow {', '.join(flows)}): the cluster's workers run no Python "
+                f"{sys.version_info.major}.{sys.version_info.minor} with pyarrow; install both there",
             )
 
     @functools.cached_property

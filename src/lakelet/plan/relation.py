@@ -7,7 +7,7 @@ Functions here never change their arguments.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -197,6 +197,23 @@ def filtered(source: Relation, condition: proto.Expression) -> Relation:
     relation = new()
     relation.filter.input.CopyFrom(source)
     relation.filter.condition.CopyFrom(condition)
+    return relation
+
+
+def clustered(source: Relation, names: Iterable[str]) -> Relation:
+    """Return the rows of `source`, those with the same values of some columns in one partition, next to each other."""
+    columns = [attribute(name) for name in names]
+    gathered = new()
+    gathered.repartition_by_expression.input.CopyFrom(source)
+    gathered.repartition_by_expression.partition_exprs.extend(columns)
+    relation = new()
+    relation.sort.input.CopyFrom(gathered)
+    relation.sort.is_global = False
+    for column in columns:
+        order = relation.sort.order.add()
+        order.child.CopyFrom(column)
+        order.direction = proto.Expression.SortOrder.SORT_DIRECTION_ASCENDING
+        order.null_ordering = proto.Expression.SortOrder.SORT_NULLS_FIRST
     return relation
 
 

@@ -20,15 +20,16 @@ from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_rs import DeltaRsStore
 from lakelet.storage.delta_rs_table import DeltaRsTable
-from lakelet.storage.schema import nullable, stored_type
+from lakelet.storage.schema import nullable, sql_type, stored_type
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lakelet.engine.base import Engine
 
 TXN_APP_ID = "spark.databricks.delta.write.txnAppId"
 TXN_VERSION = "spark.databricks.delta.write.txnVersion"
+OPERATION = "__op"
 
 
 class DeltaSparkTable(DeltaRsTable):
@@ -39,7 +40,7 @@ class DeltaSparkTable(DeltaRsTable):
         self._engine = engine
 
     def append_query(
-        self, engine: Engine, rows: Relation, incoming: pa.Schema, *, receipt: Receipt, evolve: bool
+        self, engine: Engine, rows: Relation, incoming: pa.Schema, *, receipt: Receipt | None, evolve: bool = False
     ) -> dict[str, Any]:
         """Commit the rows of a query and the receipt as one version; returns what the query observes.
 
@@ -72,10 +73,43 @@ class DeltaSparkTable(DeltaRsTable):
         return self._write_query(engine, fitted, overwrite, receipt, {"overwriteSchema": "true"}, partitions)
 
     def merge(self, changes: pa.Table, *, keys: tuple[str, ...], receipt: Receipt | None = None) -> None:
-        settings = {}
-        if receipt is not None:
-            settings = {TXN_APP_ID: receipt.app_id, TXN_VERSION: str(receipt.batch_id)}
-        self._engine.observed(_merge(self.location, changes, keys), settings=settings)
+        self.merge_query(plan.local(changes), changes.column_names, keys=keys, receipt=receipt)
+
+    def merge_query(
+        self, changes: Relation, columns: Sequence[str], *, keys: tuple[str, ...], receipt: Receipt | None = None
+    ) -> None:
+        """Apply the row changes that a query gives, as `merge` does.
+
+        Args:
+            columns: those of the query: the table's and `__op`.
+        """
+        command, source = _merging(self.location, changes, columns, keys)
+        merge, assignments = command.merge_into_table_command, _assignments(source)
+        action = proto.MergeAction
+        _act(merge.match_actions, action.ACTION_TYPE_DELETE, f"{source[OPERATION]} = 'D'", {})
+        _act(merge.match_actions, action.ACTION_TYPE_UPDATE, f"{source[OPERATION]} = 'U'", assignments)
+        _act(merge.not_matched_actions, action.ACTION_TYPE_INSERT, f"{source[OPERATION]} = 'U'", assignments)
+        self._merge(command, receipt)
+
+    def replace_keys_query(
+        self, rows: Relation, columns: Sequence[str], *, keys: tuple[str, ...], receipt: Receipt | None = None
+    ) -> None:
+        """Remove all rows that have certain keys, and add others, in one commit.
+
+        Args:
+            columns: those of the query: the table's and `__op`, which is "D" for keys whose rows go, at most once each, and
+                "I" for a row to add.
+        """
+        command, source = _merging(self.location, rows, columns, keys, only_deletes=True)
+        merge = command.merge_into_table_command
+        _act(merge.match_actions, proto.MergeAction.ACTION_TYPE_DELETE, None, {})
+        added = f"{source[OPERATION]} = 'I'"
+        _act(merge.not_matched_actions, proto.MergeAction.ACTION_TYPE_INSERT, added, _assignments(source))
+        self._merge(command, receipt)
+
+    def _merge(self, command: proto.Command, receipt: Receipt | None) -> None:
+        settings = {} if receipt is None else {TXN_APP_ID: receipt.app_id, TXN_VERSION: str(receipt.batch_id)}
+        self._engine.observed(command, settings=settings)
         self._committed(receipt)
 
     def _write_query(
@@ -83,7 +117,7 @@ class DeltaSparkTable(DeltaRsTable):
         engine: Engine,
         rows: Relation,
         mode: Any,
-        receipt: Receipt,
+        receipt: Receipt | None,
         options: Mapping[str, str],
         partition_cols: tuple[str, ...],
     ) -> dict[str, Any]:
@@ -94,7 +128,8 @@ class DeltaSparkTable(DeltaRsTable):
         operation.partitioning_columns.extend(partition_cols)
         for key, value in options.items():
             operation.options[key] = value
-        operation.options["txnAppId"], operation.options["txnVersion"] = receipt.app_id, str(receipt.batch_id)
+        if receipt is not None:
+            operation.options["txnAppId"], operation.options["txnVersion"] = receipt.app_id, str(receipt.batch_id)
         seen = engine.observed(command)
         self._committed(receipt)
         return seen
@@ -124,14 +159,33 @@ class DeltaSparkStore(DeltaRsStore):
     def _known(self, location: str) -> None:
         """Return nothing: the engine commits as well, and a table that is opened costs little beside its query."""
 
+    def stage(
+        self, location: str, rows: Relation, incoming: pa.Schema, columns: pa.Schema
+    ) -> tuple[Relation, dict[str, Any]]:
+        """Write the rows of a query, once, into a folder of bare files; returns them, and what the query observes.
 
-def _fitted(rows: Relation, incoming: pa.Schema, columns: pa.Schema, *, complete: bool) -> Relation:
+        Args:
+            location: a folder that is not there.
+            incoming: columns of the query.
+            columns: those that the files have.
+        """
+        command = proto.Command()
+        operation = command.write_operation
+        operation.input.CopyFrom(_fitted(rows, incoming, columns, complete=True, nested=True))
+        operation.source, operation.path = "parquet", location
+        operation.mode = proto.WriteOperation.SAVE_MODE_ERROR_IF_EXISTS
+        seen = self._engine.observed(command)
+        return plan.parquet([location], from_arrow_schema(columns)), seen
+
+
+def _fitted(
+    rows: Relation, incoming: pa.Schema, columns: pa.Schema, *, complete: bool, nested: bool = False
+) -> Relation:
     """Return the rows with the names, types and order of `columns`.
-
-    Nested values are left to Delta's writer, which fits them by the names of their fields.
 
     Args:
         complete: a column that the rows lack is added as NULL; without it the writer does that.
+        nested: fit nested values, too; without it that is left to Delta's writer, which does it by the names of their fields.
     """
     spelling = {field.name.lower(): field for field in incoming}
     result = plan.new()
@@ -143,6 +197,8 @@ def _fitted(rows: Relation, incoming: pa.Schema, columns: pa.Schema, *, complete
             continue
         if have is None:
             value = plan.expression(f"CAST(NULL AS {kind})")
+        elif pa.types.is_nested(field.type) and nested:
+            value = plan.expression(_by_name(quote(have.name), have.type, field.type))
         elif pa.types.is_nested(field.type) or (
             stored_type(have.type).equals(field.type) and not pa.types.is_null(have.type)
         ):
@@ -155,28 +211,63 @@ def _fitted(rows: Relation, incoming: pa.Schema, columns: pa.Schema, *, complete
     return result
 
 
-def _merge(location: str, changes: pa.Table, keys: tuple[str, ...]) -> proto.Command:
-    """Return the MERGE of row changes; the columns of the source have names that the table cannot have."""
-    columns = [name for name in changes.column_names if name != "__op"]
-    source = {name: f"__lakelet_source_{number}" for number, name in enumerate(changes.column_names)}
+def _by_name(value: str, have: pa.DataType, wanted: pa.DataType, depth: int = 0) -> str:
+    """Return an expression that gives a value another type, structs by the names of their fields."""
+    if stored_type(have).equals(wanted) and not _has_untyped(have):
+        return value
+    if pa.types.is_struct(have) and pa.types.is_struct(wanted):
+        fields = {field.name.lower(): field for field in have}
+        parts = []
+        for field in wanted:
+            found = fields.get(field.name.lower())
+            inner = "NULL" if found is None else _by_name(f"{value}.{quote(found.name)}", found.type, field.type, depth)
+            parts.append(f"CAST({inner} AS {sql_type(field.type)}) AS {quote(field.name)}")
+        return f"CASE WHEN {value} IS NOT NULL THEN struct({', '.join(parts)}) END"
+    if pa.types.is_list(have) and pa.types.is_list(wanted):
+        item = f"item{depth}"
+        return f"transform({value}, {item} -> {_by_name(item, have.value_type, wanted.value_type, depth + 1)})"
+    return f"CAST({value} AS {sql_type(wanted)})"
+
+
+def _has_untyped(kind: pa.DataType) -> bool:
+    """Return whether a type is, or holds, that of a bare NULL, which is stored as a string."""
+    return pa.types.is_null(kind) or any(_has_untyped(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _merging(
+    location: str, rows: Relation, columns: Sequence[str], keys: tuple[str, ...], *, only_deletes: bool = False
+) -> tuple[proto.Command, dict[str, str]]:
+    """Return a MERGE without actions, and the names of its source's columns: such as the table cannot have.
+
+    Args:
+        only_deletes: other rows of the source match none of the table.
+    """
+    source = {name: f"__lakelet_source_{number}" for number, name in enumerate(columns)}
     command = proto.Command()
     merge = command.merge_into_table_command
     merge.target_table_name = f"delta.{quote(location)}"
-    merge.source_table_plan.CopyFrom(plan.local(changes.rename_columns([source[n] for n in changes.column_names])))
-    merge.merge_condition.CopyFrom(plan.expression(" AND ".join(f"{quote(key)} <=> {source[key]}" for key in keys)))
-    operation = source["__op"]
-    action = proto.MergeAction
-    _act(merge.match_actions, action.ACTION_TYPE_DELETE, f"{operation} = 'D'", {})
-    assignments = {name: source[name] for name in columns}
-    _act(merge.match_actions, action.ACTION_TYPE_UPDATE, f"{operation} = 'U'", assignments)
-    _act(merge.not_matched_actions, action.ACTION_TYPE_INSERT, f"{operation} = 'U'", assignments)
-    return command
+    renamed = plan.new()
+    renamed.project.input.CopyFrom(rows)
+    renamed.project.expressions.extend(
+        plan.aliased(plan.attribute(quote(name)), alias) for name, alias in source.items()
+    )
+    merge.source_table_plan.CopyFrom(renamed)
+    conditions = [f"{quote(key)} <=> {source[key]}" for key in keys]
+    if only_deletes:
+        conditions.append(f"{source[OPERATION]} = 'D'")
+    merge.merge_condition.CopyFrom(plan.expression(" AND ".join(conditions)))
+    return command, source
 
 
-def _act(actions: Any, kind: Any, condition: str, assignments: Mapping[str, str]) -> None:
+def _assignments(source: Mapping[str, str]) -> dict[str, str]:
+    return {name: alias for name, alias in source.items() if name != OPERATION}
+
+
+def _act(actions: Any, kind: Any, condition: str | None, assignments: Mapping[str, str]) -> None:
     expression = actions.add()
     expression.merge_action.action_type = kind
-    expression.merge_action.condition.CopyFrom(plan.expression(condition))
+    if condition is not None:
+        expression.merge_action.condition.CopyFrom(plan.expression(condition))
     for name, value in assignments.items():
         assignment = expression.merge_action.assignments.add()
         assignment.key.CopyFrom(plan.attribute(quote(name)))

@@ -1,0 +1,140 @@
+"""A cluster that writes its tables itself, played by the embedded engine: its queries are run whole, their rows written here.
+
+So the laws of what a cluster does run in seconds and without Java; that a real one commits as this does is for the suites of
+`make test-spark`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from lakelet.engine.base import Engine, EngineCapabilities
+from lakelet.engine.sail import SailEngine
+from lakelet.plan import relation as plan
+from lakelet.plan.relation import Relation, substitute
+from lakelet.storage.base import Receipt
+from lakelet.storage.delta_rs_table import DeltaRsTable
+from lakelet.storage.delta_spark import DeltaSparkStore, DeltaSparkTable
+from lakelet.storage.schema import conform, nullable
+
+
+class PlayedCluster:
+    """The embedded engine with the capabilities of a cluster."""
+
+    def __init__(self, engine: SailEngine) -> None:
+        self._engine = engine
+        self.capabilities: EngineCapabilities = dataclasses.replace(engine.capabilities, cluster_writes=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+class CollectedTable(DeltaSparkTable):
+    """A table whose queries are collected and written here; what has a receipt that is there is left out, as Delta does."""
+
+    def append_query(
+        self, engine: Engine, rows: Relation, incoming: pa.Schema, *, receipt: Receipt | None, evolve: bool = False
+    ) -> dict[str, Any]:
+        if self._has(receipt):
+            return {}
+        found, seen = _run(engine, rows)
+        DeltaRsTable.append(self, _fitted(found, self.schema), receipt=receipt)
+        return seen
+
+    def replace_query(
+        self,
+        engine: Engine,
+        rows: Relation,
+        incoming: pa.Schema,
+        columns: pa.Schema,
+        *,
+        receipt: Receipt,
+        partition_cols: tuple[str, ...] | None,
+    ) -> dict[str, Any]:
+        if self._has(receipt):
+            return {}
+        found, seen = _run(engine, rows)
+        DeltaRsTable.replace(self, _fitted(found, nullable(columns)), receipt=receipt, partition_cols=partition_cols)
+        return seen
+
+    def merge_query(
+        self, changes: Relation, columns: Sequence[str], *, keys: tuple[str, ...], receipt: Receipt | None = None
+    ) -> None:
+        if not self._has(receipt):
+            DeltaRsTable.merge(self, _run(self._engine, changes)[0].select(columns), keys=keys, receipt=receipt)
+
+    def replace_keys_query(
+        self, rows: Relation, columns: Sequence[str], *, keys: tuple[str, ...], receipt: Receipt | None = None
+    ) -> None:
+        if self._has(receipt):
+            return
+        found = _run(self._engine, rows)[0]
+        is_gone = pa.compute.equal(found.column("__op"), "D")
+        new = found.filter(pa.compute.invert(is_gone)).drop_columns(["__op"])
+        gone = found.filter(is_gone).select(keys)
+        DeltaRsTable.replace_units(self, _fitted(new, self.schema), gone=gone, receipt=receipt)
+
+    def _has(self, receipt: Receipt | None) -> bool:
+        return receipt is not None and self.batch_id(receipt.app_id) >= receipt.batch_id
+
+
+class CollectedStore(DeltaSparkStore):
+    """The store of a played cluster."""
+
+    def _table(self, delta: DeltaTable, location: str) -> CollectedTable:
+        return CollectedTable(delta, location, self._engine)
+
+    def stage(
+        self, location: str, rows: Relation, incoming: pa.Schema, columns: pa.Schema
+    ) -> tuple[Relation, dict[str, Any]]:
+        found, seen = _run(self._engine, rows)
+        return plan.local(_fitted(found, columns)), seen
+
+
+def _run(engine: Engine, rows: Relation) -> tuple[pa.Table, dict[str, Any]]:
+    """Return the rows of a query, and what it observes."""
+    seen: dict[str, Any] = {}
+
+    def replaced(node: Relation) -> Relation | None:
+        if node.HasField("map_partitions"):
+            return plan.local(_mapped(engine, node))
+        if not node.HasField("collect_metrics"):
+            return None
+        observed = node.collect_metrics
+        below = plan.local(_run(engine, observed.input)[0])  # the same rows for both, however often it would be run
+        measures = plan.new()
+        measures.aggregate.CopyFrom(plan.aggregated(below, {}).aggregate)
+        measures.aggregate.aggregate_expressions.extend(observed.metrics)
+        seen.update(engine.collect(measures).to_pylist()[0])
+        return below
+
+    return engine.collect(substitute(rows, replaced)), seen
+
+
+def _mapped(engine: Engine, node: Relation) -> pa.Table:
+    """Return what a Python function makes of two partitions of sorted rows: Sail forgets the order of partitions."""
+    from pyspark import cloudpickle
+
+    function, columns = cloudpickle.loads(node.map_partitions.func.python_udf.command)
+    rows = engine.collect(node.map_partitions.input)
+    by = [order.child.unresolved_attribute.unparsed_identifier for order in node.map_partitions.input.sort.order]
+    rows = rows.sort_by([(name, "ascending") for name in by])
+    halves = [{}, {}]  # type: list[dict[str, None]]
+    keys = [str(key) for key in rows.select(by).to_pylist()]
+    for number, key in enumerate(dict.fromkeys(keys)):
+        halves[number % 2][key] = None
+    found = []
+    for half in halves:
+        part = rows.filter(pa.array([key in half for key in keys], pa.bool_()))
+        found += list(function(iter(part.to_batches(max_chunksize=5))))
+    return pa.Table.from_batches(found, to_arrow_schema(columns, timezone="UTC"))
+
+
+def _fitted(rows: pa.Table, columns: pa.Schema) -> pa.Table:
+    return pa.Table.from_batches([conform(batch, columns) for batch in rows.to_batches()], columns)
