@@ -15,6 +15,16 @@ from databricks.bundles.volumes import Volume
 MODELS: dict[str, Any] = {"catalogs": Catalog, "jobs": Job, "pipelines": Pipeline, "schemas": Schema, "volumes": Volume}
 ROOT = {"bundle", "include", "variables", "sync", "experimental", "resources", "targets", "workspace"}
 """Fields of a bundle's root; the package has models of resources only."""
+SECTIONS = {
+    "bundle": {"cluster_id", "compute_id", "databricks_cli_version", "deployment", "git", "name", "uuid"},
+    "experimental": {"pydabs", "python", "python_wheel_wrapper", "scripts", "skip_artifact_cleanup",
+                     "skip_name_prefix_for_schema", "use_legacy_run_as"},
+    "sync": {"exclude", "include", "paths"},
+}  # fmt: skip
+TARGET = {"artifacts", "bundle", "cluster_id", "compute_id", "default", "git", "mode", "permissions", "presets", "resources",
+          "run_as", "sync", "variables", "workspace"}  # fmt: skip
+VARIABLE = {"default", "description", "lookup", "type"}
+"""What the published JSON schema allows there, and nothing else. Source: bundle/schema/jsonschema.json of the Databricks CLI."""
 
 
 def checked(file: Path) -> dict[str, dict[str, Any]]:
@@ -29,10 +39,22 @@ def checked(file: Path) -> dict[str, dict[str, Any]]:
     parts = [document, *(document.get("targets") or {}).values()]
     for pattern in document.get("include", []):
         parts += [yaml.safe_load(included.read_text("utf-8")) for included in sorted(file.parent.glob(pattern))]
-    if unknown := set(document) - ROOT:
-        raise KeyError(f"{file}: {unknown}")
+    _check_fields(file, document)
     for part in parts:
         for kind, resources in ((part or {}).get("resources") or {}).items():
             for key, resource in resources.items():
                 found.setdefault(kind, {})[key] = MODELS[kind].from_dict(resource).as_dict()
     return found
+
+
+def _check_fields(file: Path, document: dict[str, Any]) -> None:
+    """Require that the parts of a bundle beside its resources have fields of the published schema only."""
+    closed = [("", document, ROOT)]
+    closed += [(name, document.get(name) or {}, fields) for name, fields in SECTIONS.items()]
+    closed += [(f"targets.{name}", target or {}, TARGET) for name, target in (document.get("targets") or {}).items()]
+    closed += [(f"variables.{name}", one or {}, VARIABLE) for name, one in (document.get("variables") or {}).items()]
+    for where, found, fields in closed:
+        if unknown := set(found) - fields:
+            raise KeyError(f"{file}: {where}: {unknown}")
+    if "name" not in document["bundle"]:
+        raise KeyError(f"{file}: bundle: name")
