@@ -37,6 +37,10 @@ def test_its_resources_fit_the_models_of_databricks() -> None:
         ("serverless: true", "serverless: often"),
         ("  volumes:", "  volume:"),
         ("sync:", "synch:"),
+        ("  paths:", "  path:"),
+        ("skip_name_prefix_for_schema", "no_name_prefix_for_schema"),
+        ("    default: true", "    is_default: true"),
+        ('    default: "20"', '    value: "20"'),
     ],
 )
 def test_the_check_finds_what_is_wrong(tmp_path: Path, before: str, after: str) -> None:
