@@ -218,7 +218,12 @@ class _Refresh:
                 case Role.ADDED:
                     table = context.store.open(leaf.location)
                     assert table is not None
-                    return file_rows(plan.added[leaf.location], table.schema, partition_cols=table.partition_cols)
+                    return file_rows(
+                        plan.added[leaf.location],
+                        table.schema,
+                        partition_cols=table.partition_cols,
+                        inline=not context.engine.capabilities.cluster_writes,
+                    )
                 case Role.OLD:
                     return context.binder.table_rows(leaf, plan.old_versions[leaf.location])
                 case Role.NONE:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TXN_APP_ID = "spark.databricks.delta.write.txnAppId"
 TXN_VERSION = "spark.databricks.delta.write.txnVersion"
+_OPTIMIZE = "spark.databricks.delta.optimize"
 
 
 class DeltaSparkTable(DeltaRsTable):
@@ -50,9 +51,9 @@ class DeltaSparkTable(DeltaRsTable):
         options = {"mergeSchema": "true"} if evolve else {}
         stored = self.schema
         more = [field for field in nullable(incoming) if field.name.lower() not in {n.lower() for n in stored.names}]
-        fitted = _fitted(rows, incoming, pa.schema([*stored, *more]), complete=False)
+        query = fitted(rows, incoming, pa.schema([*stored, *more]), complete=False)
         return self._write_query(
-            engine, fitted, proto.WriteOperation.SAVE_MODE_APPEND, receipt, options, self.partition_cols
+            engine, query, proto.WriteOperation.SAVE_MODE_APPEND, receipt, options, self.partition_cols
         )
 
     def replace_query(
@@ -66,10 +67,10 @@ class DeltaSparkTable(DeltaRsTable):
         partition_cols: tuple[str, ...] | None,
     ) -> dict[str, Any]:
         """Swap all rows, and the columns for `columns`, in one commit; returns what the query observes."""
-        fitted = _fitted(rows, incoming, columns, complete=True)
+        query = fitted(rows, incoming, columns, complete=True)
         partitions = self.partition_cols if partition_cols is None else partition_cols
         overwrite = proto.WriteOperation.SAVE_MODE_OVERWRITE
-        return self._write_query(engine, fitted, overwrite, receipt, {"overwriteSchema": "true"}, partitions)
+        return self._write_query(engine, query, overwrite, receipt, {"overwriteSchema": "true"}, partitions)
 
     def merge(self, changes: pa.Table, *, keys: tuple[str, ...], receipt: Receipt | None = None) -> None:
         settings = {}
@@ -77,6 +78,20 @@ class DeltaSparkTable(DeltaRsTable):
             settings = {TXN_APP_ID: receipt.app_id, TXN_VERSION: str(receipt.batch_id)}
         self._engine.observed(_merge(self.location, changes, keys), settings=settings)
         self._committed(receipt)
+
+    def delete(self, condition: str) -> None:
+        """Remove the rows for which a condition is true, in one commit without a receipt; none of them, no commit."""
+        self._run(f"DELETE FROM delta.{quote(self.location)} WHERE {condition}")
+
+    def compact(self, *, file_size_bytes: int | None = None) -> None:
+        size = {} if file_size_bytes is None else {f"{_OPTIMIZE}.minFileSize": str(file_size_bytes)}
+        self._run(f"OPTIMIZE delta.{quote(self.location)}", settings=size)
+
+    def _run(self, text: str, *, settings: Mapping[str, str] | None = None) -> None:
+        command = proto.Command()
+        command.sql_command.input.sql.query = text
+        self._engine.observed(command, settings=settings)
+        self.refresh()
 
     def _write_query(
         self,
@@ -125,7 +140,7 @@ class DeltaSparkStore(DeltaRsStore):
         """Return nothing: the engine commits as well, and a table that is opened costs little beside its query."""
 
 
-def _fitted(rows: Relation, incoming: pa.Schema, columns: pa.Schema, *, complete: bool) -> Relation:
+def fitted(rows: Relation, incoming: pa.Schema, columns: pa.Schema, *, complete: bool) -> Relation:
     """Return the rows with the names, types and order of `columns`.
 
     Nested values are left to Delta's writer, which fits them by the names of their fields.
