@@ -8,7 +8,7 @@ records, so a replay finds the state as it was before the batch, and sees by the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
@@ -109,7 +109,10 @@ class StateTables:
             return
         if self._in_cluster:
             if after is not None:
-                cast("DeltaSparkTable", table).delete(f"NOT ({ends_after(after)})")
+                receipt = replace(
+                    self.receipt, app_id=f"{self.receipt.app_id}/tidied"
+                )  # the batch's own is there already
+                cast("DeltaSparkTable", table).delete(f"NOT ({ends_after(after)})", receipt=receipt)
             table.compact(file_size_bytes=COMPACTED_BYTES)
         elif after is None:
             table.compact(file_size_bytes=COMPACTED_BYTES)

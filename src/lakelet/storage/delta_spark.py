@@ -1,7 +1,7 @@
 """Delta tables whose rows are written by Apache Spark: the log is read here, rows never pass through this process.
 
 Delta's writer compares a receipt with the table (`txnAppId`, `txnVersion`) and leaves out a commit that is there already.
-For MERGE the receipt is a setting of the session and not an option, so each MERGE runs in a copy of the session.
+For MERGE and DELETE the receipt is a setting of the session and not an option, so each runs in a copy of the session.
 """
 
 from __future__ import annotations
@@ -73,15 +73,13 @@ class DeltaSparkTable(DeltaRsTable):
         return self._write_query(engine, query, overwrite, receipt, {"overwriteSchema": "true"}, partitions)
 
     def merge(self, changes: pa.Table, *, keys: tuple[str, ...], receipt: Receipt | None = None) -> None:
-        settings = {}
-        if receipt is not None:
-            settings = {TXN_APP_ID: receipt.app_id, TXN_VERSION: str(receipt.batch_id)}
+        settings = {} if receipt is None else _settings(receipt)
         self._engine.observed(_merge(self.location, changes, keys), settings=settings)
         self._committed(receipt)
 
-    def delete(self, condition: str) -> None:
-        """Remove the rows for which a condition is true, in one commit without a receipt; none of them, no commit."""
-        self._run(f"DELETE FROM delta.{quote(self.location)} WHERE {condition}")
+    def delete(self, condition: str, *, receipt: Receipt) -> None:
+        """Remove the rows for which a condition is true, in one commit with the receipt."""
+        self._run(f"DELETE FROM delta.{quote(self.location)} WHERE {condition}", settings=_settings(receipt))
 
     def compact(self, *, file_size_bytes: int | None = None) -> None:
         size = {} if file_size_bytes is None else {f"{_OPTIMIZE}.minFileSize": str(file_size_bytes)}
@@ -138,6 +136,11 @@ class DeltaSparkStore(DeltaRsStore):
 
     def _known(self, location: str) -> None:
         """Return nothing: the engine commits as well, and a table that is opened costs little beside its query."""
+
+
+def _settings(receipt: Receipt) -> dict[str, str]:
+    """Return the receipt of a command that has no options of its own."""
+    return {TXN_APP_ID: receipt.app_id, TXN_VERSION: str(receipt.batch_id)}
 
 
 def fitted(rows: Relation, incoming: pa.Schema, columns: pa.Schema, *, complete: bool) -> Relation:
