@@ -95,7 +95,10 @@ class StateTables:
             table.append(rows, receipt=self.receipt, evolve=change.evolves)
         else:
             target = cast("DeltaSparkTable", table)
-            target.append_query(self.engine, rows, schema, receipt=self.receipt, evolve=change.evolves)
+            if target.takes_files and not change.evolves:
+                target.append_files(self.engine, rows, schema, receipt=self.receipt)
+            else:
+                target.append_query(self.engine, rows, schema, receipt=self.receipt, evolve=change.evolves)
         reach("state.committed")
 
     def _schema(self, rows: Relation) -> pa.Schema:
@@ -113,7 +116,8 @@ class StateTables:
                     self.receipt, app_id=f"{self.receipt.app_id}/tidied"
                 )  # the batch's own is there already
                 cast("DeltaSparkTable", table).delete(f"NOT ({ends_after(after)})", receipt=receipt)
-            table.compact(file_size_bytes=COMPACTED_BYTES)
+            if self._num_files(table) > 1:
+                table.compact(file_size_bytes=COMPACTED_BYTES)
         elif after is None:
             table.compact(file_size_bytes=COMPACTED_BYTES)
         else:

@@ -6,20 +6,27 @@ For MERGE and DELETE the receipt is a setting of the session and not an option, 
 
 from __future__ import annotations
 
+import json
+import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyspark.sql.connect import proto
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from lakelet.errors import StorageError
 from lakelet.names import quote
+from lakelet.places import is_remote, remove_folder
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_rs import DeltaRsStore
-from lakelet.storage.delta_rs_table import DeltaRsTable
+from lakelet.storage.delta_rs_table import CHECKPOINT_INTERVAL, DeltaRsTable
+from lakelet.storage.failures import storage_errors
+from lakelet.storage.log_writer import AddedFile, checkpoint, write_commit
 from lakelet.storage.schema import nullable, stored_type
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 
 TXN_APP_ID = "spark.databricks.delta.write.txnAppId"
 TXN_VERSION = "spark.databricks.delta.write.txnVersion"
+_ATTEMPT = "_files-"
 _OPTIMIZE = "spark.databricks.delta.optimize"
 
 
@@ -55,6 +63,31 @@ class DeltaSparkTable(DeltaRsTable):
         return self._write_query(
             engine, query, proto.WriteOperation.SAVE_MODE_APPEND, receipt, options, self.partition_cols
         )
+
+    def append_files(self, engine: Engine, rows: Relation, incoming: pa.Schema, *, receipt: Receipt) -> None:
+        """Commit the rows of a query and the receipt as one version: the engine writes files, the log is written here.
+
+        A quarter of the time of `append_query`, for plain tables whose columns the query has; nothing is observed. A job
+        that goes on after its client died has written files that no commit names.
+        """
+        table = Path(self.location)
+        for left in table.glob(f"{_ATTEMPT}*"):  # of an attempt that was cut off; a vacuum does not look there
+            remove_folder(left)
+        folder = table / f"{_ATTEMPT}{uuid.uuid4().hex}"
+        engine.observed(_write("parquet", str(folder), fitted(rows, incoming, self.schema, complete=True)))
+        with storage_errors(self.location):
+            added = [_moved(file, table) for file in sorted(folder.glob("part-*.parquet"))]
+            remove_folder(folder)
+            files = [file for file in added if file is not None]
+            write_commit(self.location, self.version + 1, added=files, removed=(), receipt=receipt)
+        self.refresh()
+        interval = int(self.properties.get("delta.checkpointInterval", CHECKPOINT_INTERVAL))
+        checkpoint(self.location, self.version, files=0, interval=interval)
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether rows may be added by `append_files`."""
+        return self._is_plain and not is_remote(self.location)
 
     def replace_query(
         self,
@@ -100,10 +133,9 @@ class DeltaSparkTable(DeltaRsTable):
         options: Mapping[str, str],
         partition_cols: tuple[str, ...],
     ) -> dict[str, Any]:
-        command = proto.Command()
+        command = _write("delta", self.location, rows)
         operation = command.write_operation
-        operation.input.CopyFrom(rows)
-        operation.source, operation.path, operation.mode = "delta", self.location, mode
+        operation.mode = mode
         operation.partitioning_columns.extend(partition_cols)
         for key, value in options.items():
             operation.options[key] = value
@@ -136,6 +168,25 @@ class DeltaSparkStore(DeltaRsStore):
 
     def _known(self, location: str) -> None:
         """Return nothing: the engine commits as well, and a table that is opened costs little beside its query."""
+
+
+def _write(source: str, path: str, rows: Relation) -> proto.Command:
+    command = proto.Command()
+    operation = command.write_operation
+    operation.input.CopyFrom(rows)
+    operation.source, operation.path = source, path
+    operation.mode = proto.WriteOperation.SAVE_MODE_ERROR_IF_EXISTS
+    return command
+
+
+def _moved(file: Path, table: Path) -> AddedFile | None:
+    """Move a file of the engine to the others of a table; returns None for one without rows."""
+    num_rows = pq.read_metadata(file).num_rows
+    if not num_rows:
+        return None
+    size = file.stat().st_size
+    file.rename(table / file.name)
+    return AddedFile(path=file.name, size_bytes=size, stats=json.dumps({"numRecords": num_rows}))
 
 
 def _settings(receipt: Receipt) -> dict[str, str]:
