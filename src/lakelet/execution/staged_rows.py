@@ -133,6 +133,7 @@ class Staging:
             keep: an attempt after this one may use them.
         """
         known = read_derived(_note(self.checkpoint))
+        self._forget_others(known.get("attempt"))
         if (known.get("batch_id"), known.get("query")) == (self.batch_id, self.query):
             folder = _folder(self.checkpoint) / str(known["attempt"])
             return tuple(
@@ -148,6 +149,13 @@ class Staging:
             note = {"batch_id": self.batch_id, "query": self.query, "attempt": self.attempt, "inputs": counts}
             write_json(_note(self.checkpoint), {"format": FORMAT, **note})
         return tuple(staged.values())
+
+    def _forget_others(self, kept: str | None) -> None:
+        """Remove what attempts that failed have left, but for the one whose rows are noted."""
+        folder = _folder(self.checkpoint)
+        for attempt in folder.iterdir() if folder.is_dir() else ():
+            if attempt.name != kept:
+                remove_folder(attempt)
 
     def write(self, name: str, rows: Relation, measures: Mapping[str, proto.Expression]) -> tuple[str, dict[str, Any]]:
         """Write rows to files of this attempt; returns their folder, and the measures over the rows."""

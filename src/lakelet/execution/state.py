@@ -72,7 +72,7 @@ class StateTables:
         files = snapshot_files(table.location, version)
         if not files:
             return None
-        rows = file_rows(files, table.schema, inline=not self._in_cluster)
+        rows = file_rows(files, table.schema, inline=not self.in_cluster)
         return rows if after is None else plan.filtered(rows, plan.expression(ends_after(after)))
 
     def columns(self, name: str) -> pa.Schema:
@@ -110,7 +110,7 @@ class StateTables:
         table = self.store.open(self.location(name))
         if table is None or self._num_files(table) < COMPACTION_FILES:
             return
-        if self._in_cluster:
+        if self.in_cluster:
             if after is not None:
                 receipt = replace(
                     self.receipt, app_id=f"{self.receipt.app_id}/tidied"
@@ -130,12 +130,12 @@ class StateTables:
 
     def _num_files(self, table: Table) -> int:
         """Return how many files there are to put together: a cluster leaves large ones alone."""
-        if not self._in_cluster:
+        if not self.in_cluster:
             return table.size().files
         return sum(file.size_bytes < COMPACTED_BYTES for file in table.files())
 
     @property
-    def _in_cluster(self) -> bool:
+    def in_cluster(self) -> bool:
         return self.engine.capabilities.cluster_writes
 
     def num_rows(self, name: str) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -79,7 +80,10 @@ class StatefulBatch:
 
     def tidy(self) -> None:
         """Put the state's files together; only after the note, when no replay needs older versions."""
-        forget_staged(self.checkpoint)
+        if self.tables.in_cluster or isinstance(
+            self.checkpoint.folder, Path
+        ):  # a bucket costs two requests to find nothing
+            forget_staged(self.checkpoint)
         for name in self.names:
             self.tables.tidy(name, after=self.thresholds.now)
 
