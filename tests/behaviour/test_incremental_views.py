@@ -114,10 +114,7 @@ def test_rows_follow_appended_rows(project: Any, query: str) -> None:
     project.ok()
     project.land("sales", MORE)
     project.ok()
-    in_cluster = ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "PLAN_NOT_INCREMENTALIZABLE"])
-    assert project.techniques()["v"] == (
-        in_cluster if project.engine.capabilities.cluster_writes else ("APPEND_ONLY", [])
-    )
+    assert project.techniques()["v"] == ("APPEND_ONLY", [])
     assert project.rows("v") == expected(project, query)
 
 

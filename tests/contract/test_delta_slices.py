@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 
 from lakelet.engine.base import Engine
 from lakelet.errors import SourceError
-from lakelet.execution import slices
+from lakelet.execution import delta_source, slices
 from lakelet.execution.delta_source import DeltaSource
 from lakelet.execution.sources import Slice
 from lakelet.plan.metadata import METADATA
+from lakelet.plan.relation import relations
 from lakelet.storage.delta_rs import DeltaRsStore
 
 pytestmark = pytest.mark.feature("Delta tables as streams")
@@ -211,6 +212,35 @@ def test_ignore_deletes_takes_deletes_only(engine: Engine, three_commits: str) -
     DeltaTable(three_commits).update(updates={"id": "id + 10"}, predicate="id = 4")
     with pytest.raises(SourceError, match="DELTA_SOURCE_TABLE_IGNORE_CHANGES"):
         list(batches(stream, first.end))
+
+
+# -- by a cluster -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metadata", [False, True])
+def test_a_cluster_reads_the_files_however_small(engine: Engine, three_commits: str, metadata: bool) -> None:
+    here, there = source(three_commits), source(three_commits)
+    there.inline = False
+    for piece in batches(there):
+        relation = there.rows(piece.start, piece.end, metadata=metadata)
+        assert not [item for item in relations(relation) if item.HasField("local_relation")]
+        found, expected = engine.collect(relation), rows(engine, here, piece, metadata=metadata)
+        assert found.sort_by("id").to_pylist() == expected.sort_by("id").to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("partitioned", "metadata", "sizes"), [(False, False, [5, 2]), (True, False, [3, 3, 1]), (False, True, [3, 3, 1])]
+)
+def test_a_slice_of_a_cluster_has_many_files_or_a_few_scans(
+    monkeypatch: pytest.MonkeyPatch, location: str, partitioned: bool, metadata: bool, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(delta_source, "MAX_FILES_IN_CLUSTER", 5)
+    monkeypatch.setattr(delta_source, "MAX_FILES_BY_ENGINE", 3)
+    for number in range(7):
+        write(location, numbers(number, part=[str(number)]), partition_by=["part"] if partitioned else None)
+    stream = source(location, startingVersion="0")
+    stream.inline, stream.metadata = False, metadata
+    assert [piece.num_files for piece in batches(stream)] == sizes
 
 
 # -- a source that is not what it was -----------------------------------------------------------------------------

@@ -304,9 +304,10 @@ class Binder:
 
     def _table(self, location: str, leaf: Leaf, versions: Mapping[str, int], metadata: bool) -> Relation:
         store = self._resolver.store
+        inline = not self._resolver.engine.capabilities.cluster_writes
         if DeltaOptions(leaf.options).change_feed:
             return changes_between(
-                location, leaf.shown, store, leaf.options, newest=versions[location], metadata=metadata
+                location, leaf.shown, store, leaf.options, newest=versions[location], metadata=metadata, inline=inline
             )
         version = version_as_of(location, leaf.shown, leaf.options, newest=versions[location])
         # Sail 0.7 cannot read most versions from before the last checkpoint of the log.
@@ -315,7 +316,7 @@ class Binder:
             assert table is not None
             refuse_column_mapping(location, table.properties)
             files = snapshot_files(location, version)
-            return file_rows(files, table.schema, partition_cols=table.partition_cols, metadata=metadata)
+            return file_rows(files, table.schema, partition_cols=table.partition_cols, metadata=metadata, inline=inline)
         return self._resolver.delta_rows(location, version)
 
     def _view(self, view: Dataset, batch: _Batch) -> Relation:

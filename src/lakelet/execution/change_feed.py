@@ -133,12 +133,20 @@ def _marked(files: tuple[DataFile, ...], kind: str | None, version: int, at_ms: 
 
 
 def changes_between(
-    location: str, label: str, store: TableStore, options: Mapping[str, str], *, newest: int, metadata: bool
+    location: str,
+    label: str,
+    store: TableStore,
+    options: Mapping[str, str],
+    *,
+    newest: int,
+    metadata: bool,
+    inline: bool = True,
 ) -> Relation:
     """Return the changes of a table as rows: a read that is no stream.
 
     Args:
         newest: the version at which the batch reads the table; the changes end there, or before.
+        inline: as of a `DeltaSource`.
 
     Raises:
         SourceError: `DELTA_VERSION_NOT_FOUND`, `DELTA_INVALID_CDC_RANGE`, `DELTA_MISSING_CHANGE_DATA`.
@@ -148,7 +156,11 @@ def changes_between(
     if latest_version(location) is None:
         raise missing_table(label, location)
     source = ChangeFeedSource(
-        location=location, label=label, store=store, options={"readchangefeed": "true", "startingversion": str(first)}
+        location=location,
+        label=label,
+        store=store,
+        options={"readchangefeed": "true", "startingversion": str(first)},
+        inline=inline,
     )
     source.schema(newest)
     start = source.offset(first)

@@ -10,6 +10,8 @@
     <dataset>/<flow>/<g>/auto_cdc.json   of an AUTO CDC flow: how it treats NULLs, for a warning when that changes
     <dataset>/<flow>/<g>/state.json    what an operator with state is: another one cannot go on with its rows
     <dataset>/<flow>/<g>/state/<name>  the rows that it remembers, Delta tables
+    <dataset>/<flow>/<g>/staged        where a cluster computes: the rows that the operator reads in the batch under way
+    <dataset>/<flow>/<g>/staged.json   of which batch and query these rows are
     <dataset>/<flow>/<g>/sources/<s>   of a stream of files: which it has found
     <dataset>/view.json                of a materialized view: what its rows were computed from
     <dataset>/view_intent.json         of a materialized view: what the refresh under way, or the last one, reads

@@ -193,6 +193,8 @@ class UpdateContext:
                     store=self.store,
                     options=leaf.options,
                     max_bytes=self.max_bytes,
+                    metadata=item.metadata,
+                    inline=not self.engine.capabilities.cluster_writes,
                     on_new_columns=self.resolver.forget_columns,
                 )
         return self._sources[key]

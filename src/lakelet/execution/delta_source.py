@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -11,7 +11,14 @@ import pyarrow as pa
 from lakelet.errors import SourceError
 from lakelet.execution.delta_options import DeltaOptions, check_options
 from lakelet.execution.diagnosis import missing_table
-from lakelet.execution.slices import INLINE_BYTES, MAX_FILES_BY_ENGINE, file_rows, num_rows_of
+from lakelet.execution.slices import (
+    INLINE_BYTES,
+    MAX_FILES_BY_ENGINE,
+    MAX_FILES_IN_CLUSTER,
+    file_rows,
+    num_rows_of,
+    scan_of,
+)
 from lakelet.execution.sources import Backlog, Offset, Skipped, Slice
 from lakelet.places import place
 from lakelet.plan.relation import Relation
@@ -60,6 +67,8 @@ class DeltaSource:
         label: what the user calls it.
         options: reader options, keys in lower case.
         max_bytes: default size of a micro-batch on disk; a single larger file is still one batch.
+        metadata: rows are asked for with the hidden column of the file's path, size and time.
+        inline: few rows may travel inside the plan; a cluster reads all of them itself.
         on_new_columns: called when the table has got other columns since it was last read.
     """
 
@@ -68,6 +77,8 @@ class DeltaSource:
     store: TableStore
     options: Mapping[str, str] = field(default_factory=dict)
     max_bytes: int = 64 * 2**20
+    metadata: bool = False
+    inline: bool = True
     on_new_columns: Callable[[], None] | None = None
     _checked: DeltaOptions = field(default_factory=DeltaOptions)
     _known: int = -1
@@ -103,6 +114,7 @@ class DeltaSource:
             if start.get("table") not in (None, self._table_id):
                 raise self._replaced("it has another id in its log")
         taken: list[DataFile] = []
+        scans: set[Hashable] = set()
         skipped = Skipped()
         size = 0
         while version <= until:
@@ -111,10 +123,13 @@ class DeltaSource:
             for position in range(index, len(found.files)):
                 file = found.files[position]
                 may_end = taken and (position == 0 or not found.is_whole)
-                if may_end and self._is_full(len(taken), size, found.files[position:] if found.is_whole else [file]):
+                if may_end and self._is_full(
+                    len(taken), len(scans), size, found.files[position:] if found.is_whole else [file]
+                ):
                     end = self.offset(version, position, snapshot=snapshot)
                     return Slice(start=start, end=end, num_files=len(taken), num_bytes=size, skipped=_any(skipped))
                 taken.append(file)
+                scans.add(scan_of(file, self.metadata))
                 size += file.size_bytes
             version, index, snapshot = version + 1, 0, False
         return Slice(
@@ -129,9 +144,12 @@ class DeltaSource:
             skipped=_any(skipped),
         )
 
-    def _is_full(self, num_files: int, size: int, following: Sequence[DataFile]) -> bool:
-        """Return whether a micro-batch of this many files and bytes has no room for these."""
-        by_engine = size > INLINE_BYTES and num_files >= MAX_FILES_BY_ENGINE
+    def _is_full(self, num_files: int, num_scans: int, size: int, following: Sequence[DataFile]) -> bool:
+        """Return whether a micro-batch of so many files, scans and bytes has no room for these."""
+        if self.inline:
+            by_engine = size > INLINE_BYTES and num_files >= MAX_FILES_BY_ENGINE
+        else:
+            by_engine = num_files >= MAX_FILES_IN_CLUSTER or num_scans >= MAX_FILES_BY_ENGINE
         too_large = size + sum(file.size_bytes for file in following) > self._checked.max_bytes(self.max_bytes)
         return num_files >= self._checked.max_files or by_engine or too_large
 
@@ -147,7 +165,9 @@ class DeltaSource:
                 version, index, snapshot = version + 1, 0, False
         refuse_deletion_vectors(self.location, tuple(files))
         schema, partition_cols = self.schema(int(end["version"]) - (0 if int(end["index"]) else 1))
-        return file_rows(files, self._columns(schema), partition_cols=partition_cols, metadata=metadata)
+        return file_rows(
+            files, self._columns(schema), partition_cols=partition_cols, metadata=metadata, inline=self.inline
+        )
 
     def _columns(self, schema: pa.Schema) -> pa.Schema:
         """Return the columns of the stream, given those of the table."""

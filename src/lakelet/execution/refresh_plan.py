@@ -294,8 +294,8 @@ def _incremental(
     names = ", ".join(f"`{context.catalog.relative(location)}`" for location in changes.added)
     grown = Issue(type="DATA_HAS_CHANGED", text=f"rows were appended to {names}")
     query = plan.query
-    if context.engine.capabilities.cluster_writes:
-        text = "the cluster computes and writes its rows; partial values are kept with the embedded engine only"
+    if context.engine.capabilities.cluster_writes and query.groups is not None:
+        text = "the cluster computes and writes its groups; partial values are kept with the embedded engine only"
         return replace(plan, issues=(grown, Issue(type="PLAN_NOT_INCREMENTALIZABLE", text=text, detail="ENGINE")))
     if query.form is None:
         return replace(plan, issues=(grown, *([query.issue] if query.issue else [])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -24,6 +24,8 @@ INLINE_BYTES = 4 * 2**20
 """Up to this size on disk a slice travels inside the plan; above it the engine reads the files."""
 MAX_FILES_BY_ENGINE = 64
 """How many files above that size one slice may have: with file metadata each is a scan of its own."""
+MAX_FILES_IN_CLUSTER = 1_000
+"""How many files a slice may have that a cluster reads with few scans; the footer of each is looked at here."""
 
 _ZONE = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
 
@@ -41,27 +43,39 @@ METADATA_TYPE = pa.struct(
 
 
 def file_rows(
-    files: Sequence[DataFile], schema: pa.Schema, *, partition_cols: Sequence[str] = (), metadata: bool = False
+    files: Sequence[DataFile],
+    schema: pa.Schema,
+    *,
+    partition_cols: Sequence[str] = (),
+    metadata: bool = False,
+    inline: bool = True,
 ) -> Relation:
     """Return the rows of `files` with the columns of `schema`, and the hidden metadata column if asked for.
+
+    Args:
+        inline: few rows may be read here and travel inside the plan; a cluster reads them itself.
 
     Raises:
         SourceError: `DATA_FILE_MISSING`, `DATA_FILE_INCOMPLETE` where the rows are not those that the log promises.
     """
     if not files:
         return plan.local(with_metadata(schema.empty_table(), None) if metadata else schema.empty_table())
-    if sum(file.size_bytes for file in files) <= INLINE_BYTES:
+    if inline and sum(file.size_bytes for file in files) <= INLINE_BYTES:
         return plan.local(pa.concat_tables([_read(file, schema, partition_cols, metadata) for file in files]))
     for file in files:
         _check_rows(file, _footer(file).num_rows)
-    groups: dict[tuple[tuple[str, str | None], ...] | str, list[DataFile]] = {}
+    groups: dict[Hashable, list[DataFile]] = {}
     for file in files:
-        key = file.path if metadata else tuple(sorted(file.partition_values.items(), key=repr))
-        groups.setdefault(key, []).append(file)
+        groups.setdefault(scan_of(file, metadata), []).append(file)
     scans = [_scan(group, schema, partition_cols, metadata) for group in groups.values()]
     while len(scans) > 1:
         scans = [plan.union(scans[i : i + 2]) for i in range(0, len(scans), 2)]
     return scans[0]
+
+
+def scan_of(file: DataFile, metadata: bool) -> Hashable:
+    """Return what the files have in common that an engine reads in one scan."""
+    return file.path if metadata else tuple(sorted(file.partition_values.items(), key=repr))
 
 
 def _scan(files: list[DataFile], schema: pa.Schema, partition_cols: Sequence[str], metadata: bool) -> Relation:

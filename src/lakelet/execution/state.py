@@ -8,10 +8,13 @@ records, so a replay finds the state as it was before the batch, and sees by the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
+from pyspark.sql.pandas.types import to_arrow_schema
 
+from lakelet.engine.base import Engine
 from lakelet.errors import StorageError
 from lakelet.execution.slices import file_rows
 from lakelet.faults import reach
@@ -22,12 +25,15 @@ from lakelet.storage.base import Receipt, Table, TableDefinition, TableStore
 from lakelet.storage.delta_log import snapshot_files
 from lakelet.storage.schema import compare, nullable
 
+if TYPE_CHECKING:
+    from lakelet.storage.delta_spark import DeltaSparkTable
+
 ENDS_AT = "__lakelet_ends_at"
 """Column of a state table: the event time at which the watermark closes the row, NULL for never."""
 COMPACTION_FILES = 10
 """A state table of so many files is written anew without what the watermark has passed."""
 COMPACTED_BYTES = 32 << 20
-"""Without a watermark files of this size are left alone."""
+"""Without a watermark, and always in a cluster, files of this size are left alone."""
 
 ENDS_AT_TYPE = pa.timestamp("us", "UTC")
 
@@ -37,12 +43,14 @@ class StateTables:
     """The state of one flow in one micro-batch.
 
     Attributes:
+        engine: reads and writes the tables itself, if it can.
         versions: by name, the version of each table before the batch; None where there was none.
         receipt: of the batch.
         flow: how the flow's target is called in messages.
     """
 
     store: TableStore
+    engine: Engine
     folder: Place
     versions: Mapping[str, int | None]
     receipt: Receipt
@@ -64,28 +72,53 @@ class StateTables:
         files = snapshot_files(table.location, version)
         if not files:
             return None
-        rows = file_rows(files, table.schema)
+        rows = file_rows(files, table.schema, inline=not self.in_cluster)
         return rows if after is None else plan.filtered(rows, plan.expression(ends_after(after)))
 
-    def add(self, name: str, rows: pa.Table) -> None:
-        """Remember rows; a replay finds them remembered. No rows, no commit."""
+    def columns(self, name: str) -> pa.Schema:
+        """Return the columns of a table that was there before the batch."""
+        return self._open(name).schema
+
+    def add(self, name: str, rows: pa.Table | Relation) -> None:
+        """Remember rows, or those of a query; a replay finds them remembered. No rows that are at hand, no commit."""
         table = self.store.open(self.location(name))
-        if not rows.num_rows or (table is not None and table.batch_id(self.receipt.app_id) >= self.receipt.batch_id):
+        is_empty = isinstance(rows, pa.Table) and not rows.num_rows
+        if is_empty or (table is not None and table.batch_id(self.receipt.app_id) >= self.receipt.batch_id):
             return
+        schema = rows.schema if isinstance(rows, pa.Table) else self._schema(rows)
         if table is None:
-            table = self.store.create(self.location(name), TableDefinition(schema=nullable(rows.schema)))
-        change = compare(table.schema, rows.schema)
+            table = self.store.create(self.location(name), TableDefinition(schema=nullable(schema)))
+        change = compare(table.schema, schema)
         if change.conflicts:
             raise state_mismatch(self.flow, "; ".join(change.conflicts).replace(" in the table ", " in the state "))
-        table.append(rows, receipt=self.receipt, evolve=change.evolves)
+        if isinstance(rows, pa.Table):
+            table.append(rows, receipt=self.receipt, evolve=change.evolves)
+        else:
+            target = cast("DeltaSparkTable", table)
+            if target.takes_files and not change.evolves:
+                target.append_files(self.engine, rows, schema, receipt=self.receipt)
+            else:
+                target.append_query(self.engine, rows, schema, receipt=self.receipt, evolve=change.evolves)
         reach("state.committed")
 
+    def _schema(self, rows: Relation) -> pa.Schema:
+        return to_arrow_schema(self.engine.schema(rows), timezone="UTC")
+
     def tidy(self, name: str, *, after: int | None) -> None:
-        """Write the table anew without what the watermark has passed, once it has many files; only after the batch's note."""
+        """Take out of the table what the watermark has passed, and put its files together, once it has many; only after the
+        batch's note."""
         table = self.store.open(self.location(name))
-        if table is None or table.size().files < COMPACTION_FILES:
+        if table is None or self._num_files(table) < COMPACTION_FILES:
             return
-        if after is None:
+        if self.in_cluster:
+            if after is not None:
+                receipt = replace(
+                    self.receipt, app_id=f"{self.receipt.app_id}/tidied"
+                )  # the batch's own is there already
+                cast("DeltaSparkTable", table).delete(f"NOT ({ends_after(after)})", receipt=receipt)
+            if self._num_files(table) > 1:
+                table.compact(file_size_bytes=COMPACTED_BYTES)
+        elif after is None:
             table.compact(file_size_bytes=COMPACTED_BYTES)
         else:
             rows = table.rows()
@@ -94,6 +127,16 @@ class StateTables:
                           receipt=self.receipt)  # fmt: skip
         reach("state.compacted")
         table.remove_old_files()
+
+    def _num_files(self, table: Table) -> int:
+        """Return how many files there are to put together: a cluster leaves large ones alone."""
+        if not self.in_cluster:
+            return table.size().files
+        return sum(file.size_bytes < COMPACTED_BYTES for file in table.files())
+
+    @property
+    def in_cluster(self) -> bool:
+        return self.engine.capabilities.cluster_writes
 
     def num_rows(self, name: str) -> int:
         table = self.store.open(self.location(name))

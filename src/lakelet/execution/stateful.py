@@ -1,6 +1,6 @@
 """One micro-batch of a flow whose query remembers rows: split at the operator, run it, keep what it wants to remember.
 
-    below the operator   row by row over the slice, evaluated once
+    below the operator   row by row over the slice, evaluated once: collected here, or written to files by a cluster
     the operator         those rows and the state before the batch; its state is committed first, with the batch's receipt
     above the operator   row by row over what it gives; rows and receipt go to the target in one commit, the note comes last
 
@@ -10,23 +10,29 @@ state's commit is repaired by it: the receipt in the state table says that the b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from lakelet.execution import stateful_cluster, stateful_cluster_join
 from lakelet.execution.binding import BoundInputs
 from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, read_json, write_json
+from lakelet.execution.staged_rows import Staging, forget_staged
 from lakelet.execution.state import StateTables, state_behind, state_mismatch
 from lakelet.execution.stateful_aggregate import aggregate, with_event_key
+from lakelet.execution.stateful_cluster import ClusterStep
 from lakelet.execution.stateful_dedupe import deduplicate
-from lakelet.execution.stateful_join import join
+from lakelet.execution.stateful_join import SIDES, join
 from lakelet.execution.stateful_part import StatefulPart
 from lakelet.execution.stateful_step import Emission, Step
 from lakelet.execution.watermark import Thresholds, advanced, latest, next_thresholds
 from lakelet.places import Place
 from lakelet.plan import relation as plan
+from lakelet.plan.fingerprint import fingerprint
 from lakelet.plan.relation import Relation
 from lakelet.plan.stateful import Operator
 from lakelet.storage.base import Receipt
@@ -52,6 +58,7 @@ class StatefulBatch:
         emitted: its rows, for the query above it.
         num_input_rows: rows that reached it.
         watermarks: of each stream, after this batch.
+        names: of its state tables.
     """
 
     emitted: Relation
@@ -61,6 +68,7 @@ class StatefulBatch:
     watermarks: Mapping[str, int | None]
     tables: StateTables
     names: tuple[str, ...]
+    checkpoint: Checkpoint
 
     def note(self) -> dict[str, Any]:
         """Return what the batch's note says for the next one."""
@@ -72,6 +80,10 @@ class StatefulBatch:
 
     def tidy(self) -> None:
         """Put the state's files together; only after the note, when no replay needs older versions."""
+        if self.tables.in_cluster or isinstance(
+            self.checkpoint.folder, Path
+        ):  # a bucket costs two requests to find nothing
+            forget_staged(self.checkpoint)
         for name in self.names:
             self.tables.tidy(name, after=self.thresholds.now)
 
@@ -119,17 +131,27 @@ def run_operator(
     queries = inputs.rows
     if part.operator is Operator.AGGREGATE:
         queries = (with_event_key(part, queries[0]),)
-    rows = tuple(context.engine.collect(query) for query in queries)
-    description = part.description([name for table in rows for name in table.column_names])
-    _check_unchanged(checkpoint, description, display)
     tables = StateTables(
         store=context.store,
+        engine=context.engine,
         folder=state_folder(checkpoint),
         versions=batch.state.get("versions", {}),
         receipt=Receipt(app_id=context.app_id(flow, checkpoint.epoch), batch_id=batch.id),
         flow=display,
     )
-    emission = _run(Step(part=part, rows=rows, thresholds=thresholds, tables=tables, engine=context.engine))
+    run = _run_in_cluster if context.engine.capabilities.cluster_writes else _run_here
+    description, num_input_rows, emission = run(
+        _Batch(
+            context=context,
+            part=part,
+            queries=queries,
+            thresholds=thresholds,
+            tables=tables,
+            checkpoint=checkpoint,
+            display=display,
+            keep=keep,
+        )
+    )
     times = [
         _latest(context, mark.column, found) for mark, found in zip(part.watermarks, inputs.watermarked, strict=True)
     ]
@@ -139,23 +161,84 @@ def run_operator(
             tables.add(name, added)
     return StatefulBatch(
         emitted=emission.rows,
-        num_input_rows=sum(table.num_rows for table in rows),
+        num_input_rows=num_input_rows,
         num_late_rows=emission.num_late_rows,
         thresholds=thresholds,
         watermarks=advanced(checkpoint.details().get("watermarks", {}), part.watermarks, times),
         tables=tables,
         names=TABLES[part.operator],
+        checkpoint=checkpoint,
     )
 
 
-def _run(step: Step) -> Emission:
-    match step.part.operator:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """An operator and what it reads in one batch."""
+
+    context: UpdateContext
+    part: StatefulPart
+    queries: Sequence[Relation]
+    thresholds: Thresholds
+    tables: StateTables
+    checkpoint: Checkpoint
+    display: str
+    keep: bool
+
+    def checked(self, columns: Iterable[str]) -> dict[str, str]:
+        """Return what the operator is, after a look that its state is of the same one."""
+        description = self.part.description(list(columns))
+        _check_unchanged(self.checkpoint, description, self.display)
+        return description
+
+
+def _run_here(batch: _Batch) -> tuple[dict[str, str], int, Emission]:
+    """Run an operator over rows that are collected; returns what it is, how many rows it read, and what it makes of them."""
+    engine, part = batch.context.engine, batch.part
+    rows = tuple(engine.collect(query) for query in batch.queries)
+    description = batch.checked(name for table in rows for name in table.column_names)
+    step = Step(part=part, rows=rows, thresholds=batch.thresholds, tables=batch.tables, engine=engine)
+    match part.operator:
         case Operator.DEDUPLICATE | Operator.DEDUPLICATE_WITHIN_WATERMARK:
-            return deduplicate(step)
+            emission = deduplicate(step)
         case Operator.AGGREGATE:
-            return aggregate(step)
+            emission = aggregate(step)
         case Operator.JOIN:
-            return join(step)
+            emission = join(step)
+    return description, sum(table.num_rows for table in rows), emission
+
+
+def _run_in_cluster(batch: _Batch) -> tuple[dict[str, str], int, Emission]:
+    """Run an operator over rows that the cluster has written; otherwise as `_run_here`."""
+    engine, part = batch.context.engine, batch.part
+    read = stateful_cluster.inputs(part, batch.queries, engine)
+    description = batch.checked(name for item in read for name in item.columns.names)
+    staging = Staging(
+        checkpoint=batch.checkpoint,
+        engine=engine,
+        batch_id=batch.tables.receipt.batch_id,
+        query=_digest(batch.context, part),
+        thresholds=batch.thresholds,
+    )
+    names = SIDES if part.operator is Operator.JOIN else ("rows",)
+    rows = staging.inputs(dict(zip(names, read, strict=True)), keep=batch.keep)
+    step = ClusterStep(part=part, rows=rows, thresholds=batch.thresholds, tables=batch.tables, staging=staging)
+    match part.operator:
+        case Operator.DEDUPLICATE | Operator.DEDUPLICATE_WITHIN_WATERMARK:
+            emission = stateful_cluster.deduplicate(step)
+        case Operator.AGGREGATE:
+            emission = stateful_cluster.aggregate(step)
+        case Operator.JOIN:
+            emission = stateful_cluster_join.join(step)
+    return description, sum(item.num_input for item in rows), emission
+
+
+def _digest(context: UpdateContext, part: StatefulPart) -> str:
+    """Return a digest of what is below an operator: its own tree and the views that it reads, with their rules."""
+    digest = hashlib.sha256(fingerprint(part.node).encode())
+    for tree, rules in context.binder.view_trees(part.node, part.origin):
+        digest.update(fingerprint(tree).encode())
+        digest.update(repr([(rule.text, rule.action.value) for rule in rules]).encode())
+    return digest.hexdigest()
 
 
 def _latest(context: UpdateContext, column: str, rows: Relation) -> int | None:

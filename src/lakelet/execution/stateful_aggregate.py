@@ -48,19 +48,19 @@ def aggregate(step: Step) -> Emission:
     (rows,) = step.rows
     part = step.part
     if part.is_complete:
-        kept = rows.select(_needed(part, rows.column_names))
+        kept = rows.select(needed_columns(part, rows.column_names))
         sources = [plan.local(kept)]
         before = step.tables.before(TABLE, after=None)
         if before is not None:
             sources.insert(0, before)
-        return Emission(rows=_aggregated(part, sources), state={TABLE: kept})
+        return Emission(rows=aggregated(part, sources), state={TABLE: kept})
     late = late_mask(rows.column(EVENT), step.thresholds)
     num_late = 0
     if late is not None:
         num_late = pc.sum(late).as_py() or 0
         rows = rows.filter(pc.invert(late))
     ends = micros(rows.column(EVENT))
-    kept = rows.select(_needed(part, rows.column_names))
+    kept = rows.select(needed_columns(part, rows.column_names))
     kept = kept.append_column(pa.field(ENDS_AT, ENDS_AT_TYPE), ends.cast(ENDS_AT_TYPE))
     now = step.thresholds.now
     closed = (
@@ -71,10 +71,10 @@ def aggregate(step: Step) -> Emission:
     if before is not None:
         sources.insert(0, plan.filtered(before, plan.expression(f"NOT ({ends_after(now or 0)})")))
     opened = kept.filter(pc.invert(closed))
-    return Emission(rows=_aggregated(part, sources), num_late_rows=num_late, state={TABLE: opened})
+    return Emission(rows=aggregated(part, sources), num_late_rows=num_late, state={TABLE: opened})
 
 
-def _aggregated(part: StatefulPart, sources: list[Relation]) -> Relation:
+def aggregated(part: StatefulPart, sources: list[Relation]) -> Relation:
     """Return the user's aggregation over rows that are remembered and rows of the batch."""
     below = part.node.aggregate.input
     rows = stand_in(below, plan.union(sources, by_name=True))
@@ -103,7 +103,7 @@ def _default_name(key: proto.Expression) -> str:
     return "window"
 
 
-def _needed(part: StatefulPart, columns: Iterable[str]) -> list[str]:
+def needed_columns(part: StatefulPart, columns: Iterable[str]) -> list[str]:
     """Return the columns that the aggregation may name; all of them where it is not sure."""
     names: set[str] = set()
     for message in own_messages(part.node):

@@ -116,7 +116,7 @@ def _pairs(
         if not part.num_rows:
             return []
         inputs.append(plan.local(part))
-    matches = _over(node, inputs)
+    matches = over(node, inputs)
     matches.join.join_type = proto.Join.JOIN_TYPE_INNER
     chosen = plan.new()
     chosen.project.input.CopyFrom(matches)
@@ -125,7 +125,7 @@ def _pairs(
     return sorted(zip(*(found.column(name).to_pylist() for name in _PLACES), strict=True))
 
 
-def _over(node: Relation, inputs: list[Relation]) -> Relation:
+def over(node: Relation, inputs: list[Relation]) -> Relation:
     """Return the user's join over other inputs, which stand for its own."""
     result = Relation()
     result.CopyFrom(node)
@@ -175,7 +175,7 @@ def _emitted(step: Step, sides: list[_Side], left: pa.Array, right: pa.Array) ->
         name = _PLACES[0] if node.join.using_columns else _PLACES[number]
         rows = sides[number].rows.select(sides[number].columns).take(places)
         inputs.append(plan.local(rows.append_column(name, pa.array(range(len(places)), pa.int64()))))
-    result = _over(node, inputs)
+    result = over(node, inputs)
     result.join.join_type = proto.Join.JOIN_TYPE_INNER
     if node.join.using_columns:
         result.join.using_columns.append(_PLACES[0])

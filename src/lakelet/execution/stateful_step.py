@@ -38,12 +38,12 @@ class Emission:
     Attributes:
         rows: what it gives to the query above it.
         num_late_rows: rows that came too late and were left out.
-        state: by table, rows to remember.
+        state: by table, rows to remember; where a cluster computes, their query.
     """
 
     rows: Relation
     num_late_rows: int = 0
-    state: Mapping[str, pa.Table] = field(default_factory=dict)
+    state: Mapping[str, pa.Table | Relation] = field(default_factory=dict)
 
 
 def late_mask(times: pa.ChunkedArray, thresholds: Thresholds) -> pa.ChunkedArray | None:

@@ -192,6 +192,32 @@ def with_columns(source: Relation, columns: Mapping[str, proto.Expression]) -> R
     return relation
 
 
+def selected(source: Relation, columns: Mapping[str, proto.Expression]) -> Relation:
+    """Return `source` with these columns and no others."""
+    relation = new()
+    relation.project.input.CopyFrom(source)
+    relation.project.expressions.extend(aliased(value, name) for name, value in columns.items())
+    return relation
+
+
+def dropped(source: Relation, columns: Iterable[str]) -> Relation:
+    """Return `source` without these columns, as it names them."""
+    relation = new()
+    relation.drop.input.CopyFrom(source)
+    relation.drop.column_names.extend(columns)
+    return relation
+
+
+def joined(left: Relation, right: Relation, kind: proto.Join.JoinType.ValueType, using: Iterable[str]) -> Relation:
+    """Return a join by columns of the same name."""
+    relation = new()
+    relation.join.left.CopyFrom(left)
+    relation.join.right.CopyFrom(right)
+    relation.join.join_type = kind
+    relation.join.using_columns.extend(using)
+    return relation
+
+
 def filtered(source: Relation, condition: proto.Expression) -> Relation:
     """Return the rows of `source` for which `condition` is true."""
     relation = new()
@@ -225,11 +251,14 @@ def limited(source: Relation, rows: int) -> Relation:
     return relation
 
 
-def aggregated(source: Relation, measures: Mapping[str, proto.Expression]) -> Relation:
-    """Return one row: the measures over all rows of `source`."""
+def aggregated(
+    source: Relation, measures: Mapping[str, proto.Expression], *, by: Mapping[str, proto.Expression] | None = None
+) -> Relation:
+    """Return the measures over the rows of `source`: one row, or one for each group of `by`."""
     relation = new()
     relation.aggregate.input.CopyFrom(source)
     relation.aggregate.group_type = proto.Aggregate.GROUP_TYPE_GROUPBY
+    relation.aggregate.grouping_expressions.extend(aliased(value, name) for name, value in (by or {}).items())
     for name, value in measures.items():
         measure = relation.aggregate.aggregate_expressions.add()
         measure.alias.expr.CopyFrom(value)

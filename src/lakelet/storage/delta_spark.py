@@ -1,25 +1,32 @@
 """Delta tables whose rows are written by Apache Spark: the log is read here, rows never pass through this process.
 
 Delta's writer compares a receipt with the table (`txnAppId`, `txnVersion`) and leaves out a commit that is there already.
-For MERGE the receipt is a setting of the session and not an option, so each MERGE runs in a copy of the session.
+For MERGE and DELETE the receipt is a setting of the session and not an option, so each runs in a copy of the session.
 """
 
 from __future__ import annotations
 
+import json
+import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyspark.sql.connect import proto
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from lakelet.errors import StorageError
 from lakelet.names import quote
+from lakelet.places import is_remote, remove_folder
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_rs import DeltaRsStore
-from lakelet.storage.delta_rs_table import DeltaRsTable
+from lakelet.storage.delta_rs_table import CHECKPOINT_INTERVAL, DeltaRsTable
+from lakelet.storage.failures import storage_errors
+from lakelet.storage.log_writer import AddedFile, checkpoint, write_commit
 from lakelet.storage.schema import nullable, sql_type, stored_type
 
 if TYPE_CHECKING:
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 TXN_APP_ID = "spark.databricks.delta.write.txnAppId"
 TXN_VERSION = "spark.databricks.delta.write.txnVersion"
 OPERATION = "__op"
+_ATTEMPT = "_files-"
+_OPTIMIZE = "spark.databricks.delta.optimize"
 
 
 class DeltaSparkTable(DeltaRsTable):
@@ -51,10 +60,35 @@ class DeltaSparkTable(DeltaRsTable):
         options = {"mergeSchema": "true"} if evolve else {}
         stored = self.schema
         more = [field for field in nullable(incoming) if field.name.lower() not in {n.lower() for n in stored.names}]
-        fitted = _fitted(rows, incoming, pa.schema([*stored, *more]), complete=False)
+        query = fitted(rows, incoming, pa.schema([*stored, *more]), complete=False)
         return self._write_query(
-            engine, fitted, proto.WriteOperation.SAVE_MODE_APPEND, receipt, options, self.partition_cols
+            engine, query, proto.WriteOperation.SAVE_MODE_APPEND, receipt, options, self.partition_cols
         )
+
+    def append_files(self, engine: Engine, rows: Relation, incoming: pa.Schema, *, receipt: Receipt) -> None:
+        """Commit the rows of a query and the receipt as one version: the engine writes files, the log is written here.
+
+        A quarter of the time of `append_query`, for plain tables whose columns the query has; nothing is observed. A job
+        that goes on after its client died has written files that no commit names.
+        """
+        table = Path(self.location)
+        for left in table.glob(f"{_ATTEMPT}*"):  # of an attempt that was cut off; a vacuum does not look there
+            remove_folder(left)
+        folder = table / f"{_ATTEMPT}{uuid.uuid4().hex}"
+        write_files(engine, str(folder), fitted(rows, incoming, self.schema, complete=True))
+        with storage_errors(self.location):
+            added = [_moved(file, table) for file in sorted(folder.glob("part-*.parquet"))]
+            remove_folder(folder)
+            files = [file for file in added if file is not None]
+            write_commit(self.location, self.version + 1, added=files, removed=(), receipt=receipt)
+        self.refresh()
+        interval = int(self.properties.get("delta.checkpointInterval", CHECKPOINT_INTERVAL))
+        checkpoint(self.location, self.version, files=0, interval=interval)
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether rows may be added by `append_files`."""
+        return self._is_plain and not is_remote(self.location)
 
     def replace_query(
         self,
@@ -67,10 +101,10 @@ class DeltaSparkTable(DeltaRsTable):
         partition_cols: tuple[str, ...] | None,
     ) -> dict[str, Any]:
         """Swap all rows, and the columns for `columns`, in one commit; returns what the query observes."""
-        fitted = _fitted(rows, incoming, columns, complete=True)
+        query = fitted(rows, incoming, columns, complete=True)
         partitions = self.partition_cols if partition_cols is None else partition_cols
         overwrite = proto.WriteOperation.SAVE_MODE_OVERWRITE
-        return self._write_query(engine, fitted, overwrite, receipt, {"overwriteSchema": "true"}, partitions)
+        return self._write_query(engine, query, overwrite, receipt, {"overwriteSchema": "true"}, partitions)
 
     def merge(self, changes: pa.Table, *, keys: tuple[str, ...], receipt: Receipt | None = None) -> None:
         self.merge_query(plan.local(changes), changes.column_names, keys=keys, receipt=receipt)
@@ -108,9 +142,22 @@ class DeltaSparkTable(DeltaRsTable):
         self._merge(command, receipt)
 
     def _merge(self, command: proto.Command, receipt: Receipt | None) -> None:
-        settings = {} if receipt is None else {TXN_APP_ID: receipt.app_id, TXN_VERSION: str(receipt.batch_id)}
-        self._engine.observed(command, settings=settings)
+        self._engine.observed(command, settings={} if receipt is None else _settings(receipt))
         self._committed(receipt)
+
+    def delete(self, condition: str, *, receipt: Receipt) -> None:
+        """Remove the rows for which a condition is true, in one commit with the receipt."""
+        self._run(f"DELETE FROM delta.{quote(self.location)} WHERE {condition}", settings=_settings(receipt))
+
+    def compact(self, *, file_size_bytes: int | None = None) -> None:
+        size = {} if file_size_bytes is None else {f"{_OPTIMIZE}.minFileSize": str(file_size_bytes)}
+        self._run(f"OPTIMIZE delta.{quote(self.location)}", settings=size)
+
+    def _run(self, text: str, *, settings: Mapping[str, str] | None = None) -> None:
+        command = proto.Command()
+        command.sql_command.input.sql.query = text
+        self._engine.observed(command, settings=settings)
+        self.refresh()
 
     def _write_query(
         self,
@@ -121,10 +168,9 @@ class DeltaSparkTable(DeltaRsTable):
         options: Mapping[str, str],
         partition_cols: tuple[str, ...],
     ) -> dict[str, Any]:
-        command = proto.Command()
+        command = _write("delta", self.location, rows)
         operation = command.write_operation
-        operation.input.CopyFrom(rows)
-        operation.source, operation.path, operation.mode = "delta", self.location, mode
+        operation.mode = mode
         operation.partitioning_columns.extend(partition_cols)
         for key, value in options.items():
             operation.options[key] = value
@@ -169,16 +215,41 @@ class DeltaSparkStore(DeltaRsStore):
             incoming: columns of the query.
             columns: those that the files have.
         """
-        command = proto.Command()
-        operation = command.write_operation
-        operation.input.CopyFrom(_fitted(rows, incoming, columns, complete=True, nested=True))
-        operation.source, operation.path = "parquet", location
-        operation.mode = proto.WriteOperation.SAVE_MODE_ERROR_IF_EXISTS
-        seen = self._engine.observed(command)
+        query = fitted(rows, incoming, columns, complete=True, nested=True)
+        seen = write_files(self._engine, location, query)
         return plan.parquet([location], from_arrow_schema(columns)), seen
 
 
-def _fitted(
+def write_files(engine: Engine, folder: str, rows: Relation) -> dict[str, Any]:
+    """Write the rows of a query, once, as Parquet files into a folder that is not there; returns what it observes."""
+    return engine.observed(_write("parquet", folder, rows))
+
+
+def _write(source: str, path: str, rows: Relation) -> proto.Command:
+    command = proto.Command()
+    operation = command.write_operation
+    operation.input.CopyFrom(rows)
+    operation.source, operation.path = source, path
+    operation.mode = proto.WriteOperation.SAVE_MODE_ERROR_IF_EXISTS
+    return command
+
+
+def _moved(file: Path, table: Path) -> AddedFile | None:
+    """Move a file of the engine to the others of a table; returns None for one without rows."""
+    num_rows = pq.read_metadata(file).num_rows
+    if not num_rows:
+        return None
+    size = file.stat().st_size
+    file.rename(table / file.name)
+    return AddedFile(path=file.name, size_bytes=size, stats=json.dumps({"numRecords": num_rows}))
+
+
+def _settings(receipt: Receipt) -> dict[str, str]:
+    """Return the receipt of a command that has no options of its own."""
+    return {TXN_APP_ID: receipt.app_id, TXN_VERSION: str(receipt.batch_id)}
+
+
+def fitted(
     rows: Relation, incoming: pa.Schema, columns: pa.Schema, *, complete: bool, nested: bool = False
 ) -> Relation:
     """Return the rows with the names, types and order of `columns`.

@@ -1,0 +1,239 @@
+"""The rows below an operator with state, where a cluster computes: written once, before anything is derived from them.
+
+Two things come of a batch's rows, what the operator gives and what it remembers, and both must come of the same rows in the
+same order. So they are written to files beside the checkpoint, and only counts come here. Nothing is ever written into a
+folder twice: a job that goes on after its client died cannot add to what others read.
+
+    <checkpoint>/staged/<attempt>/<input>   Parquet files: the rows that are not late, their order, when the watermark ends them
+    <checkpoint>/staged.json                of which batch and query the rows of an attempt are, and how many
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyspark.sql.connect import proto
+from pyspark.sql.types import (
+    LongType,
+    NullType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampNTZType,
+    TimestampType,
+)
+
+from lakelet.engine.base import Engine
+from lakelet.engine.paths import readable_path
+from lakelet.execution.checkpoint import FORMAT, Checkpoint, read_derived, write_json
+from lakelet.execution.state import ENDS_AT
+from lakelet.execution.watermark import Thresholds
+from lakelet.names import quote
+from lakelet.places import Place, remove_folder
+from lakelet.plan import relation as plan
+from lakelet.plan.relation import Relation
+from lakelet.storage.delta_spark import write_files
+
+PLACE = "__lakelet_place"
+"""Column of staged rows: their order. The upper bits number the pieces that a cluster wrote, the lower ones the rows of each."""
+_PIECE_BITS = 33
+_OBSERVATION = "lakelet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What event time means for the rows of an input.
+
+    Attributes:
+        column: the event time, or the window; None where there is none.
+        ends_after_ms: a row is ended by the watermark so long after its event time; None for never.
+    """
+
+    column: str | None = None
+    ends_after_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """What an operator reads, to be staged."""
+
+    rows: Relation
+    columns: StructType
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedRows:
+    """Rows that lie in files.
+
+    Attributes:
+        columns: of the query; the files have `ENDS_AT` and `PLACE` beside them.
+        num_input: rows of the query; those that are late are not in the files.
+        num_open: rows in the files that the watermark of this batch does not end.
+    """
+
+    path: str
+    columns: StructType
+    num_input: int
+    num_late: int
+    num_open: int
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self.columns.names)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the files."""
+        return self.num_input - self.num_late
+
+    def read(self) -> Relation:
+        """Return the rows of the files, with `ENDS_AT` and `PLACE`."""
+        return files_in(self.path, with_marks(self.columns))
+
+    def numbered(self, name: str, first: int) -> Relation:
+        """Return the rows with a column of whole numbers without a gap from `first` on, in their order; without `PLACE`."""
+        columns = ", ".join(f"staged.{quote(column)}" for column in (*self.column_names, ENDS_AT))
+        piece = f"shiftright({PLACE}, {_PIECE_BITS})"
+        inside = f"({PLACE} & {(1 << _PIECE_BITS) - 1}L)"
+        query = f"""
+            SELECT {columns}, {first}L + pieces.before + {inside} AS {name}
+            FROM staged JOIN (
+                SELECT piece, sum(num_rows) OVER (ORDER BY piece) - num_rows AS before
+                FROM (SELECT {piece} AS piece, count(*) AS num_rows FROM staged GROUP BY {piece})
+            ) AS pieces ON {piece} = pieces.piece
+        """
+        return plan.sql(query, {"staged": self.read()})
+
+
+@dataclass(slots=True, kw_only=True)
+class Staging:
+    """The files of one attempt at a batch.
+
+    Attributes:
+        query: a digest of what is below the operator.
+    """
+
+    checkpoint: Checkpoint
+    engine: Engine
+    batch_id: int
+    query: str
+    thresholds: Thresholds
+    attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def inputs(self, queries: Mapping[str, Input], *, keep: bool) -> tuple[StagedRows, ...]:
+        """Return the rows of an operator's inputs: those of an attempt that was cut off, if it had them all, else new ones.
+
+        Rows that were remembered came of that attempt, and what the operator gives must come of the same. A query that was
+        changed since then is run.
+
+        Args:
+            keep: an attempt after this one may use them.
+        """
+        known = read_derived(_note(self.checkpoint))
+        self._forget_others(known.get("attempt"))
+        if (known.get("batch_id"), known.get("query")) == (self.batch_id, self.query):
+            folder = _folder(self.checkpoint) / str(known["attempt"])
+            return tuple(
+                StagedRows(path=str(folder / name), columns=_storable(query.columns), **known["inputs"][name])
+                for name, query in queries.items()
+            )
+        staged = {name: self._staged(name, query) for name, query in queries.items()}
+        if keep:
+            counts = {
+                name: {"num_input": rows.num_input, "num_late": rows.num_late, "num_open": rows.num_open}
+                for name, rows in staged.items()
+            }
+            note = {"batch_id": self.batch_id, "query": self.query, "attempt": self.attempt, "inputs": counts}
+            write_json(_note(self.checkpoint), {"format": FORMAT, **note})
+        return tuple(staged.values())
+
+    def _forget_others(self, kept: str | None) -> None:
+        """Remove what attempts that failed have left, but for the one whose rows are noted."""
+        folder = _folder(self.checkpoint)
+        for attempt in folder.iterdir() if folder.is_dir() else ():
+            if attempt.name != kept:
+                remove_folder(attempt)
+
+    def write(self, name: str, rows: Relation, measures: Mapping[str, proto.Expression]) -> tuple[str, dict[str, Any]]:
+        """Write rows to files of this attempt; returns their folder, and the measures over the rows."""
+        folder = _folder(self.checkpoint) / self.attempt / name
+        return str(folder), write_files(self.engine, str(folder), rows)
+
+    def _staged(self, name: str, query: Input) -> StagedRows:
+        rows, columns, timing = query.rows, query.columns, query.timing
+        late, ends = "false", "CAST(NULL AS TIMESTAMP)"
+        if timing.column is not None:
+            at = micros(timing.column, columns)
+            if self.thresholds.late is not None:
+                late = f"coalesce({at} <= {self.thresholds.late}L, false)"
+            if timing.ends_after_ms is not None:
+                ends = f"timestamp_micros({at} + {timing.ends_after_ms * 1000}L)"
+        is_open = f"NOT {late}"
+        if self.thresholds.now is not None:
+            is_open += f" AND NOT coalesce(unix_micros({ends}) <= {self.thresholds.now}L, false)"
+        measures = {
+            "num_input": plan.expression("count(*)"),
+            "num_late": plan.expression(f"count_if({late})"),
+            "num_open": plan.expression(f"count_if({is_open})"),
+        }
+        kept = plan.filtered(plan.observed(rows, _OBSERVATION, measures), plan.expression(f"NOT {late}"))
+        typed = {
+            column.name: plan.expression(f"CAST({quote(column.name)} AS STRING)")
+            for column in columns.fields
+            if isinstance(column.dataType, NullType)
+        }
+        marks = {ENDS_AT: plan.expression(ends), PLACE: plan.expression("monotonically_increasing_id()")}
+        marked = plan.with_columns(kept, {**typed, **marks})
+        path, seen = self.write(name, marked, measures)
+        if seen.keys() < measures.keys():  # the cluster found out that there is nothing to read, and observed nothing
+            (seen,) = self.engine.collect(plan.aggregated(rows, measures)).to_pylist()
+        counts = {measure: int(seen[measure]) for measure in measures}
+        return StagedRows(path=path, columns=_storable(columns), **counts)
+
+
+def forget_staged(checkpoint: Checkpoint) -> None:
+    """Remove the rows of all attempts; only after the batch's note."""
+    _note(checkpoint).unlink(missing_ok=True)
+    if _folder(checkpoint).is_dir():
+        remove_folder(_folder(checkpoint))
+
+
+def files_in(path: str, columns: StructType) -> Relation:
+    """Return the rows of a folder of files that an attempt has written."""
+    return plan.parquet([readable_path(path)], columns)
+
+
+def with_marks(columns: StructType) -> StructType:
+    """Return the columns of staged files."""
+    return StructType([*columns.fields, StructField(ENDS_AT, TimestampType()), StructField(PLACE, LongType())])
+
+
+def micros(column: str, columns: StructType) -> str:
+    """Return SQL text: an instant as microseconds since 1970; of a window, its end. A timestamp without a zone counts as UTC."""
+    kind, text = columns[column].dataType, quote(column)
+    if isinstance(kind, StructType):
+        end = kind.fields[1]
+        kind, text = end.dataType, f"{text}.{quote(end.name)}"
+    if isinstance(kind, TimestampNTZType):
+        text = f"CAST(concat(CAST({text} AS STRING), 'Z') AS TIMESTAMP)"
+    return f"unix_micros({text})"
+
+
+def _storable(columns: StructType) -> StructType:
+    """Return columns that files can have: one without a type is a string, as in a table."""
+    untyped = {column.name for column in columns.fields if isinstance(column.dataType, NullType)}
+    return StructType(
+        [StructField(column.name, StringType()) if column.name in untyped else column for column in columns.fields]
+    )
+
+
+def _folder(checkpoint: Checkpoint) -> Place:
+    return checkpoint.folder / "staged"
+
+
+def _note(checkpoint: Checkpoint) -> Place:
+    return checkpoint.folder / "staged.json"
