@@ -61,6 +61,12 @@ EVERYTHING = """
     @dp.materialized_view
     def even():
         return spark.read.table("visits").filter("minute % 2 = 0").select("page")
+
+    dp.create_sink("copies", "delta", {"path": "/Volumes/main/raw/copies"})
+
+    @dp.append_flow(target="copies")
+    def to_copies():
+        return spark.readStream.table("firsts")
 """
 
 

@@ -25,6 +25,8 @@ import pyarrow.parquet as pq
 
 from lakelet.errors import FlowError, SourceError, StorageError
 from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, read_json, write_json
+from lakelet.execution.expectations import Quality
+from lakelet.execution.writing import pending_rows
 from lakelet.faults import reach
 from lakelet.places import is_remote
 from lakelet.plan import relation as plan
@@ -68,15 +70,15 @@ def sink_id(checkpoint: Checkpoint) -> str:
 
 def _append(context: UpdateContext, sink: Dataset, receipt: Receipt, rows: Relation) -> int:
     location = _location(context, sink)
-    reader = context.engine.stream(rows)
+    pending = pending_rows(context.engine, rows, sink, context.display(sink.name), Quality())
     table = context.store.open(location)
     if table is None:
-        definition = TableDefinition(schema=nullable(reader.schema), keeps_log=False)
+        definition = TableDefinition(schema=nullable(pending.schema), keeps_log=False)
         table = context.store.create(location, definition)
     if table.batch_id(receipt.app_id) >= receipt.batch_id:
-        return sum(batch.num_rows for batch in reader)
-    evolves = _checked(context, sink, table, reader.schema)
-    return table.append(reader, receipt=receipt, evolve=evolves)
+        return pending.count()
+    evolves = _checked(context, sink, table, pending.schema)
+    return pending.append(table, receipt=receipt, evolve=evolves)
 
 
 def _location(context: UpdateContext, sink: Dataset) -> str:

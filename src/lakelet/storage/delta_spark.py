@@ -145,9 +145,9 @@ class DeltaSparkTable(DeltaRsTable):
         self._engine.observed(command, settings={} if receipt is None else _settings(receipt))
         self._committed(receipt)
 
-    def delete(self, condition: str, *, receipt: Receipt) -> None:
+    def delete(self, where: str, *, receipt: Receipt) -> None:
         """Remove the rows for which a condition is true, in one commit with the receipt."""
-        self._run(f"DELETE FROM delta.{quote(self.location)} WHERE {condition}", settings=_settings(receipt))
+        self._run(f"DELETE FROM delta.{quote(self.location)} WHERE {where}", settings=_settings(receipt))
 
     def compact(self, *, file_size_bytes: int | None = None) -> None:
         size = {} if file_size_bytes is None else {f"{_OPTIMIZE}.minFileSize": str(file_size_bytes)}
