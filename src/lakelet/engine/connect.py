@@ -273,6 +273,9 @@ def _configured(client: SparkConnectClient, settings: Mapping[str, str]) -> Iter
         yield client
         return
     copy = client.clone()
+    # Otherwise a copy tries for ten minutes to reach a server that was killed, and once more when this process ends.
+    copy.set_retry_policies(client.get_retry_policies())
+    atexit.unregister(copy._on_exit)
     try:
         for key, value in settings.items():
             set_config(copy, key, value)

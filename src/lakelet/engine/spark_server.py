@@ -50,9 +50,6 @@ _NOT_PASSED_ON = (
 )
 """Variables that say how to reach another cluster; the last one would make this server ask for a token."""
 
-_started: list[subprocess.Popen[bytes]] = []
-"""The server outlives this process; a `Popen` that goes before it would warn of that."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningServer:
@@ -92,7 +89,7 @@ def up(
             `SPARK_SERVER_CACHE_NOT_WRITABLE`: nothing was started.
         LakeletError: `SPARK_SERVER_NOT_INSTALLED`, `SPARK_SERVER_NOT_STARTED`.
     """
-    _check_memory(memory or DEFAULT_MEMORY)
+    _check_memory(DEFAULT_MEMORY if memory is None else memory)
     folder = opened_cache_folder()
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if object_store else ""
     with _alone(folder, say):
@@ -249,7 +246,6 @@ def _start(wanted: RunningServer, spark: Installation, java: Path) -> RunningSer
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    _started.append(process)
     note = spark.folder / "server.json"
     try:
         server = RunningServer(**{**asdict(wanted), "pid": process.pid, "identity": identity(process.pid)})
@@ -259,6 +255,8 @@ def _start(wanted: RunningServer, spark: Installation, java: Path) -> RunningSer
         _end(process.pid)
         note.unlink(missing_ok=True)
         raise
+    finally:
+        process.returncode = 0  # the server outlives this process: a `Popen` that goes before it would warn of that
     return server
 
 
