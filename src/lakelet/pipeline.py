@@ -185,6 +185,7 @@ class Pipeline(OpenProject):
     ) -> UpdateResult:
         from lakelet.events import kinds
         from lakelet.execution.giving_up import long_queries_given_up
+        from lakelet.execution.reach import check_reach
         from lakelet.execution.update import Update, describe, plan_update
         from lakelet.settings import STOP_TIMEOUT
 
@@ -192,6 +193,7 @@ class Pipeline(OpenProject):
         outcomes: tuple[FlowOutcome, ...] = ()
         try:
             kinds.update_progress(bus, UpdateState.INITIALIZING)
+            check_reach(self.engine, self.catalog.lock)
             graph = self._located_graph()
             hooks.start(self._hooks)
             for note in self._notes:

@@ -18,6 +18,15 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def identity(pid: int) -> str:
+    """Return what tells a process from an earlier one that had its number: when it started; empty if that cannot be told."""
+    try:
+        # The name of the program, in brackets, may have spaces and brackets itself.
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
+    except OSError:
+        return _ps("lstart", pid)
+
+
 def resident_bytes(pid: int) -> int | None:
     """Return the memory that the operating system has given to a process, None if it does not say."""
     try:
@@ -29,8 +38,13 @@ def resident_bytes(pid: int) -> int | None:
 
 def _told_by_ps(pid: int) -> int | None:
     """Ask `ps`, where there is no `/proc`."""
+    told = _ps("rss", pid)
+    return int(told) * 1024 if told else None
+
+
+def _ps(column: str, pid: int) -> str:
+    command = ["ps", "-o", f"{column}=", "-p", str(pid)]
     try:
-        told = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
-        return None
-    return int(told) * 1024 if told.strip() else None
+        return ""

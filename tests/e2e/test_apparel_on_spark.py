@@ -68,7 +68,11 @@ def server() -> Iterator[spark_server.RunningServer]:
     if running is None or running.url != ADDRESS:
         pytest.skip("only a server of `lakelet spark up` is killed")
     yield running
-    spark_server.up(port=running.port, say=lambda _: None)
+    start_again(running)
+
+
+def start_again(server: spark_server.RunningServer) -> None:
+    spark_server.up(port=server.port, memory=server.memory, object_store=server.object_store, say=lambda _: None)
 
 
 @pytest.mark.parametrize("commits", [1, 6])
@@ -91,6 +95,6 @@ def test_a_server_that_dies_during_an_update_loses_and_doubles_nothing(
     conditions = {getattr(error, "condition", "") for error in results[0].errors}
     assert conditions & {"ENGINE_UNAVAILABLE", "ENGINE_SESSION_LOST"}, conditions
 
-    spark_server.up(port=server.port, say=lambda _: None)
+    start_again(server)
     ok(update(tmp_path, ADDRESS))
     check(tmp_path)

@@ -96,8 +96,10 @@ class ConnectEngine:
             self.version = self._version()
         if self.capabilities.cluster_writes:
             # Spark's default is INT96, which other readers of the files take for timestamps without a zone.
-            self._settings["spark.sql.parquet.outputTimestampType"] = "TIMESTAMP_MICROS"
-            self._set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+            more = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS", **hadoop_settings(self._settings)}
+            self._settings |= more
+            for key, value in more.items():
+                self._set(key, value)
 
     version: str
 
@@ -271,6 +273,9 @@ def _configured(client: SparkConnectClient, settings: Mapping[str, str]) -> Iter
         yield client
         return
     copy = client.clone()
+    # Otherwise a copy tries for ten minutes to reach a server that was killed, and once more when this process ends.
+    copy.set_retry_policies(client.get_retry_policies())
+    atexit.unregister(copy._on_exit)
     try:
         for key, value in settings.items():
             set_config(copy, key, value)
@@ -284,6 +289,15 @@ def _configured(client: SparkConnectClient, settings: Mapping[str, str]) -> Iter
 def _names_its_sessions(client: SparkConnectClient) -> bool:
     """Return whether the server gives each session a name of its own, and so notices one that is not the same any more."""
     return client._server_session_id != client._session_id
+
+
+def hadoop_settings(configuration: Mapping[str, str]) -> dict[str, str]:
+    """Return the `spark.hadoop.*` settings under the names by which a session of Spark hands them on to Hadoop.
+
+    Spark takes the prefix off those that a server starts with, not off those of a session.
+    """
+    prefix = "spark.hadoop."
+    return {key.removeprefix(prefix): value for key, value in configuration.items() if key.startswith(prefix)}
 
 
 def _pairs(metrics: Any) -> dict[str, Any]:

@@ -20,6 +20,8 @@ _UNREACHABLE = re.compile(
     r"StatusCode\.UNAVAILABLE|failed to connect to all addresses|RETRIES_EXCEEDED|connection (?:refused|reset)|Socket closed",
     re.IGNORECASE,
 )
+_SERVER_SAYS = re.compile(r"\((?:[\w$]+\.)+[\w$]+\) ")
+"""How a Java exception begins that the server has met: another machine than the server did not answer."""
 _EXPIRED = re.compile(r"session \S+ is not running")
 _STACKTRACE = re.compile(r"\n+\s*JVM stacktrace:")
 _CAUSED_BY = re.compile(r"^Caused by: [\w.$]+: \[([\w.]+)\] (.*)$", re.MULTILINE)
@@ -51,12 +53,13 @@ def query_error(error: Exception, *, url: str) -> QueryError:
             cause=_first_line(text),
             hint="set the environment variable SPARK_CONNECT_AUTHENTICATE_TOKEN to the token of that server",
         )
-    if _UNREACHABLE.search(text):
+    if _UNREACHABLE.search(text) and not _SERVER_SAYS.match(text):
         return unavailable(url, text)
     if condition.startswith(("INVALID_HANDLE.", "INVALID_CURSOR.")) or _EXPIRED.search(text):
         return session_lost(url, text)
     if condition:
         return _spark_error(error, condition, text)
+    text = _STACKTRACE.split(text)[0].strip()
     for pattern, explain in _RULES:
         match = pattern.search(text)
         if match is not None:

@@ -1,172 +1,273 @@
 """A Spark Connect server with Delta Lake on this machine, for development: `lakelet spark up | down | status`.
 
-Apache Spark comes from the Python package registry into an environment of its own, Delta Lake from Maven's, both into a cache
-folder; neither is a dependency of lakelet. The server listens on the loopback interface only.
+It and the processes that it starts listen on the loopback interface only. What is known of it is noted in the cache folder as
+soon as its process is there, so that one whose `up` was killed is found as well.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lakelet.errors import LakeletError
-from lakelet.processes import is_alive
+from lakelet.engine.spark_install import (
+    DELTA_VERSION,
+    SPARK_VERSION,
+    Installation,
+    Say,
+    cache_folder,
+    installed,
+    java_home,
+    opened_cache_folder,
+    packages,
+)
+from lakelet.errors import LakeletError, SpecError
+from lakelet.processes import identity, is_alive
 
-SPARK_VERSION = "4.2.0"
-DELTA_VERSION = "4.4.0"
-"""The newest Delta Lake, and the Spark that it is built for."""
 DEFAULT_PORT = 15002
+DEFAULT_MEMORY = "2g"
 QUIET_SECONDS = 180
 """A start that for so long writes nothing, neither into its log nor what it downloads, is given up."""
-_DELTA = f"io.delta:delta-spark_2.13:{DELTA_VERSION}"
-_WORKER_PACKAGES = ("pandas", "pyarrow", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard")
-"""What Python functions of a query need on the server."""
-
-_started: list[subprocess.Popen[bytes]] = []
-"""The server outlives this process; a `Popen` that goes before it would warn of that."""
-
-Say = Callable[[str], None]
+LEAST_MEMORY = 512 * 2**20
+"""Spark refuses less than 450 MiB."""
+_UNITS = {"m": 2**20, "g": 2**30, "t": 2**40}
+_NOT_PASSED_ON = (
+    "SPARK_CONF_DIR",
+    "HADOOP_CONF_DIR",
+    "YARN_CONF_DIR",
+    "SPARK_REMOTE",
+    "SPARK_CONNECT_AUTHENTICATE_TOKEN",
+)
+"""Variables that say how to reach another cluster; the last one would make this server ask for a token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningServer:
-    """A server that `up` has started."""
+    """A server that `up` has started.
+
+    Attributes:
+        identity: tells its process from another one that has got its number since.
+        object_store: `s3` if it reads and writes there.
+        endpoint: of the object store, empty for Amazon's own.
+    """
 
     pid: int
     port: int
     log: str
+    identity: str = ""
+    memory: str = DEFAULT_MEMORY
+    object_store: str | None = None
+    endpoint: str = ""
 
     @property
     def url(self) -> str:
         return f"sc://127.0.0.1:{self.port}"
 
 
-def cache_folder() -> Path:
-    """Return where Spark is kept: `LAKELET_CACHE`, else the user's cache folder."""
-    base = (
-        os.environ.get("LAKELET_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lakelet"
-    )
-    return Path(base) / f"spark-{SPARK_VERSION}-delta-{DELTA_VERSION}"
-
-
-def up(*, port: int = DEFAULT_PORT, memory: str = "2g", say: Say) -> RunningServer:
+def up(
+    *, port: int | None = None, memory: str | None = None, object_store: str | None = None, say: Say
+) -> RunningServer:
     """Install Spark if it is not there, start the server, and wait until it listens; one that runs is left as it is.
 
+    Args:
+        port: 15002 if a server does not run yet on another one.
+        memory: of the server, as Java writes it.
+        object_store: `s3` to read and write there too, with the credentials and at the endpoint that the environment names.
+
     Raises:
-        LakeletError: `SPARK_SERVER_NEEDS_JAVA`, `SPARK_SERVER_NOT_INSTALLED`, `SPARK_SERVER_NOT_STARTED`.
+        SpecError: `SPARK_SERVER_NEEDS_JAVA`, `SPARK_SERVER_MEMORY`, `SPARK_SERVER_PORT_TAKEN`, `SPARK_SERVER_RUNS_OTHERWISE`,
+            `SPARK_SERVER_CACHE_NOT_WRITABLE`: nothing was started.
+        LakeletError: `SPARK_SERVER_NOT_INSTALLED`, `SPARK_SERVER_NOT_STARTED`.
     """
-    running = status()
-    if running is not None:
-        return running
-    java = _java()
-    folder = cache_folder()
-    python = _installed(folder, say)
-    log = folder / "server.log"
-    say(f"starting Apache Spark {SPARK_VERSION} with Delta Lake {DELTA_VERSION} on port {port}; its log is {log}")
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            _command(folder, python, port, memory),
-            cwd=folder,
-            env={**os.environ, "JAVA_HOME": str(java), "PYSPARK_PYTHON": str(python), "SPARK_HOME": str(_home(folder))},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+    _check_memory(DEFAULT_MEMORY if memory is None else memory)
+    folder = opened_cache_folder()
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if object_store else ""
+    with _alone(folder, say):
+        running = status()
+        if running is not None:
+            _check_same(running, port=port, memory=memory, object_store=object_store, endpoint=endpoint)
+            return running
+        silent = noted()
+        if silent is not None:
+            say(f"process {silent.pid} of an earlier start does not answer at {silent.url}: it is ended")
+            _end(silent.pid)
+        java = java_home()
+        wanted = port or DEFAULT_PORT
+        _check_port(wanted)
+        spark = installed(folder, say)
+        say(_starting(folder, wanted, object_store))
+        server = RunningServer(
+            pid=0,
+            port=wanted,
+            log=str(folder / "server.log"),
+            memory=memory or DEFAULT_MEMORY,
+            object_store=object_store,
+            endpoint=endpoint,
         )
-    _started.append(process)
-    server = RunningServer(pid=process.pid, port=port, log=str(log))
-    _wait_until_it_listens(process, server, folder)
-    (folder / "server.json").write_text(json.dumps(asdict(server)))
-    return server
+        return _start(server, spark, java)
 
 
 def down() -> RunningServer | None:
-    """Stop the server; returns which, None if none runs."""
-    server = status()
+    """Stop the server, also one that does not answer; returns which, None if none runs."""
+    server = noted()
     if server is not None:
         _end(server.pid)
-        (cache_folder() / "server.json").unlink(missing_ok=True)
+    (cache_folder() / "server.json").unlink(missing_ok=True)
     return server
 
 
 def status() -> RunningServer | None:
-    """Return the server that runs, None if there is none."""
-    path = cache_folder() / "server.json"
+    """Return the server that runs and answers, None if there is none."""
+    server = noted()
+    return server if server is not None and _listens(server.port) else None
+
+
+def noted() -> RunningServer | None:
+    """Return the server whose process is there, whether it answers or not."""
     try:
-        server = RunningServer(**json.loads(path.read_text()))
-    except FileNotFoundError:
+        server = RunningServer(**json.loads((cache_folder() / "server.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError):  # none, or a note that was not written to its end
         return None
-    return server if is_alive(server.pid) and _listens(server.port) else None
+    is_there = server.pid > 1 and is_alive(server.pid) and identity(server.pid) == server.identity
+    return server if is_there else None
 
 
-# -- installing ---------------------------------------------------------------------------------------------------
+# -- what is refused before anything is started -------------------------------------------------------------------
 
 
-def _installed(folder: Path, say: Say) -> Path:
-    """Return the Python of the server's environment, made if it is not there."""
-    python = folder / "venv" / "bin" / "python"
-    if (folder / "installed").exists():
-        return python
-    say(f"installing Apache Spark {SPARK_VERSION} into {folder}: about 450 MB, once")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    steps = (
-        [sys.executable, "-m", "venv", str(folder / "venv")],
-        [str(python), "-m", "pip", "install", "-q", f"pyspark=={SPARK_VERSION}", *_WORKER_PACKAGES],
-    )
-    for step in steps:
-        result = subprocess.run(step, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise LakeletError(
-                "SPARK_SERVER_NOT_INSTALLED",
-                f"Apache Spark {SPARK_VERSION} could not be installed",
-                cause="\n".join((result.stderr or result.stdout).strip().splitlines()[-5:]),
-                hint="check that this machine reaches the Python package registry, then run `lakelet spark up` again",
-            )
-    (folder / "installed").touch()
-    return python
+def _check_memory(memory: str) -> None:
+    found = re.fullmatch(r"(\d+)([mgt])", memory, re.IGNORECASE)
+    cause = None
+    if found is None:
+        cause = "it is a whole number with `m` for MiB or `g` for GiB"
+    else:
+        wanted, there = int(found[1]) * _UNITS[found[2].lower()], _memory_bytes()
+        if wanted < LEAST_MEMORY:
+            cause = "Spark does not start with less than 512m"
+        elif there and wanted > there:
+            cause = f"this machine has {there / 2**30:.1f}g altogether"
+    if cause is not None:
+        raise SpecError(
+            "SPARK_SERVER_MEMORY",
+            f"the server cannot have `{memory}` of memory",
+            cause=cause,
+            hint="write for example `lakelet spark up --memory 2g`",
+        )
 
 
-def _java() -> Path:
-    """Return the home of Java 17 or newer."""
-    home = os.environ.get("JAVA_HOME")
-    program = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    said = ""
-    if program and Path(program).exists():
-        said = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
-        found = re.search(r'version "(\d+)', said)
-        if found and int(found[1]) >= 17:
-            return Path(program).resolve().parents[1]
-    raise LakeletError(
-        "SPARK_SERVER_NEEDS_JAVA",
-        "Apache Spark needs Java 17 or newer",
-        cause=f"`{program}` is {said.splitlines()[0]}" if said else "there is no `java` on the PATH and no JAVA_HOME",
-        hint="install a Java runtime, for example OpenJDK 17, or set JAVA_HOME",
-    )
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            raise SpecError(
+                "SPARK_SERVER_PORT_TAKEN",
+                f"the server cannot listen on port {port}",
+                cause="another program listens there" if taken else (error.strerror or str(error)),
+                hint=f"choose another one: `lakelet spark up --port {DEFAULT_PORT if port < 1024 else port + 1}`",
+            ) from error
+
+
+def _check_same(
+    running: RunningServer, *, port: int | None, memory: str | None, object_store: str | None, endpoint: str
+) -> None:
+    """Refuse to take a server for another one that was asked for."""
+    have = {
+        "on port": running.port,
+        "with memory": running.memory,
+        "with the object store": running.object_store or "none",
+    }
+    asked = {"on port": port, "with memory": memory, "with the object store": object_store}
+    if object_store and running.object_store:
+        have["with the endpoint"], asked["with the endpoint"] = running.endpoint or "of Amazon", endpoint or "of Amazon"
+    different = [f"{what} {have[what]}, not {value}" for what, value in asked.items() if value and value != have[what]]
+    if different:
+        raise SpecError(
+            "SPARK_SERVER_RUNS_OTHERWISE",
+            f"a server runs already, at {running.url}",
+            cause=f"it runs {'; '.join(different)}",
+            hint=f"use it as it is (`--conf lakelet.engine={running.url}`), or stop it first with `lakelet spark down`",
+        )
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, say: Say) -> Iterator[None]:
+    """Let one `up` after the other install and start."""
+    with (folder / "up.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another `lakelet spark up` is under way: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 # -- the process --------------------------------------------------------------------------------------------------
 
 
-def _home(folder: Path) -> Path:
-    (home,) = (folder / "venv" / "lib").glob("python*/site-packages/pyspark")
-    return home
+def _starting(folder: Path, port: int, object_store: str | None) -> str:
+    jars = folder / "ivy" / "jars"
+    missing = [] if any(jars.glob("io.delta*")) or (folder / "jars").exists() else ["Delta Lake (90 MB)"]
+    if object_store and not (any(jars.glob("*hadoop-aws*")) or (folder / "jars").exists()):
+        missing.append("what reads S3 (20 MB)")
+    fetched = f"; it downloads {' and '.join(missing)}, once" if missing else ""
+    return (
+        f"starting Apache Spark {SPARK_VERSION} with Delta Lake {DELTA_VERSION} on port {port}{fetched}; "
+        f"its log is {folder / 'server.log'}"
+    )
 
 
-def _command(folder: Path, python: Path, port: int, memory: str) -> list[str]:
+def _start(wanted: RunningServer, spark: Installation, java: Path) -> RunningServer:
+    environment = {key: value for key, value in os.environ.items() if key not in _NOT_PASSED_ON}
+    environment |= {"JAVA_HOME": str(java), "PYSPARK_PYTHON": str(spark.python), "SPARK_HOME": str(spark.home)}
+    with Path(wanted.log).open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            _command(wanted, spark),
+            cwd=spark.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    note = spark.folder / "server.json"
+    try:
+        server = RunningServer(**{**asdict(wanted), "pid": process.pid, "identity": identity(process.pid)})
+        note.write_text(json.dumps(asdict(server)), "utf-8")
+        _wait_until_it_listens(process, server, spark.folder)
+    except BaseException:  # Ctrl-C above all: it does not reach the server, which has a session of its own
+        _end(process.pid)
+        note.unlink(missing_ok=True)
+        raise
+    finally:
+        process.returncode = 0  # the server outlives this process: a `Popen` that goes before it would warn of that
+    return server
+
+
+def _command(server: RunningServer, spark: Installation) -> list[str]:
+    folder = spark.folder
     settings = {
         "spark.connect.grpc.binding.address": "127.0.0.1",
-        "spark.connect.grpc.binding.port": str(port),
+        "spark.connect.grpc.binding.port": str(server.port),
+        # Otherwise Spark looks the machine's name up, which without a network may lead nowhere, and listens there.
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
         "spark.jars.ivy": str(folder / "ivy"),
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -174,16 +275,34 @@ def _command(folder: Path, python: Path, port: int, memory: str) -> list[str]:
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
         "spark.ui.enabled": "false",
+        **_object_store_settings(server),
     }
-    jars = sorted((folder / "jars").glob("*.jar"))
-    delta = ["--jars", ",".join(map(str, jars))] if jars else ["--packages", _DELTA]
     options = [part for key, value in settings.items() for part in ("--conf", f"{key}={value}")]
     return [
-        str(_home(folder) / "bin" / "spark-submit"),
+        str(spark.home / "bin" / "spark-submit"),
         *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer"),
-        *("--master", "local[*]", "--driver-memory", memory, *delta, *options),
+        *("--master", "local[*]", "--driver-memory", server.memory, *packages(folder, server.object_store), *options),
         "spark-internal",
     ]
+
+
+def _object_store_settings(server: RunningServer) -> dict[str, str]:
+    """Return where the object store is; credentials stay in the environment, where the list of processes does not show them."""
+    if server.object_store is None:
+        return {}
+    found = {
+        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        # Where nothing listens at the endpoint, Hadoop's defaults try for seven minutes.
+        "spark.hadoop.fs.s3a.attempts.maximum": "3",
+        "spark.hadoop.fs.s3a.retry.limit": "3",
+    }
+    if server.endpoint:
+        found["spark.hadoop.fs.s3a.endpoint"] = server.endpoint
+        found["spark.hadoop.fs.s3a.path.style.access"] = "true"
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region:
+        found["spark.hadoop.fs.s3a.endpoint.region"] = region
+    return found
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], server: RunningServer, folder: Path) -> None:
@@ -212,14 +331,23 @@ def _written(folder: Path) -> int:
 
 
 def _not_started(server: RunningServer, why: str) -> LakeletError:
-    log, port = server.log, server.port
-    text = Path(log).read_text(errors="replace")
+    text = Path(server.log).read_text("utf-8", errors="replace")
     lines = [line for line in text.splitlines() if not line.startswith("\tat ")]
+    missing = re.findall(r"unresolved dependency: ([^\s#]+)#([^;\s]+);([^:\s]+)|download failed: ([^\s!]+)", text)
+    if missing:
+        names = dict.fromkeys(":".join(part for part in item if part) for item in missing)
+        return LakeletError(
+            "SPARK_SERVER_NOT_INSTALLED",
+            "what Spark needs beside itself could not be downloaded",
+            cause=f"missing: {', '.join(names)}",
+            hint="check that this machine reaches Maven's central repository, then run `lakelet spark up` again; the log is "
+            f"{server.log}",
+        )
     return LakeletError(
         "SPARK_SERVER_NOT_STARTED",
-        f"the Spark server on port {port} did not start: {why}",
-        cause="\n".join(lines[-8:]),
-        hint=f"read {log}; another port is chosen with `lakelet spark up --port`",
+        f"the Spark server on port {server.port} did not start: {why}",
+        cause="\n".join(lines[-8:]) or "it wrote nothing into its log",
+        hint=f"read {server.log}, then run `lakelet spark up` again",
     )
 
 

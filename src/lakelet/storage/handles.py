@@ -84,7 +84,10 @@ class Handles:
     def leave(self, location: str, table: OpenTable) -> None:
         """Keep a handle for the next one who opens the table."""
         version = int(table.delta.version())
-        commit = commit_file(location, version)
+        try:
+            commit = commit_file(location, version)
+        except OSError:  # an object store that is not reached any more: nobody hears a finalizer
+            return
         if commit is not None:
             self._waiting.setdefault(location, deque(maxlen=HANDLES_OF_A_TABLE)).append(
                 _Left(table=table, version=version, commit=commit)

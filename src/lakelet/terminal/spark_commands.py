@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import click
 
-from lakelet.engine.spark_server import DEFAULT_PORT, RunningServer
+from lakelet.engine.spark_server import DEFAULT_MEMORY, DEFAULT_PORT, RunningServer
 
 
 @click.group()
@@ -18,16 +19,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, 
 
 
 @spark.command()
+@click.option("--port", type=click.IntRange(1, 65535), help=f"Where it listens. Default: {DEFAULT_PORT}.")
+@click.option("--memory", help=f"Memory of the server, as in `512m` or `4g`. Default: {DEFAULT_MEMORY}.")
 @click.option(
-    "--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True, help="Where it listens."
+    "--object-store",
+    type=click.Choice(["s3"]),
+    help="Read and write there too, as `AWS_*` in the environment say; downloads 20 MB more.",
 )
-@click.option("--memory", default="2g", show_default=True, help="Memory of the server, as Java writes it.")
 @json_option
-def up(port: int, memory: str, as_json: bool) -> None:
-    """Start the server; the first time, download Spark (450 MB) and Delta Lake. Needs Java 17."""
+def up(port: int | None, memory: str | None, object_store: str | None, as_json: bool) -> None:
+    """Start the server; the first time, download Spark (450 MB) and Delta Lake (90 MB). Needs Java 17."""
     from lakelet.engine import spark_server
 
-    server = spark_server.up(port=port, memory=memory, say=lambda text: click.echo(text, err=True))
+    say = functools.partial(click.echo, err=True)
+    server = spark_server.up(port=port, memory=memory, object_store=object_store, say=say)
     if as_json:
         _write(server)
         return
@@ -58,9 +63,21 @@ def status(as_json: bool) -> None:
     if as_json:
         _write(server)
         return
-    click.echo("no server runs" if server is None else f"{server.url}, process {server.pid}, log {server.log}")
+    if server is not None:
+        store = "" if server.object_store is None else f", object store {server.object_store}"
+        click.echo(f"{server.url}, process {server.pid}, memory {server.memory}{store}, log {server.log}")
+        return
+    silent = spark_server.noted()
+    click.echo(
+        "no server runs"
+        if silent is None
+        else f"process {silent.pid} does not answer at {silent.url} (yet); its log is {silent.log}"
+    )
 
 
 def _write(server: RunningServer | None) -> None:
-    value = None if server is None else {"url": server.url, "pid": server.pid, "log": server.log}
+    value = None
+    if server is not None:
+        value = {"url": server.url, "pid": server.pid, "log": server.log, "memory": server.memory}
+        value["object_store"] = server.object_store
     click.echo(json.dumps(value, indent=2))

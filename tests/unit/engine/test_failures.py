@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pyspark.errors.exceptions.connect import SparkException
 
+from lakelet.engine.connect import hadoop_settings
 from lakelet.engine.failures import query_error
 
 WRITE_FAILED = """[TASK_WRITE_FAILED] Task failed while writing rows to file:/t. SQLSTATE: 58030
@@ -34,3 +35,22 @@ def test_a_lost_session_is_named_without_the_token() -> None:
     error = query_error(lost, url="sc://h:1/;token=very-secret")
     assert (error.condition, error.retryable) == ("ENGINE_SESSION_LOST", True)
     assert "very-secret" not in error.render()
+
+
+REFUSED = """(java.net.ConnectException) getFileStatus on s3://b/_lock: Connect to 127.0.0.1:1 failed: Connection refused
+
+JVM stacktrace:
+java.net.ConnectException
+	at org.apache.hadoop.fs.s3a.S3AUtils.translateException(S3AUtils.java:213)"""
+
+
+def test_a_store_that_the_server_does_not_reach_is_not_a_server_that_does_not_answer() -> None:
+    error = query_error(SparkException(REFUSED), url="sc://h")
+    assert (error.condition, error.retryable) == ("QUERY_FAILED", True)
+    assert str(error.cause).endswith("Connection refused")
+    assert query_error(SparkException("Socket closed"), url="sc://h").condition == "ENGINE_UNAVAILABLE"
+
+
+def test_settings_of_hadoop_are_for_the_session_under_their_own_names() -> None:
+    found = hadoop_settings({"spark.hadoop.fs.s3a.endpoint": "http://h", "spark.sql.shuffle.partitions": "4"})
+    assert found == {"fs.s3a.endpoint": "http://h"}
