@@ -202,43 +202,74 @@ class Crash(BaseException):
     """Ends an update as the death of the process would."""
 
 
-def deliver(project: Any, rows: list[tuple[str, int]], engine: Engine, dies_at: str | None = None) -> None:
+def land(project: Any, rows: list[tuple[str, int]]) -> None:
     minutes = [minute for _, minute in rows]
     times = pa.array([START + timedelta(minutes=minute) for minute in minutes], pa.timestamp("us", "UTC"))
     project.land("visits", pa.table({"page": [page for page, _ in rows], "at": times, "minute": minutes}))
-    project.engine = engine
+
+
+def die(project: Any, point: str) -> None:
+    """Run an update that ends as the death of the process would, if it passes a point."""
 
     def hook(reached: str) -> None:
-        if reached == dies_at:
+        if reached == point:
             raise Crash
 
     with faults.installed(hook), contextlib.suppress(Crash):
         project.run()
+
+
+def deliver(project: Any, rows: list[tuple[str, int]], engine: Engine, dies_at: str = "") -> None:
+    land(project, rows)
+    project.engine = engine
+    if dies_at:
+        die(project, dies_at)
     project.ok()
 
 
-@pytest.mark.parametrize("name", QUERIES)
-def test_a_flow_with_state_goes_from_one_engine_to_the_other_and_back(
-    new_project: Any, engine: Engine, name: str
-) -> None:
-    """Both ways, also after a death between the state and the rows of a batch."""
-    source = f"""
+def query(name: str) -> str:
+    return f"""
         @dp.table
         def result():
             visits = spark.readStream.format("delta").load("/Volumes/main/raw/landing/visits")
             return {QUERIES[name]}
     """
-    alone, there_and_back = new_project(), new_project()
-    embedded = SailEngine()
-    try:
-        for number, rows in enumerate(UPDATES):
-            deliver(alone.write(source), rows, embedded)
-            deliver(
-                there_and_back.write(source),
-                rows,
-                engine if number % 2 else embedded,
-                "state.committed" if number in (1, 2) else None,
-            )
-            assert there_and_back.rows("result") == alone.rows("result"), number
-    finally:
-        embedded.close()
+
+
+@pytest.fixture
+def embedded() -> Iterator[Engine]:
+    engine = SailEngine()
+    yield engine
+    engine.close()
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_flow_with_state_goes_from_one_engine_to_the_other_and_back(
+    new_project: Any, engine: Engine, embedded: Engine, name: str
+) -> None:
+    """Both ways, also after a death between the state and the rows of a batch."""
+    alone, both = new_project().write(query(name)), new_project().write(query(name))
+    for number, rows in enumerate(UPDATES):
+        deliver(alone, rows, embedded)
+        dies_at = "state.committed" if number in (1, 2) else ""
+        deliver(both, rows, engine if number % 2 else embedded, dies_at)
+        assert both.rows("result") == alone.rows("result"), number
+
+
+@pytest.mark.parametrize("begins_in_cluster", [True, False])
+def test_a_join_whose_state_is_begun_is_finished_by_the_same_engine(
+    project: Any, engine: Engine, embedded: Engine, begins_in_cluster: bool
+) -> None:
+    first, second = (engine, embedded) if begins_in_cluster else (embedded, engine)
+    project.write(query("join"))
+    land(project, [("a", 0), ("a", 3), ("b", 6)])
+    project.engine = first
+    die(project, "state.committed")
+    project.engine = second
+    [error] = project.run().errors
+    assert error.condition == "STATE_OF_ANOTHER_ENGINE"
+    project.engine = first
+    project.ok()
+    project.engine = second
+    deliver(project, [("a", 4), ("b", 9), ("c", 60)], second)
+    assert project.rows("result", "m", "n") == [(0, 0), (0, 3), (4, None), (6, 6), (6, 9), (60, 60)]

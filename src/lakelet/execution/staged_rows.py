@@ -202,6 +202,12 @@ def forget_staged(checkpoint: Checkpoint) -> None:
         remove_folder(_folder(checkpoint))
 
 
+def staged_batch(checkpoint: Checkpoint) -> int | None:
+    """Return of which batch rows are staged and noted, None for none."""
+    found: int | None = read_derived(_note(checkpoint)).get("batch_id")
+    return found
+
+
 def files_in(path: str, columns: StructType) -> Relation:
     """Return the rows of a folder of files that an attempt has written."""
     return plan.parquet([readable_path(path)], columns)

@@ -22,7 +22,7 @@ from lakelet.places import Place
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table, TableDefinition, TableStore
-from lakelet.storage.delta_log import snapshot_files
+from lakelet.storage.delta_log import latest_version, snapshot_files
 from lakelet.storage.schema import compare, nullable
 
 if TYPE_CHECKING:
@@ -74,6 +74,14 @@ class StateTables:
             return None
         rows = file_rows(files, table.schema, inline=not self.in_cluster)
         return rows if after is None else plan.filtered(rows, plan.expression(ends_after(after)))
+
+    def is_begun(self, name: str) -> bool:
+        """Return whether an attempt at the batch that was cut off has added its rows."""
+        location, before = self.location(name), self.versions.get(name)
+        if (latest_version(location) or -1) <= (-1 if before is None else before):
+            return False
+        table = self.store.open(location)
+        return table is not None and table.batch_id(self.receipt.app_id) >= self.receipt.batch_id
 
     def columns(self, name: str) -> pa.Schema:
         """Return the columns of a table that was there before the batch."""
@@ -162,6 +170,17 @@ def state_mismatch(dataset: str, cause: str) -> StorageError:
         f"the operator with state in the query of `{dataset}` is not the one whose rows are remembered",
         cause=cause,
         hint=f"change the query back, or start it anew with `lakelet run --full-refresh {dataset}`",
+    )
+
+
+def state_elsewhere(dataset: str) -> StorageError:
+    """Return the error for a join whose batch another kind of engine has begun to remember."""
+    return StorageError(
+        "STATE_OF_ANOTHER_ENGINE",
+        f"the unfinished batch of `{dataset}` was begun by another engine",
+        cause="it has committed a part of the join's state, whose rows are known by their places in the batch, and this engine "
+        "may read them in another order",
+        hint="run the update once with `lakelet.engine` as it was, then change it",
     )
 
 

@@ -21,8 +21,8 @@ import pyarrow as pa
 from lakelet.execution import stateful_cluster, stateful_cluster_join
 from lakelet.execution.binding import BoundInputs
 from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, read_json, write_json
-from lakelet.execution.staged_rows import Staging, forget_staged
-from lakelet.execution.state import StateTables, state_behind, state_mismatch
+from lakelet.execution.staged_rows import Staging, forget_staged, staged_batch
+from lakelet.execution.state import StateTables, state_behind, state_elsewhere, state_mismatch
 from lakelet.execution.stateful_aggregate import aggregate, with_event_key
 from lakelet.execution.stateful_cluster import ClusterStep
 from lakelet.execution.stateful_dedupe import deduplicate
@@ -124,7 +124,8 @@ def run_operator(
         keep: commit what it remembers; False for a rehearsal.
 
     Raises:
-        StorageError: `STREAMING_STATEFUL_OPERATOR_NOT_MATCH_IN_STATE_METADATA`, `STATE_TABLE_BEHIND_CHECKPOINT`.
+        StorageError: `STREAMING_STATEFUL_OPERATOR_NOT_MATCH_IN_STATE_METADATA`, `STATE_TABLE_BEHIND_CHECKPOINT`,
+            `STATE_OF_ANOTHER_ENGINE`.
     """
     display = context.display(flow.target)
     thresholds = Thresholds.from_json(batch.state.get("watermark", {}))
@@ -185,7 +186,11 @@ class _Batch:
     keep: bool
 
     def checked(self, columns: Iterable[str]) -> dict[str, str]:
-        """Return what the operator is, after a look that its state is of the same one."""
+        """Return what the operator is, after a look that its state is of the same one and may go on with this engine."""
+        is_staged = staged_batch(self.checkpoint) == self.tables.receipt.batch_id
+        is_begun = self.part.operator is Operator.JOIN and any(map(self.tables.is_begun, TABLES[Operator.JOIN]))
+        if is_begun and is_staged != self.tables.in_cluster:
+            raise state_elsewhere(self.display)
         description = self.part.description(list(columns))
         _check_unchanged(self.checkpoint, description, self.display)
         return description
