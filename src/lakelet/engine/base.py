@@ -22,6 +22,8 @@ class EngineCapabilities:
 
     file_metadata: bool
     """`_metadata.*` and `input_file_name()` over files."""
+    file_readers: bool
+    """Files as tables as Spark reads them: JSON, CSV, ORC, text, bytes and Parquet, with all options of its readers."""
     join_key_by_frame: bool
     """After two USING joins, the key of the first one through its DataFrame."""
     group_by_all: bool

@@ -11,6 +11,7 @@ from lakelet.engine.sail import CAPABILITIES as EMBEDDED
 SAIL_SERVER = replace(EMBEDDED, scoped_sources=False)
 SPARK_WITH_DELTA = EngineCapabilities(
     file_metadata=True,
+    file_readers=True,
     join_key_by_frame=True,
     group_by_all=True,
     hashes_constants=True,

@@ -24,9 +24,10 @@ def detect(engine: ConnectEngine) -> EngineCapabilities:
     return EngineCapabilities(
         # A relation over no file has no metadata; an engine that knows `_metadata` is one that knows `observe`.
         file_metadata=observes,
+        file_readers=observes,
         join_key_by_frame=_runs(engine, key_by_frame()),
         group_by_all=_runs(engine, grouped_by_all()),
-        # Both show over files, which would have to lie where both sides can read them.
+        # These show over files, which would have to lie where both sides can read them.
         hashes_constants=observes,
         instants_in_session_zone=observes,
         batch_watermark=_runs(engine, watermarked()),

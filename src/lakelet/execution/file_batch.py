@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from lakelet.engine.base import EngineCapabilities
 from lakelet.execution.file_discovery import Lister
 from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_parsing import FileParser
@@ -30,11 +31,14 @@ _KEPT_FOLDERS = 32
 _FOLDERS: deque[Path] = deque()
 
 
-def needs_own_reader(leaf: Leaf) -> bool:
-    """Return whether the engine would read these files in another way than Spark, or not at all.
+def needs_own_reader(leaf: Leaf, can: EngineCapabilities) -> bool:
+    """Return whether the engine would read these files in another way than Spark or Databricks, or not at all.
 
-    Of Parquet it reads whole folders well; it takes values in paths for text, and files of any folder below for data.
+    Of Parquet Sail reads whole folders well; it takes values in paths for text, and files of any folder below for data. Spark
+    has no reader of Avro unless a library brings it, and no rescued data.
     """
+    if can.file_readers:
+        return leaf.format == "avro" or "rescueddatacolumn" in leaf.options
     if len(leaf.paths) != 1:
         return False
     if leaf.format == "parquet":

@@ -195,8 +195,10 @@ class Reads:
 
     def _reads_itself(self, leaf: Leaf, place: Origin) -> bool:
         """Return whether the runtime reads these files, and not the engine."""
-        if leaf.streaming or needs_own_reader(leaf):
+        if leaf.streaming or needs_own_reader(leaf, self.engine.capabilities):
             return True
+        if self.engine.capabilities.file_readers:
+            return False
         return leaf.format == "parquet" and len(leaf.paths) == 1 and has_folders(self._local_path(leaf.paths[0], place))
 
     def _path(self, text: str, place: Origin) -> str:
