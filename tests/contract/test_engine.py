@@ -283,6 +283,13 @@ def test_capabilities_say_what_the_engine_can_do(engine: Engine, tmp_path: Path)
     hashed = plan.with_columns(from_footer, {"h": plan.expression("xxhash64(k)")})
     assert can(engine, hashed) is engine.capabilities.hashes_constants
 
+    (tmp_path / "lines.json").write_text('{"k": 1}\n{"k": \n', "utf-8")
+    lines = plan.new()
+    lines.read.data_source.format, lines.read.data_source.schema = "json", "k BIGINT"
+    lines.read.data_source.paths.append(str(tmp_path / "lines.json"))
+    lines.read.data_source.options["mode"] = "DROPMALFORMED"
+    assert can(engine, lines) is engine.capabilities.file_readers
+
     grouped = plan.sql("SELECT id % 2 AS odd, count(*) FROM range(4) GROUP BY ALL")
     assert can(engine, grouped) is engine.capabilities.group_by_all
 
