@@ -104,6 +104,7 @@ class Dimension:
             store=DeltaRsStore(),
             target=str(folder / "target"),
             auxiliary=str(folder / "auxiliary"),
+            staging=str(folder / "staged"),
         )
 
     def load(self, rounds: int) -> tuple[float, float]:

@@ -7,10 +7,13 @@ So the laws of what a cluster does run in seconds and without Java; that a real 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -90,11 +93,15 @@ class CollectedStore(DeltaSparkStore):
     def _table(self, delta: DeltaTable, location: str) -> CollectedTable:
         return CollectedTable(delta, location, self._engine)
 
-    def stage(
-        self, location: str, rows: Relation, incoming: pa.Schema, columns: pa.Schema
-    ) -> tuple[Relation, dict[str, Any]]:
-        found, seen = _run(self._engine, rows)
-        return plan.local(_fitted(found, columns)), seen
+    def _written(self, engine: Engine, folder: str, query: Relation) -> dict[str, Any]:
+        """Write the rows here; of every second query what it observes gets lost, as in a cluster whose listener is slow."""
+        found, seen = _run(engine, query)
+        Path(folder).mkdir(parents=True)
+        pq.write_table(found, f"{folder}/part-0.parquet")
+        return seen if next(_queries) % 2 else {}
+
+
+_queries = itertools.count()
 
 
 def _run(engine: Engine, rows: Relation) -> tuple[pa.Table, dict[str, Any]]:

@@ -73,6 +73,7 @@ class Flow:
             store=self._store,
             target=self._target,
             auxiliary=self.auxiliary,
+            staging=f"{self.auxiliary}.batch",
         )
         if batch_id is None:
             batch_id, self._next_batch = self._next_batch, self._next_batch + 1

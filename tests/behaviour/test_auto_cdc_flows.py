@@ -10,7 +10,8 @@ import pytest
 from deltalake import DeltaTable
 from tests.behaviour.test_auto_cdc import table
 
-from lakelet.errors import DefinitionErrors, LakeletError
+from lakelet.errors import DefinitionErrors, LakeletError, StorageError
+from lakelet.execution import auto_cdc_cluster, auto_cdc_process
 from lakelet.execution.outcome import RefreshSelection
 
 CHANGES = """
@@ -442,3 +443,36 @@ def test_columns_to_update_and_ignored_nulls_exclude_each_other_in_sql(project: 
     )
     project.land("changes", partial(*PARTIAL))
     assert [error.condition for error in errors_of(project)][:1] == ["CANNOT_SET_TOGETHER"]
+
+
+def test_a_full_refresh_that_one_flow_could_not_finish_is_not_begun_anew_by_another(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first flow's events are stored when its write of the target fails; the second one must not replace them."""
+    second = CHANGES.replace("changes", "others") + FLOW.format(target="", options=', name="second"').replace(
+        'source="changes"', 'source="others"'
+    ).replace('dp.create_streaming_table("t")', "")
+    project.write(CHANGES + FLOW.format(target="", options=', name="first"') + second)
+    land(project, "id name op seq\n1 ann U 1\n2 bob U 1")
+    land(project, "id name op seq\n3 eve U 1", "others")
+    project.ok()
+
+    def fails(kind: Any, name: str) -> None:
+        works = getattr(kind, name)
+
+        def write(way: Any, *args: Any, **options: Any) -> Any:
+            if way._tables.flow.name == "first":
+                raise StorageError("TABLE_IO_FAILED", "the disk is full")
+            return works(way, *args, **options)
+
+        broken.setattr(kind, name, write)
+
+    with monkeypatch.context() as broken:
+        fails(auto_cdc_process.InProcess, "_rebuild")
+        fails(auto_cdc_cluster.InCluster, "_committed_rows")
+        result = project.run(selection=RefreshSelection(full_refresh=("t",)))
+    conditions = [error.condition for error in result.errors]
+    assert conditions == ["TABLE_IO_FAILED", "AUTOCDC_REFRESH_UNFINISHED"]
+    assert project.rows("t", "id", "name") == [(1, "ann"), (2, "bob"), (3, "eve")]
+    project.ok()
+    assert project.rows("t", "id", "name") == [(1, "ann"), (2, "bob"), (3, "eve")]

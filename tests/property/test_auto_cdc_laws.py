@@ -33,7 +33,7 @@ from lakelet.names import TableName
 from lakelet.pipeline import Pipeline
 from lakelet.plan import relation
 from lakelet.storage import clustered, known_tables
-from lakelet.storage.base import Receipt
+from lakelet.storage.base import Receipt, TableDefinition
 from lakelet.storage.delta_log import latest_version
 from lakelet.storage.delta_rs import DeltaRsStore
 from lakelet.storage.delta_rs_table import DeltaRsTable
@@ -161,14 +161,14 @@ class Bench:
         self._engine = engine
         self.target = f"{folder}/target"
         self.auxiliary = f"{folder}/auxiliary"
+        self.definition: TableDefinition | None = None
         self.flow = AutoCdcFlow(
-            name="flow",
             target=TableName("c", "s", "target"),
             source="changes",
             keys=("id",),
             apply_as_deletes="op = 'delete'",
             except_column_list=("op", "seq"),
-            **{"sequence_by": "seq", **options},
+            **{"name": "flow", "sequence_by": "seq", **options},
         )
 
     def apply(
@@ -194,6 +194,8 @@ class Bench:
             store=DyingStore(store, self.target) if dies else store,  # type: ignore[arg-type]
             target=self.target,
             auxiliary=self.auxiliary,
+            staging=f"{self.auxiliary}.batch",
+            definition=self.definition,
             now=now,
             forget_deletes_after=forget_deletes_after,
             remember_all=remember_all,

@@ -47,6 +47,7 @@ class AutoCdc:
         source_schema: columns of the relations that `apply` gets.
         sequence_type: type of the flow's `sequence_by`, from `sequence_type_of`.
         target, auxiliary: locations of the two tables; those that do not exist are created.
+        staging: a folder for files that a batch needs only while it runs.
         definition: what a missing target is created with, and the schema that it has after a full refresh; None for
             the columns of `target_schema`.
         fail_on_ties: refuse a batch in which, or with which, a key has different events with one sequence value.
@@ -68,6 +69,7 @@ class AutoCdc:
         store: TableStore,
         target: str,
         auxiliary: str,
+        staging: str,
         definition: TableDefinition | None = None,
         fail_on_ties: bool = False,
         remember_all: bool = False,
@@ -81,6 +83,7 @@ class AutoCdc:
             store=store,
             target_location=target,
             auxiliary_location=auxiliary,
+            staging=staging,
             definition=definition_of(flow, source_schema, sequence_type, definition),
             metadata=metadata_of(flow, source_schema, sequence_type),
             remember_all=remember_all or keeps_values(flow),

@@ -11,6 +11,7 @@ size costs.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,16 +23,23 @@ from pyspark.sql.connect import proto
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import StringType, StructField, StructType
 
-from lakelet.execution.auto_cdc_batch import CdcResult, Ties, spelled
-from lakelet.execution.auto_cdc_events import EXAMPLES, auxiliary_schema, null_key, null_sequence, shown_changes
-from lakelet.execution.auto_cdc_history import latest_truncate
+from lakelet.errors import StorageError
+from lakelet.execution.auto_cdc_batch import CdcResult, Ties, sequence_of, spelled
+from lakelet.execution.auto_cdc_events import (
+    EXAMPLES,
+    auxiliary_schema,
+    literal,
+    null_key,
+    null_sequence,
+    shown_changes,
+)
+from lakelet.execution.auto_cdc_history import later_truncate
 from lakelet.execution.auto_cdc_relations import Given, by_key, is_null, key_columns, listed, of_kind, remembered
 from lakelet.execution.auto_cdc_schema import (
     APP_ID,
     BATCH_ID,
     PREFIX,
     SEQUENCE,
-    START_AT,
     STORED_AT,
     TRUNCATE,
 )
@@ -59,8 +67,6 @@ SETTLED_PROPERTY = "lakelet.cdc.settled_rows"
 """Of the auxiliary table: how many rows it had when what is not needed any more was dropped for the last time."""
 SETTLED_ROWS = 8192
 """What may be added to twice as many rows before that is done again."""
-
-_COUNTED = "lakelet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +111,7 @@ class InCluster:
             kept = remembered(decided.rows, schema, truncate)
             started.replace_query(self._engine, kept, schema, schema, receipt=receipt, partition_cols=())
             reach("cdc.auxiliary_committed")
+            started.set_properties({SETTLED_PROPERTY: str(started.size().rows)})
             opened = cast("DeltaSparkTable", tables.create_target() if target is None else target)
             if not restart:
                 tables.evolve(opened, _payload(schema))
@@ -123,7 +130,7 @@ class InCluster:
         with self._staging() as folder:
             staged = self._staged_events(folder, events, schema, receipt)
             before = self._truncates(_version(auxiliary), schema)
-            truncate = latest_truncate(pa.concat_tables([before, self._truncates(staged.rows, schema)]))
+            truncate = later_truncate(before, self._truncates(staged.rows, schema))
             is_truncating = not truncate.equals(before)
             given = Given(
                 new=staged.rows,
@@ -161,7 +168,7 @@ class InCluster:
         if not is_anew:
             tables.evolve(target, _payload(schema))
             columns = target.schema
-        mine = f"{APP_ID} <=> {_text(receipt.app_id)} AND {BATCH_ID} <=> {receipt.batch_id}"
+        mine = f"{APP_ID} <=> {literal(receipt.app_id)} AND {BATCH_ID} <=> {receipt.batch_id}"
         events = _version(auxiliary)
         new = plan.filtered(events, plan.expression(mine))
         added = self._truncates(new, schema)
@@ -199,22 +206,20 @@ class InCluster:
     @contextmanager
     def _staging(self) -> Iterator[str]:
         """Lend a folder that only this batch uses; what a batch that died has left is gone, too."""
-        folder = f"{self._tables.auxiliary_location}.batch"
+        folder = self._tables.staging
         self._tables.store.drop(folder)
-        try:
-            yield f"{folder}/{uuid.uuid4().hex}"
-        finally:
+        yield f"{folder}/{uuid.uuid4().hex}"
+        with contextlib.suppress(StorageError):  # the batch is done; the next one tries again, and says so if it cannot
             self._tables.store.drop(folder)
 
     def _stage(
         self, location: str, rows: Relation, columns: pa.Schema, measures: dict[str, proto.Expression]
     ) -> _Staged:
         """Write the rows of a query, once, and count some of them on the way."""
-        counted = plan.observed(rows, _COUNTED, measures)
         incoming = to_arrow_schema(self._engine.schema(rows), timezone="UTC")
         store = cast("DeltaSparkStore", self._tables.store)
-        written, seen = store.stage(location, counted, incoming, columns)
-        return _Staged(rows=written, counts={name: int(seen[name]) for name in measures})
+        written, counts = store.stage(self._engine, location, rows, incoming, columns, measures)
+        return _Staged(rows=written, counts=counts)
 
     def _columns(self, events: Relation) -> pa.Schema:
         """Return the columns of the auxiliary table for these events."""
@@ -232,7 +237,7 @@ class InCluster:
             if now is None
             else f"timestamp_micros({pa.scalar(now, pa.timestamp('us', 'UTC')).value})"
         )
-        stamps = {APP_ID: _text(receipt.app_id), BATCH_ID: f"CAST({receipt.batch_id} AS BIGINT)", STORED_AT: instant}
+        stamps = {APP_ID: literal(receipt.app_id), BATCH_ID: f"CAST({receipt.batch_id} AS BIGINT)", STORED_AT: instant}
         stamped = plan.with_columns(events, {name: plan.expression(text) for name, text in stamps.items()})
         staged = self._stage(f"{folder}/events", stamped, schema, self._problems(schema))
         self._refuse(staged.counts, staged.rows, schema)
@@ -264,15 +269,16 @@ class InCluster:
             raise null_sequence(flow, counts[name], examples)
 
     def _truncates(self, events: Relation, schema: pa.Schema) -> pa.Table:
-        """Return the last truncate among some events, as an event; no row if there is none. Only truncates come here."""
+        """Return the last truncate among some events, as an event; no row if there is none."""
         if TRUNCATE not in schema.names:
             return schema.empty_table()
-        found = self._engine.collect(plan.filtered(events, plan.expression(TRUNCATE)))
-        return latest_truncate(found.select(schema.names).cast(schema))
+        last = f"SELECT * FROM events WHERE {TRUNCATE} ORDER BY {SEQUENCE} DESC LIMIT 1"
+        return self._engine.collect(plan.sql(last, {"events": events})).select(schema.names).cast(schema)
 
     def _rows_schema(self, schema: pa.Schema, target: Table | None, *, restart: bool) -> pa.Schema:
         """Return the columns that the target has with this batch, those that an event adds at the end."""
         declared = self._tables.definition.schema if target is None or restart else target.schema
+        self._tables.refuse_conflicts(declared, _payload(schema))
         have = {name.lower() for name in declared.names}
         return pa.schema([*nullable(declared), *(f for f in _payload(schema) if f.name.lower() not in have)])
 
@@ -289,8 +295,8 @@ class InCluster:
             shape=shape,
             keys=key_columns(row_keys),
             row_keys=row_keys,
-            identity=row_keys + ((START_AT,) if shape.scd_type == 2 else ()),
-            truncated_at=_sequence(given.truncate),
+            identity=self._tables.identity(given.columns),
+            truncated_at=sequence_of(given.truncate),
             forget_before=self._tables.forget_before if forgets else None,
         )
         kinds = {name: plan.expression(f"count_if({KIND} = '{name}')") for name in (FORGOTTEN, TIE, UPSERT, DELETED)}
@@ -351,8 +357,7 @@ class InCluster:
         if replaces:
             target.replace_query(self._engine, upserted, columns, columns, receipt=receipt, partition_cols=None)
         elif counts[UPSERT] or counts[DELETED]:
-            row_keys = spelled(self._tables.flow.keys, columns)
-            identity = row_keys + ((START_AT,) if self._tables.flow.scd_type == 2 else ())
+            identity = self._tables.identity(columns)
             if target.files():
                 kinds = f"{KIND} IN ('{UPSERT}', '{DELETED}')"
                 changed = plan.sql(
@@ -397,7 +402,7 @@ class InCluster:
             keys=key_columns(shape.keys),
             row_keys=shape.keys,
             identity=shape.keys,
-            truncated_at=_sequence(truncate),
+            truncated_at=sequence_of(truncate),
             settles=True,
         )
         settled = self._mapped(by_key(events, shape.keys, shape.keys), decision)
@@ -416,11 +421,3 @@ def _version(table: Table) -> Relation:
 def _payload(schema: pa.Schema) -> pa.Schema:
     """Return the columns of the target among those of the auxiliary table."""
     return pa.schema([field for field in schema if not field.name.startswith(PREFIX)])
-
-
-def _sequence(truncate: pa.Table) -> pa.Array | None:
-    return truncate.column(SEQUENCE).combine_chunks() if truncate.num_rows else None
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

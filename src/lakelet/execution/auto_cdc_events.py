@@ -58,7 +58,7 @@ def event_relation(flow: AutoCdcFlow, source: StructType, changes: Relation, spe
     keeping = null_keeping_names(flow, [field.name for field in fields])
     if keeping:
         kept = [
-            f"CASE WHEN {_left_out(flow, field.name) or f'{value} IS NULL'} THEN {_text(path)} END"
+            f"CASE WHEN {_left_out(flow, field.name) or f'{value} IS NULL'} THEN {literal(path)} END"
             for field in fields
             if field.name in keeping
             for path, value in kept_paths(field.name, field.dataType)
@@ -96,7 +96,7 @@ def _left_out(flow: AutoCdcFlow, column: str) -> str | None:
     listed = quote(flow.columns_to_update)
     return (
         f"({listed} IS NOT NULL AND NOT "
-        f"coalesce(array_contains(transform({listed}, c -> lower(c)), {_text(column.lower())}), false))"
+        f"coalesce(array_contains(transform({listed}, c -> lower(c)), {literal(column.lower())}), false))"
     )
 
 
@@ -144,7 +144,8 @@ def _expression_or_false(condition: Any) -> proto.Expression:
     return relation.expression_of("false" if condition is None else condition)
 
 
-def _text(value: str) -> str:
+def literal(value: str) -> str:
+    """Return a string as SQL text."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakelet.execution.arrow_values import before, comparable, same_as_before, sorted_by
+from lakelet.execution.arrow_values import before as is_before
+from lakelet.execution.arrow_values import comparable, same_as_before, sorted_by
 from lakelet.execution.auto_cdc_schema import DELETE, END_AT, KEPT, NEW, SEQUENCE, START_AT
 from lakelet.names import quote
 
@@ -65,7 +66,7 @@ def history_of(events: pa.Table, shape: Shape, *, truncated_at: pa.Scalar | None
         truncated_at: the sequence of the last truncate; events before it are gone (SCD 1).
     """
     if truncated_at is not None:
-        events = events.filter(pa.array(~before(events.column(SEQUENCE), truncated_at)))
+        events = events.filter(pa.array(~is_before(events.column(SEQUENCE), truncated_at)))
     events = _taken(events, sorted_by(*(events.column(name) for name in (*shape.keys, SEQUENCE))))
     same_key = all_same(events, shape.keys)
     same_place = same_key & same_as_before(events.column(SEQUENCE))
@@ -82,6 +83,14 @@ def history_of(events: pa.Table, shape: Shape, *, truncated_at: pa.Scalar | None
 def latest_truncate(truncates: pa.Table) -> pa.Table:
     """Return the truncate with the highest sequence, the only one that matters; no rows, none."""
     return _taken(truncates, sorted_by(truncates.column(SEQUENCE))[-1:])
+
+
+def later_truncate(before: pa.Table, new: pa.Table) -> pa.Table:
+    """Return the later of two truncates; the one that is remembered stays if they are equal."""
+    if not before.num_rows or not new.num_rows:
+        return before if before.num_rows else new
+    is_later = is_before(before.column(SEQUENCE), new.column(SEQUENCE)[0])[0]
+    return new if is_later else before
 
 
 # -- one event per key and sequence -------------------------------------------------------------------------------

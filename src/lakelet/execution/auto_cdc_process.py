@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakelet.execution.arrow_values import before as before_limit
 from lakelet.execution.auto_cdc_batch import (
     CdcResult,
     Step,
@@ -22,7 +21,7 @@ from lakelet.execution.auto_cdc_batch import (
     without_forgotten,
 )
 from lakelet.execution.auto_cdc_events import Events, auxiliary_schema
-from lakelet.execution.auto_cdc_history import history_of, latest_truncate, unique
+from lakelet.execution.auto_cdc_history import history_of, later_truncate, latest_truncate, unique
 from lakelet.execution.auto_cdc_pieces import PIECE_ROWS, Pieces, Spool
 from lakelet.execution.auto_cdc_schema import APP_ID, BATCH_ID, NEW, SEQUENCE, TRUNCATE
 from lakelet.execution.auto_cdc_tables import CdcTables
@@ -220,14 +219,6 @@ class InProcess:
         reader = self._tables.engine.stream(self._tables.events(changes, self._tables.definition.schema.names))
         for _ in self.events(reader, auxiliary_schema(reader.schema), Receipt(app_id="", batch_id=0)).reader():
             pass
-
-
-def later_truncate(before: pa.Table, new: pa.Table) -> pa.Table:
-    """Return the later of two truncates; the one that is remembered stays if they are equal."""
-    if not before.num_rows or not new.num_rows:
-        return before if before.num_rows else new
-    is_later = before_limit(before.column(SEQUENCE), new.column(SEQUENCE)[0])[0]
-    return new if is_later else before
 
 
 def _conformed(rows: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:

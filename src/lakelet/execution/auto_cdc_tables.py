@@ -41,6 +41,7 @@ class CdcTables:
 
     Attributes:
         source: columns of the flow's change rows.
+        staging: a folder in which a batch may put files of its own.
         definition: what a missing target is created with.
         remember_all: no event may be forgotten, since a later one may need it.
         fail_on_ties: refuse a batch with ties.
@@ -54,6 +55,7 @@ class CdcTables:
     store: TableStore
     target_location: str
     auxiliary_location: str
+    staging: str
     definition: TableDefinition
     metadata: CdcMetadata
     remember_all: bool
@@ -86,14 +88,14 @@ class CdcTables:
 
     def evolve(self, table: Table, wanted: pa.Schema) -> None:
         """Add the columns that a table lacks, in a commit of its own: adding them again changes nothing."""
-        change = compare(table.schema, wanted)
-        if change.conflicts:
-            raise self.invalid_state(
-                "COLUMN_TYPE_DRIFT", f"the type of a column changed: {'; '.join(change.conflicts)}"
-            )
-        if change.evolves:
-            added = [nullable(wanted).field(name) for name in change.added]
+        self.refuse_conflicts(table.schema, wanted)
+        if added := [nullable(wanted).field(name) for name in compare(table.schema, wanted).added]:
             table.append(pa.schema([*table.schema, *added]).empty_table(), evolve=True)
+
+    def refuse_conflicts(self, have: pa.Schema, wanted: pa.Schema) -> None:
+        """Raise if a column cannot hold the values of another type that it would get."""
+        if conflicts := compare(have, wanted).conflicts:
+            raise self.invalid_state("COLUMN_TYPE_DRIFT", f"the type of a column changed: {'; '.join(conflicts)}")
 
     def shape(self, schema: pa.Schema) -> Shape:
         """Return what an auxiliary table of this schema has: the columns of all its flows, also those that this source lacks."""
@@ -108,6 +110,10 @@ class CdcTables:
 
     def keys(self, schema: pa.Schema) -> tuple[str, ...]:
         return spelled(self.flow.keys, schema)
+
+    def identity(self, schema: pa.Schema) -> tuple[str, ...]:
+        """Return the columns that identify a row of a target with these columns."""
+        return self.keys(schema) + ((START_AT,) if self.flow.scd_type == 2 else ())
 
     def check_drift(self, auxiliary: Table) -> None:
         """Raise if the stored events were recorded under other rules than the flow's."""

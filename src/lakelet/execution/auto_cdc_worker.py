@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lakelet.execution.auto_cdc_batch import marked
 from lakelet.execution.auto_cdc_history import Shape, all_same, difference, history_of, unique
 from lakelet.execution.auto_cdc_schema import NEW, STORED_AT
 from lakelet.execution.auto_cdc_tombstones import forgettable
@@ -41,7 +42,7 @@ class Decision:
         keys: columns by which the partition is sorted.
         row_keys: the keys as the target spells them.
         identity: the columns that identify a row of the target.
-        truncated_at: the sequence of the last truncate, as a column with one value; None if there is none.
+        truncated_at: the sequence of the last truncate; None if there is none.
         forget_before: deletes stored before it are not remembered.
         settles: give all events that must be remembered, and nothing else.
     """
@@ -50,7 +51,7 @@ class Decision:
     keys: tuple[str, ...]
     row_keys: tuple[str, ...]
     identity: tuple[str, ...]
-    truncated_at: pa.Array | None = None
+    truncated_at: pa.Scalar | None = None
     forget_before: datetime | None = None
     settles: bool = False
 
@@ -66,9 +67,8 @@ class Decision:
         )
         events_type, rows_type = (rows.schema.field(name).type for name in (EVENT, ROW))
         stored, forgotten = self._without_forgotten(stored)
-        events = pa.concat_tables([_marked(stored, new=False), _marked(new, new=True)])
-        limit = None if self.truncated_at is None else self.truncated_at[0]
-        found = history_of(events, self.shape, truncated_at=limit)
+        events = pa.concat_tables([marked(stored, new=False), marked(new, new=True)])
+        found = history_of(events, self.shape, truncated_at=self.truncated_at)
         remembered = found.events if self.settles else found.events.filter(found.events.column(NEW))
         parts = [(REMEMBERED, EVENT, remembered), (FORGOTTEN, EVENT, forgotten), (TIE, EVENT, found.ties)]
         if self.settles:
@@ -119,10 +119,6 @@ def _fields(rows: pa.Table, column: str) -> pa.Table:
     structs = rows.column(column).combine_chunks()
     kind = rows.schema.field(column).type
     return pa.table([*structs.flatten()], schema=pa.schema(list(kind)))
-
-
-def _marked(events: pa.Table, *, new: bool) -> pa.Table:
-    return events.append_column(NEW, pa.repeat(new, events.num_rows))
 
 
 def _output(kind: str, column: str, rows: pa.Table, events: pa.DataType, target: pa.DataType) -> pa.RecordBatch:

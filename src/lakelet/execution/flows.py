@@ -15,7 +15,7 @@ from datetime import datetime
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from lakelet.errors import StorageError
+from lakelet.errors import CdcError, StorageError
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.auto_cdc import AutoCdc, CdcResult
@@ -269,6 +269,8 @@ def _apply_changes(
         changes = applicable(flow.flow, changes)
     _check_where(context, flow.flow, changes)
     restart = starts_generation(context, flow, dataset, table, receipt)
+    if restart:
+        _check_begun(context, flow, dataset, receipt)
     result = applier.apply(changes, receipt, restart=restart)
     quality.num_rows = result.num_input_rows
     if result.num_ties:
@@ -280,6 +282,26 @@ def _apply_changes(
             dataset=context.display(dataset.name),
         )
     return written_by(result)
+
+
+def _check_begun(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, receipt: Receipt) -> None:
+    """Refuse to begin a full refresh that another flow of the target has begun: its events are stored, its rows are not.
+
+    Raises:
+        CdcError: `AUTOCDC_REFRESH_UNFINISHED`.
+    """
+    events = context.store.open(context.catalog.auxiliary(dataset.name))
+    if events is None or events.batch_id(receipt.app_id) >= receipt.batch_id:
+        return
+    if not starts_generation(context, flow, dataset, events, receipt):
+        display = context.display(dataset.name)
+        raise CdcError(
+            "AUTOCDC_REFRESH_UNFINISHED",
+            f"another flow has begun the full refresh of `{display}` and could not finish it",
+            origin=context.origin(flow),
+            cause="its events are stored and its rows are not yet in the table; to begin anew would lose them",
+            hint="mend what made that flow fail, and run the update again: it goes on first",
+        )
 
 
 def written_by(result: CdcResult) -> Written:
@@ -353,6 +375,7 @@ def _applier(
         store=context.store,
         target=context.location(dataset),
         auxiliary=context.catalog.auxiliary(dataset.name),
+        staging=context.staging(flow),
         definition=context.definition(dataset),
         now=at,
         forget_deletes_after=context.forget_deletes_after(dataset),

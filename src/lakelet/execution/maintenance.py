@@ -275,7 +275,7 @@ def maintain(
             label=catalog.relative(location),
             need=needs.get(location),
             retention=retention,
-            compact=location not in keyed,
+            compact=location not in keyed or not store.keeps_key_order,
             now=now,
             dry_run=dry_run,
         )

@@ -198,6 +198,7 @@ def _apply(run: _Flow, batch: Batch, changes: Relation, quality: Quality, starte
         store=context.store,
         target=context.location(run.dataset),
         auxiliary=context.catalog.auxiliary(run.dataset.name),
+        staging=context.staging(run.resolved),
         definition=context.definition(run.dataset),
         now=batch.at,
         forget_deletes_after=context.forget_deletes_after(run.dataset),

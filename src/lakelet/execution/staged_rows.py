@@ -27,7 +27,6 @@ from pyspark.sql.types import (
 )
 
 from lakelet.engine.base import Engine
-from lakelet.engine.paths import readable_path
 from lakelet.execution.checkpoint import FORMAT, Checkpoint, read_derived, write_json
 from lakelet.execution.state import ENDS_AT
 from lakelet.execution.watermark import Thresholds
@@ -35,7 +34,7 @@ from lakelet.names import quote
 from lakelet.places import Place, remove_folder
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
-from lakelet.storage.delta_spark import write_files
+from lakelet.storage.delta_spark import staged_files, write_files
 
 PLACE = "__lakelet_place"
 """Column of staged rows: their order. The upper bits number the pieces that a cluster wrote, the lower ones the rows of each."""
@@ -210,7 +209,7 @@ def staged_batch(checkpoint: Checkpoint) -> int | None:
 
 def files_in(path: str, columns: StructType) -> Relation:
     """Return the rows of a folder of files that an attempt has written."""
-    return plan.parquet([readable_path(path)], columns)
+    return staged_files(path, columns)
 
 
 def with_marks(columns: StructType) -> StructType:

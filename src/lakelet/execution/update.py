@@ -183,7 +183,7 @@ class Update:
             kinds.warning(
                 self._context.events,
                 f"changes of AUTO CDC pass through this process (flow {', '.join(flows)}): the cluster's workers run no Python "
-                f"{sys.version_info.major}.{sys.version_info.minor} with pyarrow; install both there",
+                f"{sys.version_info.major}.{sys.version_info.minor} with pyarrow and numpy; install them there",
             )
 
     @functools.cached_property

@@ -75,7 +75,7 @@ class Upkeep:
                     label=context.catalog.relative(location),
                     need=needs.get(location),
                     retention=Retention(),
-                    compact=location not in keyed,
+                    compact=location not in keyed or not context.store.keeps_key_order,
                     now=context.clock(),
                 )
                 for location in self._tables(dataset)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lakelet.names import quote
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 ArrowFunction: TypeAlias = "Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]"
 
-_pickling = threading.Lock()
+_PACKAGE = __name__.partition(".")[0]
 
 
 def mapped(source: Relation, names: Iterable[str], function: ArrowFunction, columns: StructType) -> Relation:
@@ -45,13 +46,22 @@ def mapped(source: Relation, names: Iterable[str], function: ArrowFunction, colu
 
 def _pickled(command: Any) -> bytes:
     """Return a command whose functions and classes of ours are in it, and not references to modules."""
-    from pyspark import cloudpickle, serializers
+    from pyspark.cloudpickle import cloudpickle
+    from pyspark.serializers import pickle_protocol
 
-    registry: Any = cloudpickle
-    package = sys.modules[__name__.partition(".")[0]]
-    with _pickling:
-        registry.register_pickle_by_value(package)
-        try:
-            return bytes(serializers.CloudPickleSerializer().dumps(command))  # type: ignore[no-untyped-call]
-        finally:
-            registry.unregister_pickle_by_value(package)
+    library: Any = cloudpickle
+
+    class Pickler(library.Pickler):  # type: ignore[misc]
+        """Pickles what is ours by value. The registry for that is of the whole process, which pickles users' functions, too."""
+
+        def reducer_override(self, value: Any) -> Any:
+            if (getattr(value, "__module__", None) or "").partition(".")[0] == _PACKAGE:
+                if isinstance(value, FunctionType):
+                    return self._dynamic_function_reduce(value)
+                if isinstance(value, type):
+                    return library._dynamic_class_reduce(value)
+            return super().reducer_override(value)
+
+    written = io.BytesIO()
+    Pickler(written, protocol=pickle_protocol).dump(command)
+    return written.getvalue()

@@ -248,6 +248,12 @@ class Table(Protocol):
 class TableStore(Protocol):
     """Creates and opens tables by location."""
 
+    @property
+    def keeps_key_order(self) -> bool:
+        """Whether changes by key find and leave the files of a table in the order of its keys, so that nobody must put them
+        together."""
+        ...
+
     def open(self, location: str, *, version: int | None = None) -> Table | None:
         """Return a version, the newest if none is given, or None where there is no table.
 

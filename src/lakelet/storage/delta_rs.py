@@ -21,6 +21,8 @@ from lakelet.storage.schema import nullable
 class DeltaRsStore:
     """Delta tables on the local file system and in object stores."""
 
+    keeps_key_order = True
+
     def __init__(self) -> None:
         self._handles = Handles()
 

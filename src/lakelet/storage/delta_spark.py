@@ -32,12 +32,15 @@ from lakelet.storage.schema import nullable, sql_type, stored_type
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pyspark.sql.types import StructType
+
     from lakelet.engine.base import Engine
 
 TXN_APP_ID = "spark.databricks.delta.write.txnAppId"
 TXN_VERSION = "spark.databricks.delta.write.txnVersion"
 OPERATION = "__op"
 _ATTEMPT = "_files-"
+_OBSERVATION = "lakelet"
 _OPTIMIZE = "spark.databricks.delta.optimize"
 
 
@@ -195,6 +198,8 @@ class DeltaSparkTable(DeltaRsTable):
 class DeltaSparkStore(DeltaRsStore):
     """Delta tables in a folder that this process and the cluster see at the same path."""
 
+    keeps_key_order = False
+
     def __init__(self, engine: Engine) -> None:
         super().__init__()
         self._engine = engine
@@ -206,18 +211,40 @@ class DeltaSparkStore(DeltaRsStore):
         """Return nothing: the engine commits as well, and a table that is opened costs little beside its query."""
 
     def stage(
-        self, location: str, rows: Relation, incoming: pa.Schema, columns: pa.Schema
-    ) -> tuple[Relation, dict[str, Any]]:
-        """Write the rows of a query, once, into a folder of bare files; returns them, and what the query observes.
+        self,
+        engine: Engine,
+        folder: str,
+        rows: Relation,
+        incoming: pa.Schema,
+        columns: pa.Schema,
+        measures: Mapping[str, proto.Expression],
+    ) -> tuple[Relation, dict[str, int]]:
+        """Write the rows of a query, once, into a folder of bare files; returns them, and the measures over them.
 
         Args:
-            location: a folder that is not there.
+            engine: runs the query: that of the update, or with the clock of a batch.
+            folder: one that is not there.
             incoming: columns of the query.
             columns: those that the files have.
         """
         query = fitted(rows, incoming, columns, complete=True, nested=True)
-        seen = write_files(self._engine, location, query)
-        return plan.parquet([location], from_arrow_schema(columns)), seen
+        seen = self._written(engine, folder, plan.observed(query, _OBSERVATION, measures))
+        staged = staged_files(folder, from_arrow_schema(columns))
+        if seen.keys() < measures.keys():  # the cluster has found nothing to read, or its observer came too late
+            (seen,) = engine.collect(plan.aggregated(staged, measures)).to_pylist()
+        return staged, {name: int(seen[name]) for name in measures}
+
+    def _written(self, engine: Engine, folder: str, query: Relation) -> dict[str, Any]:
+        return write_files(engine, folder, query)
+
+
+def staged_files(folder: str, columns: StructType) -> Relation:
+    """Return the rows of a folder that `write_files` has written: all, or an error, whatever the session's settings say."""
+    found = plan.parquet([folder], columns)
+    options = found.read.data_source.options
+    # A job that goes on after its client has died may find the folder gone; and a path is no pattern.
+    options["ignoreMissingFiles"] = options["ignoreCorruptFiles"] = options["__globPaths__"] = "false"
+    return found
 
 
 def write_files(engine: Engine, folder: str, rows: Relation) -> dict[str, Any]:
@@ -263,7 +290,7 @@ def fitted(
     result.project.input.CopyFrom(rows)
     for field in columns:
         have = spelling.get(field.name.lower())
-        kind = from_arrow_schema(pa.schema([field])).fields[0].dataType.simpleString()
+        kind = sql_type(field.type)
         if have is None and not complete:
             continue
         if have is None:

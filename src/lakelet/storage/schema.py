@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakelet.errors import StorageError
+from lakelet.names import quote
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:
@@ -135,8 +137,12 @@ def sql_type(kind: pa.DataType) -> str:
     if pa.types.is_map(kind):
         return f"map<{sql_type(kind.key_type)},{sql_type(kind.item_type)}>"
     if pa.types.is_struct(kind):
-        return f"struct<{','.join(f'{field.name}:{sql_type(field.type)}' for field in kind)}>"
+        return f"struct<{','.join(f'{_field_name(field.name)}:{sql_type(field.type)}' for field in kind)}>"
     return _SQL_TYPES.get(str(kind), str(kind))
+
+
+def _field_name(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) else quote(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
