@@ -5,6 +5,8 @@ SPARK_VENV ?= .venv-spark
 BIN = $(VENV)/bin
 FEATURES = LAKELET_ENGINE_RESULTS=1 $(BIN)/python -m pytest -m feature tests/contract tests/behaviour
 
+ON_SPARK = tests/e2e/test_apparel_on_spark.py tests/e2e/test_spark_dies_while_writing.py tests/e2e/test_local_spark.py
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-spark test-sail test-spark-compare test-browser check format docs screenshots bench soak compare-spark-cdc lock clean
 
@@ -38,9 +40,9 @@ screenshots: setup  ## take the pictures of the pages anew (needs chromium)
 test-sail: setup  ## run the tests of every feature embedded, on a Sail server, and on one in cluster mode (10 minutes)
 	@for engine in sail sail-server sail-cluster; do echo $$engine; LAKELET_TEST_ENGINE=$$engine $(FEATURES) || exit 1; done
 
-test-spark: setup  ## run them, and the flagship, on Apache Spark with Delta Lake (20 minutes): needs Java 17, downloads 560 MB once
+test-spark: setup  ## run them, and the flagship, on Apache Spark with Delta Lake (30 minutes): needs Java 17, downloads 560 MB once
 	@$(BIN)/lakelet spark up --port 15002 --object-store s3
-	@LAKELET_TEST_ENGINE=sc://127.0.0.1:15002 $(FEATURES) tests/e2e/test_apparel_on_spark.py --timeout 600 ; code=$$? ; $(BIN)/lakelet spark down ; exit $$code
+	@LAKELET_TEST_ENGINE=sc://127.0.0.1:15002 $(FEATURES) $(ON_SPARK) --timeout 600 ; code=$$? ; $(BIN)/lakelet spark down ; exit $$code
 
 check: setup  ## lint, format, types, layers
 	@$(BIN)/ruff check .

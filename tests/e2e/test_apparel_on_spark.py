@@ -6,7 +6,6 @@ the same oracle, so what agrees with it on both is equal row for row.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,10 +14,11 @@ from pathlib import Path
 import pytest
 from tests.conftest import ADDRESS
 from tests.e2e.test_apparel_oracle import check
+from tests.local_spark import killable_server, signal_all, start_again
 from tests.reference.apparel_play import ODD_ROWS, ODD_ROWS_LATER, PIPELINE, append_odd_rows, generator
 
-from lakelet.engine import spark_server
 from lakelet.engine.base import Engine
+from lakelet.engine.spark_server import RunningServer
 from lakelet.events.model import UpdateState
 from lakelet.execution.checkpoint import read_generation
 from lakelet.pipeline import Pipeline, UpdateResult
@@ -62,22 +62,16 @@ def test_a_pipeline_goes_from_spark_to_the_embedded_engine_and_back(tmp_path: Pa
 
 
 @pytest.fixture
-def server() -> Iterator[spark_server.RunningServer]:
+def server(engine: Engine) -> Iterator[RunningServer]:
     """The server of this machine, which `make test-spark` has started; it runs again afterwards."""
-    running = spark_server.status()
-    if running is None or running.url != ADDRESS:
-        pytest.skip("only a server of `lakelet spark up` is killed")
+    running = killable_server()
     yield running
     start_again(running)
 
 
-def start_again(server: spark_server.RunningServer) -> None:
-    spark_server.up(port=server.port, memory=server.memory, object_store=server.object_store, say=lambda _: None)
-
-
 @pytest.mark.parametrize("commits", [1, 6])
 def test_a_server_that_dies_during_an_update_loses_and_doubles_nothing(
-    tmp_path: Path, server: spark_server.RunningServer, commits: int
+    tmp_path: Path, server: RunningServer, commits: int
 ) -> None:
     """The server is killed, with what it was writing, once so many tables have a commit with rows."""
     landing = generator(tmp_path, seed=11)
@@ -89,7 +83,7 @@ def test_a_server_that_dies_during_an_update_loses_and_doubles_nothing(
     while len(list(tmp_path.glob("tables/**/_delta_log/00000000000000000001.json"))) < commits:
         assert thread.is_alive(), "the update ended before the server could be killed"
         thread.join(0.02)
-    os.killpg(server.pid, signal.SIGKILL)
+    signal_all(server, signal.SIGKILL)
     thread.join()
     assert results[0].state is UpdateState.FAILED
     conditions = {getattr(error, "condition", "") for error in results[0].errors}

