@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from tests.behaviour.test_auto_cdc_flows import land, warnings_of, write
 from tests.property.test_auto_cdc_laws import Bench, events_of, rows_of
 from tests.reference import scd
@@ -136,7 +137,10 @@ def test_fields_of_a_struct_are_staged_by_their_names(engine: ConnectEngine, tmp
     wide = pa.schema([("id", pa.int64()), ("at", pa.struct([("x", pa.int64()), ("y", pa.list_(pa.int64()))]))])
     rows = plan.sql("SELECT 1L AS ID, struct(array(2, 3) AS Y, 1 AS X) AS at")
     incoming = pa.schema([("ID", pa.int64()), ("at", pa.struct([("Y", pa.list_(pa.int32())), ("X", pa.int32())]))])
-    staged, _ = DeltaSparkStore(engine).stage(str(tmp_path / "staged"), rows, incoming, wide)
+    folder = str(tmp_path / "st{a,b}ged [1]*")  # no pattern
+    measures = {"n": plan.expression("count(*)"), "named": plan.expression("count_if(at.x = 1)")}
+    staged, counts = DeltaSparkStore(engine).stage(engine, folder, rows, incoming, wide, measures)
+    assert counts == {"n": 1, "named": 1}
     assert engine.collect(staged).to_pylist() == [{"id": 1, "at": {"x": 1, "y": [2, 3]}}]
 
 
@@ -156,3 +160,25 @@ def test_all_rows_of_some_keys_are_replaced_in_one_commit_that_a_replay_does_not
     found = sorted((row["k"], row["v"]) for row in table.rows().to_pylist())
     assert found == [(1, "new"), (1, "newer"), (2, "c")]
     assert table.version == 2
+
+
+def test_maintenance_puts_the_files_of_both_tables_together(project: Any) -> None:
+    write(project, "stored_as_scd_type=2")
+    for seq in (1, 2, 3):
+        land(project, f"id op seq name\n1{seq} U {seq} ann\n1 U {seq} n{seq}")
+        project.ok()
+    folders = [project.folder("t"), project.root / "data" / "_auxiliary" / "spark_catalog" / "default" / "t"]
+    before = [len(DeltaTable(str(folder)).file_uris()) for folder in folders]
+    project.pipeline().maintain(retention_hours=0, allow_short_retention=True)
+    assert [len(DeltaTable(str(folder)).file_uris()) for folder in folders] == [1, 1] < before
+    land(project, "id op seq name\n1 D 9 -")
+    project.ok()
+    assert warnings_of(project) == []
+    assert project.rows("t", "id", "name", "__START_AT", "__END_AT") == [
+        (1, "n1", 1, 2),
+        (1, "n2", 2, 3),
+        (1, "n3", 3, 9),
+        (11, "ann", 1, None),
+        (12, "ann", 2, None),
+        (13, "ann", 3, None),
+    ]

@@ -7,6 +7,7 @@ For MERGE and DELETE the receipt is a setting of the session and not an option, 
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,10 +241,11 @@ class DeltaSparkStore(DeltaRsStore):
 
 def staged_files(folder: str, columns: StructType) -> Relation:
     """Return the rows of a folder that `write_files` has written: all, or an error, whatever the session's settings say."""
-    found = plan.parquet([folder], columns)
+    found = plan.parquet([re.sub(r"([{}\[\]*?])", r"\\\1", folder)], columns)  # Spark takes a path for a pattern
     options = found.read.data_source.options
-    # A job that goes on after its client has died may find the folder gone; and a path is no pattern.
-    options["ignoreMissingFiles"] = options["ignoreCorruptFiles"] = options["__globPaths__"] = "false"
+    options["ignoreMissingFiles"] = options["ignoreCorruptFiles"] = (
+        "false"  # a job may outlive its client and the files
+    )
     return found
 
 
