@@ -72,7 +72,7 @@ class DeltaSparkTable(DeltaRsTable):
     def append_files(self, engine: Engine, rows: Relation, incoming: pa.Schema, *, receipt: Receipt) -> None:
         """Commit the rows of a query and the receipt as one version: the engine writes files, the log is written here.
 
-        A quarter of the time of `append_query`, for plain tables whose columns the query has; nothing is observed. A job
+        In less than half the time of `append_query`, for plain tables whose columns the query has; nothing is observed. A job
         that goes on after its client died has written files that no commit names.
         """
         table = Path(self.location)
