@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from pyspark.errors.exceptions.connect import SparkException
 
-from lakelet.engine.connect import hadoop_settings
 from lakelet.engine.failures import query_error
 
 WRITE_FAILED = """[TASK_WRITE_FAILED] Task failed while writing rows to file:/t. SQLSTATE: 58030
@@ -49,8 +48,3 @@ def test_a_store_that_the_server_does_not_reach_is_not_a_server_that_does_not_an
     assert (error.condition, error.retryable) == ("QUERY_FAILED", True)
     assert str(error.cause).endswith("Connection refused")
     assert query_error(SparkException("Socket closed"), url="sc://h").condition == "ENGINE_UNAVAILABLE"
-
-
-def test_settings_of_hadoop_are_for_the_session_under_their_own_names() -> None:
-    found = hadoop_settings({"spark.hadoop.fs.s3a.endpoint": "http://h", "spark.sql.shuffle.partitions": "4"})
-    assert found == {"fs.s3a.endpoint": "http://h"}

@@ -1,0 +1,53 @@
+"""Sessions on an endpoint, as far as no endpoint is needed to tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lakelet.engine.connect import _configured, hadoop_settings
+
+
+class Client:
+    """A client that notes what is done with it."""
+
+    def __init__(self, policies: list[str]) -> None:
+        self.policies = policies
+        self.done: list[str] = []
+        self.copies: list[Client] = []
+
+    def get_retry_policies(self) -> list[str]:
+        return self.policies
+
+    def set_retry_policies(self, policies: list[str]) -> None:
+        self.policies = policies
+
+    def clone(self) -> Client:
+        self.copies.append(Client(["for ten minutes"]))
+        return self.copies[-1]
+
+    def config(self, operation: Any) -> None:
+        self.done += [f"{pair.key}={pair.value}" for pair in operation.set.pairs]
+
+    def release_session(self) -> None:
+        self.done.append("released")
+
+    def close(self) -> None:
+        self.done.append("closed")
+
+    def _on_exit(self) -> None:
+        raise AssertionError("nothing is left to do at exit")
+
+
+def test_a_copy_of_a_session_is_as_patient_as_its_origin_and_goes_with_its_command() -> None:
+    client: Any = Client(["for four seconds"])
+    with _configured(client, {"key": "value"}) as copy:
+        assert copy.get_retry_policies() == ["for four seconds"]
+    (made,) = client.copies
+    assert made.done == ["key=value", "released", "closed"]
+    with _configured(client, {}) as same:
+        assert same is client
+
+
+def test_settings_of_hadoop_are_for_the_session_under_their_own_names() -> None:
+    found = hadoop_settings({"spark.hadoop.fs.s3a.endpoint": "http://h", "spark.sql.shuffle.partitions": "4"})
+    assert found == {"fs.s3a.endpoint": "http://h"}
