@@ -45,6 +45,8 @@ def _told_by_ps(pid: int) -> int | None:
 def _ps(column: str, pid: int) -> str:
     command = ["ps", "-o", f"{column}=", "-p", str(pid)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}  # a time must read the same whoever asks
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        return done.stdout.strip()
     except OSError:
         return ""

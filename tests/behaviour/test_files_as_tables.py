@@ -61,6 +61,52 @@ def test_rows_of_files_are_those_that_spark_reads(project: Any, case: str) -> No
     assert sorted(found, key=str) == sorted(expected, key=str)
 
 
+def put(project: Any, name: str, number: int) -> None:
+    path = folder(project) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"id": number}) + "\n", "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("{a,b}", [1, 2]),
+        ("{a,b}/*.json", [1, 2]),
+        ("*/*.json", [1, 2, 3]),
+        ("[ab]/", [1, 2]),
+        ("c d", [3]),
+    ],
+)
+def test_patterns_and_names_that_look_like_some(project: Any, pattern: str, expected: list[int]) -> None:
+    for number, name in enumerate(("a/x [1].json", "b/y (2).json", "c d/z.json"), 1):
+        put(project, name, number)
+    project.write(
+        f"""
+        @dp.materialized_view
+        def rows():
+            return spark.read.schema("id BIGINT").json("/Volumes/main/raw/in/{pattern}")
+        """
+    )
+    project.ok()
+    assert project.rows("rows", "id") == expected
+    put(project, "a/x [1].json", 100) if 1 in expected else put(project, "c d/z.json", 100)
+    project.ok()
+    assert project.rows("rows", "id") == sorted([*expected[1:], 100], key=str)
+
+
+def test_there_is_nothing_where_a_folder_is_misspelt(project: Any) -> None:
+    put(project, "a/x.json", 1)
+    project.write(
+        """
+        @dp.materialized_view
+        def rows():
+            return spark.read.schema("id BIGINT").json("/Volumes/main/raw/in/{aa,bb}")
+        """
+    )
+    (error,) = project.run().errors
+    assert error.condition == "PATH_NOT_FOUND"
+
+
 def test_a_cluster_reads_them_itself(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if not project.engine.capabilities.file_readers:
         pytest.skip("the runtime reads such files for this engine")

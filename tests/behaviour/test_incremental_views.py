@@ -17,6 +17,7 @@ from tests.techniques import techniques
 from lakelet import faults
 from lakelet.pipeline import Pipeline
 from lakelet.storage import clustered
+from lakelet.testing import crash_at
 
 LANDING = "/Volumes/main/raw/landing/sales"
 READ = f'spark.read.format("delta").load("{LANDING}")'
@@ -116,6 +117,25 @@ def test_rows_follow_appended_rows(project: Any, query: str) -> None:
     project.ok()
     assert project.techniques()["v"] == ("APPEND_ONLY", [])
     assert project.rows("v") == expected(project, query)
+
+
+@pytest.mark.feature("Incremental refresh of views")
+def test_an_append_that_was_cut_off_is_not_followed_by_another_where_it_may_still_run(project: Any) -> None:
+    """A cluster goes on with a job whose client has died; a swap takes its place, whichever of them commits first."""
+    query = 'sales.filter("amount > 2")'
+    project.write(view(query)).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    with crash_at("view.intent_written"):
+        project.run()
+    project.ok()
+    in_cluster = ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "CHANGE_SET_MISSING"])
+    expected_plan = in_cluster if project.engine.capabilities.cluster_writes else ("APPEND_ONLY", [])
+    assert project.techniques()["v"] == expected_plan
+    assert project.rows("v") == expected(project, query)
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("APPEND_ONLY", [])
 
 
 @pytest.mark.feature("Incremental refresh of views")

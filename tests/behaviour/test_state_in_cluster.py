@@ -209,14 +209,18 @@ def land(project: Any, rows: list[tuple[str, int]]) -> None:
 
 
 def die(project: Any, point: str) -> None:
-    """Run an update that ends as the death of the process would, if it passes a point."""
+    """Run an update that ends at a point, as the death of the process would."""
+
+    deaths = []
 
     def hook(reached: str) -> None:
         if reached == point:
+            deaths.append(point)
             raise Crash
 
     with faults.installed(hook), contextlib.suppress(Crash):
         project.run()
+    assert deaths, f"the update has not passed `{point}`"
 
 
 def deliver(project: Any, rows: list[tuple[str, int]], engine: Engine, dies_at: str = "") -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lakelet.places import is_remote
 
+_MAGIC = re.compile(r"([{}\[\]*?])")
 _PLAIN = re.compile(r"[\w./=,:;@&+$!'()-]*", re.ASCII)
 
 
@@ -34,3 +35,8 @@ def readable_path(location: str) -> str:
     link = Path(tempfile.mkdtemp(dir=_links())) / "table"
     link.symlink_to(Path(location).absolute(), target_is_directory=True)
     return str(link)
+
+
+def literal_path(path: str) -> str:
+    """Return a path as Spark's readers need it to take it for one, and not for a pattern."""
+    return _MAGIC.sub(r"\\\1", path)

@@ -360,8 +360,16 @@ def _listens(port: int) -> bool:
 def _end(pid: int) -> None:
     """End the server and what it started; at first kindly."""
     for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.killpg(pid, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError as error:
+            raise LakeletError(
+                "SPARK_SERVER_OF_ANOTHER_USER",
+                f"the server (process {pid}) belongs to another user of this machine, and cannot be stopped by you",
+                hint="ask them to run `lakelet spark down`, or use a cache folder of your own: LAKELET_CACHE=<folder>",
+            ) from error
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):

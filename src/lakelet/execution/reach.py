@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lakelet.engine.paths import literal_path
 from lakelet.errors import QueryError
 from lakelet.places import ObjectPath, Place
 from lakelet.plan import relation as plan
@@ -43,7 +44,7 @@ def check_reach(engine: Engine, lock: Place) -> None:
         return
     relation = plan.new()
     relation.read.data_source.format = "binaryFile"
-    relation.read.data_source.paths.append(str(lock))
+    relation.read.data_source.paths.append(literal_path(str(lock)))
     try:
         engine.schema(relation)
     except QueryError as error:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
@@ -15,6 +13,7 @@ from lakelet.errors import GraphError, LakeletError, Origin, SourceError, did_yo
 from lakelet.execution.delta_options import check_options
 from lakelet.execution.diagnosis import missing_table, near_paths
 from lakelet.execution.file_batch import has_folders, needs_own_reader, read_batch
+from lakelet.execution.file_discovery import roots
 from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_options import file_read as checked_read
 from lakelet.execution.file_schema import FileSchemas
@@ -174,7 +173,7 @@ class Reads:
         if source.read is not None:
             return read_batch(source.read, self.files, metadata=metadata)
         assert source.files is not None
-        rows = file_read(source.files)
+        rows = file_read(source.files, takes_patterns=self.engine.capabilities.file_readers)
         if self._tells_columns and source.files.format in _TYPED_FORMATS and not rows.read.data_source.schema:
             rows.read.data_source.schema = self.engine.schema(rows).json()
         return rows
@@ -263,8 +262,11 @@ def named_leaf(leaf: Leaf, rows: Relation) -> Relation:
     return result
 
 
-def file_read(leaf: Leaf) -> Relation:
+def file_read(leaf: Leaf, *, takes_patterns: bool = False) -> Relation:
     """Return the engine's own read of files.
+
+    Args:
+        takes_patterns: the engine expands patterns itself, as Spark does.
 
     Raises:
         GraphError: `PATH_NOT_FOUND` where nothing is: the engine itself would read no rows without a word.
@@ -275,8 +277,7 @@ def file_read(leaf: Leaf) -> Relation:
     for key, value in leaf.options.items():
         source.options[key] = value
     for path in leaf.paths:
-        found = sorted(glob.glob(path, recursive=True)) if any(char in path for char in "*?[") else [path]
-        found = [item for item in found if Path(item).exists()]
+        found = roots(path)
         if not found:
             raise GraphError(
                 "PATH_NOT_FOUND",
@@ -284,7 +285,7 @@ def file_read(leaf: Leaf) -> Relation:
                 origin=leaf.origin,
                 hint=near_paths(path) or "check the path, or put the files there before the update",
             )
-        source.paths.extend(found)
+        source.paths.extend([path] if takes_patterns else found)
     return result
 
 

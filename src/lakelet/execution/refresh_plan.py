@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakelet.errors import GraphError, LakeletError
 from lakelet.execution.batch_plan import pinned_versions
+from lakelet.execution.file_discovery import roots
 from lakelet.execution.view_query import ViewQuery
 from lakelet.execution.view_record import InputVersion, ViewRecord, ViewRecords
 from lakelet.execution.view_state import ViewState
@@ -299,6 +299,11 @@ def _incremental(
         return replace(plan, issues=(grown, Issue(type="PLAN_NOT_INCREMENTALIZABLE", text=text, detail="ENGINE")))
     if query.form is None:
         return replace(plan, issues=(grown, *([query.issue] if query.issue else [])))
+    intent = records.intent()
+    if context.engine.capabilities.cluster_writes and intent is not None and intent.batch > note.batch:
+        # Its number is not that of this refresh, so both of two appends would be written; a swap takes the other's place.
+        text = "a refresh was cut off, and the cluster may still be at it"
+        return replace(plan, issues=(grown, Issue(type="CHANGE_SET_MISSING", text=text)))
     leaves = [n for n, leaf in enumerate(query.leaves) if leaf.location in changes.added and not leaf.is_fixed]
     if not leaves:
         return replace(plan, technique=NO_OP)
@@ -392,7 +397,7 @@ def _listing(leaf: Leaf) -> list[list[Any]]:
     """Return what lies at the paths of a file read: names, sizes and times."""
     found: list[list[Any]] = []
     for text in leaf.paths:
-        for root in sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else [text]:
+        for root in roots(text):
             files = sorted(Path(root).rglob("*")) if Path(root).is_dir() else [Path(root)]
             found += [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
     return found

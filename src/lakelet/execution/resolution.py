@@ -24,7 +24,7 @@ from lakelet.execution.change_feed import refuse_without_change_feed, with_chang
 from lakelet.execution.delta_options import DeltaOptions
 from lakelet.execution.delta_source import version_as_of
 from lakelet.execution.diagnosis import explained, missing_table, relative_sites
-from lakelet.execution.reads import Key, Reads, Source, file_read, named_leaf, place_of, plan_leaf
+from lakelet.execution.reads import Key, Reads, Source, named_leaf, place_of, plan_leaf
 from lakelet.execution.slices import METADATA_TYPE
 from lakelet.execution.snapshot_source import planned_relation, snapshot_target
 from lakelet.execution.sources import RATE_SCHEMA
@@ -268,7 +268,7 @@ class Resolver(Reads):
             except LakeletError as error:
                 raise error.at(place_of(leaf, origin)) from error.__cause__
         if source.files is not None:
-            return self.engine.schema(file_read(source.files))
+            return self.engine.schema(self.file_rows(source, metadata=False))
         return from_arrow_schema(RATE_SCHEMA)
 
     # -- user code asks -------------------------------------------------------------------------------------------

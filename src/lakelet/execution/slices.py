@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pyspark.sql.connect.proto import Expression
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from lakelet.engine.paths import readable_path
+from lakelet.engine.paths import literal_path, readable_path
 from lakelet.errors import SourceError
 from lakelet.places import is_remote, open_file, place
 from lakelet.plan import relation as plan
@@ -67,7 +67,8 @@ def file_rows(
     groups: dict[Hashable, list[DataFile]] = {}
     for file in files:
         groups.setdefault(scan_of(file, metadata), []).append(file)
-    scans = [_scan(group, schema, partition_cols, metadata) for group in groups.values()]
+    readable = _readable if inline else literal_path
+    scans = [_scan(group, schema, partition_cols, metadata, readable) for group in groups.values()]
     while len(scans) > 1:
         scans = [plan.union(scans[i : i + 2]) for i in range(0, len(scans), 2)]
     return scans[0]
@@ -78,10 +79,16 @@ def scan_of(file: DataFile, metadata: bool) -> Hashable:
     return file.path if metadata else tuple(sorted(file.partition_values.items(), key=repr))
 
 
-def _scan(files: list[DataFile], schema: pa.Schema, partition_cols: Sequence[str], metadata: bool) -> Relation:
+def _scan(
+    files: list[DataFile],
+    schema: pa.Schema,
+    partition_cols: Sequence[str],
+    metadata: bool,
+    readable: Callable[[str], str],
+) -> Relation:
     beside = {*partition_cols, *files[0].partition_values}
     stored = pa.schema([field for field in schema if field.name not in beside])
-    scan = plan.parquet([_readable(file.path) for file in files], from_arrow_schema(stored))
+    scan = plan.parquet([readable(file.path) for file in files], from_arrow_schema(stored))
     expressions = []
     for field in schema:
         if field.name in stored.names:

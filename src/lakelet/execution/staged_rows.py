@@ -15,11 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyspark.sql.connect import proto
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import (
     LongType,
-    NullType,
-    StringType,
     StructField,
     StructType,
     TimestampNTZType,
@@ -34,7 +32,8 @@ from lakelet.names import quote
 from lakelet.places import Place, remove_folder
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
-from lakelet.storage.delta_spark import staged_files, write_files
+from lakelet.storage.delta_spark import fitted, staged_files, write_files
+from lakelet.storage.schema import nullable
 
 PLACE = "__lakelet_place"
 """Column of staged rows: their order. The upper bits number the pieces that a cluster wrote, the lower ones the rows of each."""
@@ -114,12 +113,14 @@ class Staging:
 
     Attributes:
         query: a digest of what is below the operator.
+        is_begun: some of what the batch remembers is committed, and the rest must come of the same rows.
     """
 
     checkpoint: Checkpoint
     engine: Engine
     batch_id: int
     query: str
+    is_begun: bool
     thresholds: Thresholds
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -127,14 +128,14 @@ class Staging:
         """Return the rows of an operator's inputs: those of an attempt that was cut off, if it had them all, else new ones.
 
         Rows that were remembered came of that attempt, and what the operator gives must come of the same. A query that was
-        changed since then is run.
+        changed since then is run, if nothing is remembered yet.
 
         Args:
             keep: an attempt after this one may use them.
         """
         known = read_derived(_note(self.checkpoint))
         self._forget_others(known.get("attempt"))
-        if (known.get("batch_id"), known.get("query")) == (self.batch_id, self.query):
+        if known.get("batch_id") == self.batch_id and (self.is_begun or known.get("query") == self.query):
             folder = _folder(self.checkpoint) / str(known["attempt"])
             return tuple(
                 StagedRows(path=str(folder / name), columns=_storable(query.columns), **known["inputs"][name])
@@ -157,8 +158,8 @@ class Staging:
             if attempt.name != kept:
                 remove_folder(attempt)
 
-    def write(self, name: str, rows: Relation, measures: Mapping[str, proto.Expression]) -> tuple[str, dict[str, Any]]:
-        """Write rows to files of this attempt; returns their folder, and the measures over the rows."""
+    def write(self, name: str, rows: Relation) -> tuple[str, dict[str, Any]]:
+        """Write rows to files of this attempt; returns their folder, and what the query observes."""
         folder = _folder(self.checkpoint) / self.attempt / name
         return str(folder), write_files(self.engine, str(folder), rows)
 
@@ -180,18 +181,24 @@ class Staging:
             "num_open": plan.expression(f"count_if({is_open})"),
         }
         kept = plan.filtered(plan.observed(rows, _OBSERVATION, measures), plan.expression(f"NOT {late}"))
-        typed = {
-            column.name: plan.expression(f"CAST({quote(column.name)} AS STRING)")
-            for column in columns.fields
-            if isinstance(column.dataType, NullType)
-        }
         marks = {ENDS_AT: plan.expression(ends), PLACE: plan.expression("monotonically_increasing_id()")}
-        marked = plan.with_columns(kept, {**typed, **marks})
-        path, seen = self.write(name, marked, measures)
-        if seen.keys() < measures.keys():  # the cluster found out that there is nothing to read, and observed nothing
-            (seen,) = self.engine.collect(plan.aggregated(rows, measures)).to_pylist()
+        incoming, marked = to_arrow_schema(with_marks(columns), timezone="UTC"), plan.with_columns(kept, marks)
+        path, seen = self.write(name, fitted(marked, incoming, nullable(incoming), complete=True, nested=True))
+        if seen.keys() < measures.keys():  # the cluster has found nothing to read, or its observer came too late
+            seen = self._counted(path, _storable(columns), rows, late)
         counts = {measure: int(seen[measure]) for measure in measures}
         return StagedRows(path=path, columns=_storable(columns), **counts)
+
+    def _counted(self, path: str, columns: StructType, rows: Relation, late: str) -> dict[str, Any]:
+        """Return the counts of an input from its files; only rows that are not in them are counted in the query."""
+        is_open = "true"
+        if self.thresholds.now is not None:
+            is_open = f"NOT coalesce(unix_micros({ENDS_AT}) <= {self.thresholds.now}L, false)"
+        kept = {"num_rows": plan.expression("count(*)"), "num_open": plan.expression(f"count_if({is_open})")}
+        (found,) = self.engine.collect(plan.aggregated(files_in(path, with_marks(columns)), kept)).to_pylist()
+        without = {"num_late": plan.expression(f"count_if({late})")}
+        (gone,) = self.engine.collect(plan.aggregated(rows, without)).to_pylist()
+        return {"num_input": found["num_rows"] + gone["num_late"], **gone, "num_open": found["num_open"]}
 
 
 def forget_staged(checkpoint: Checkpoint) -> None:
@@ -229,11 +236,8 @@ def micros(column: str, columns: StructType) -> str:
 
 
 def _storable(columns: StructType) -> StructType:
-    """Return columns that files can have: one without a type is a string, as in a table."""
-    untyped = {column.name for column in columns.fields if isinstance(column.dataType, NullType)}
-    return StructType(
-        [StructField(column.name, StringType()) if column.name in untyped else column for column in columns.fields]
-    )
+    """Return columns that files can have: what has no type is a string, as in a table."""
+    return from_arrow_schema(nullable(to_arrow_schema(columns, timezone="UTC")))
 
 
 def _folder(checkpoint: Checkpoint) -> Place:

@@ -185,12 +185,18 @@ class _Batch:
     display: str
     keep: bool
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether a join has remembered some rows of this batch before it was cut off."""
+        return self.part.operator is Operator.JOIN and any(map(self.tables.is_begun, TABLES[Operator.JOIN]))
+
     def checked(self, columns: Iterable[str]) -> dict[str, str]:
         """Return what the operator is, after a look that its state is of the same one and may go on with this engine."""
         is_staged = staged_batch(self.checkpoint) == self.tables.receipt.batch_id
-        is_begun = self.part.operator is Operator.JOIN and any(map(self.tables.is_begun, TABLES[Operator.JOIN]))
-        if is_begun and is_staged != self.tables.in_cluster:
+        if self.is_begun and is_staged != self.tables.in_cluster:
             raise state_elsewhere(self.display)
+        if self.keep and is_staged and not self.tables.in_cluster:
+            forget_staged(self.checkpoint)  # what is remembered from here on does not come of those rows
         description = self.part.description(list(columns))
         _check_unchanged(self.checkpoint, description, self.display)
         return description
@@ -222,6 +228,7 @@ def _run_in_cluster(batch: _Batch) -> tuple[dict[str, str], int, Emission]:
         engine=engine,
         batch_id=batch.tables.receipt.batch_id,
         query=_digest(batch.context, part),
+        is_begun=batch.is_begun,
         thresholds=batch.thresholds,
     )
     names = SIDES if part.operator is Operator.JOIN else ("rows",)

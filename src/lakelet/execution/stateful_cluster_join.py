@@ -116,7 +116,7 @@ def _side(step: ClusterStep, number: int) -> _Side:
     if before is not None:
         marks = [StructField(ENDS_AT, TimestampType()), StructField(ROW, LongType())]
         columns = to_arrow_schema(StructType([*staged.columns.fields, *marks]), timezone="UTC")
-        before = fitted(before, step.tables.columns(name), columns, complete=True)
+        before = fitted(before, step.tables.columns(name), columns, complete=True, nested=True)
     return _Side(number=number, staged=staged, before=before, new=new)
 
 
@@ -133,7 +133,7 @@ def _pairs(step: ClusterStep, sides: tuple[_Side, _Side]) -> _Pairs:
         return _Pairs(path=None, columns=columns)
     measures = {"num_pairs": plan.expression("count(*)")}
     rows = plan.union(parts)
-    path, seen = step.staging.write(PAIRS, plan.observed(rows, PAIRS, measures), measures)
+    path, seen = step.staging.write(PAIRS, plan.observed(rows, PAIRS, measures))
     return _Pairs(path=None if seen.get("num_pairs") == 0 else path, columns=columns)
 
 

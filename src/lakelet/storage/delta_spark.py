@@ -7,7 +7,6 @@ For MERGE and DELETE the receipt is a setting of the session and not an option, 
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from deltalake import DeltaTable
 from pyspark.sql.connect import proto
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from lakelet.engine.paths import literal_path
 from lakelet.errors import StorageError
 from lakelet.names import quote
 from lakelet.places import is_remote, remove_folder
@@ -79,12 +79,25 @@ class DeltaSparkTable(DeltaRsTable):
         for left in table.glob(f"{_ATTEMPT}*"):  # of an attempt that was cut off; a vacuum does not look there
             remove_folder(left)
         folder = table / f"{_ATTEMPT}{uuid.uuid4().hex}"
-        write_files(engine, str(folder), fitted(rows, incoming, self.schema, complete=True))
+        query = fitted(rows, incoming, self.schema, complete=True, nested=True)
+        count = {"num_rows": plan.expression("count(*)")}
+        seen = write_files(engine, str(folder), plan.observed(query, _OBSERVATION, count))
+        if not seen:
+            staged = staged_files(str(folder), from_arrow_schema(self.schema))
+            (seen,) = engine.collect(plan.aggregated(staged, count)).to_pylist()
         with storage_errors(self.location):
-            added = [_moved(file, table) for file in sorted(folder.glob("part-*.parquet"))]
+            written = {file: pq.read_metadata(file).num_rows for file in sorted(folder.glob("part-*.parquet"))}
+        if sum(written.values()) != seen["num_rows"]:
+            raise StorageError(
+                "RECEIPT_NOT_WRITTEN",
+                f"the engine has written {seen['num_rows']} rows to `{folder}`, and {sum(written.values())} are there",
+                cause="it writes into another file system than this process reads",
+                hint="mount the storage folder at the same path on all machines of the cluster",
+            )
+        with storage_errors(self.location):
+            added = [_moved(file, table, num_rows) for file, num_rows in written.items() if num_rows]
             remove_folder(folder)
-            files = [file for file in added if file is not None]
-            write_commit(self.location, self.version + 1, added=files, removed=(), receipt=receipt)
+            write_commit(self.location, self.version + 1, added=added, removed=(), receipt=receipt)
         self.refresh()
         interval = int(self.properties.get("delta.checkpointInterval", CHECKPOINT_INTERVAL))
         checkpoint(self.location, self.version, files=0, interval=interval)
@@ -241,7 +254,7 @@ class DeltaSparkStore(DeltaRsStore):
 
 def staged_files(folder: str, columns: StructType) -> Relation:
     """Return the rows of a folder that `write_files` has written: all, or an error, whatever the session's settings say."""
-    found = plan.parquet([re.sub(r"([{}\[\]*?])", r"\\\1", folder)], columns)  # Spark takes a path for a pattern
+    found = plan.parquet([literal_path(folder)], columns)
     options = found.read.data_source.options
     options["ignoreMissingFiles"] = options["ignoreCorruptFiles"] = (
         "false"  # a job may outlive its client and the files
@@ -263,11 +276,8 @@ def _write(source: str, path: str, rows: Relation) -> proto.Command:
     return command
 
 
-def _moved(file: Path, table: Path) -> AddedFile | None:
-    """Move a file of the engine to the others of a table; returns None for one without rows."""
-    num_rows = pq.read_metadata(file).num_rows
-    if not num_rows:
-        return None
+def _moved(file: Path, table: Path, num_rows: int) -> AddedFile:
+    """Move a file of the engine to the others of a table."""
     size = file.stat().st_size
     file.rename(table / file.name)
     return AddedFile(path=file.name, size_bytes=size, stats=json.dumps({"numRecords": num_rows}))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 import pytest
 from pyspark.sql.connect import proto
 from pyspark.sql.types import LongType, NullType, StructField, StructType, TimestampNTZType, TimestampType
@@ -37,9 +38,11 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     return Checkpoint(tmp_path, "flow", 0)
 
 
-def staging(checkpoint: Checkpoint, cluster: Cluster, *, batch_id: int = 3, query: str = "digest") -> Staging:
-    engine = cast(Engine, cluster)
-    return Staging(checkpoint=checkpoint, engine=engine, batch_id=batch_id, query=query, thresholds=Thresholds())
+def staging(
+    checkpoint: Checkpoint, cluster: Cluster, *, batch_id: int = 3, query: str = "digest", **options: Any
+) -> Staging:
+    given = {"is_begun": False, "thresholds": Thresholds(), **options}
+    return Staging(checkpoint=checkpoint, engine=cast(Engine, cluster), batch_id=batch_id, query=query, **given)
 
 
 def staged(checkpoint: Checkpoint, cluster: Cluster, *, keep: bool = True, **options: Any) -> Path:
@@ -63,6 +66,26 @@ def test_another_batch_and_another_query_are_run(checkpoint: Checkpoint, changed
     after = staged(checkpoint, cluster := Cluster(), **changed)
     assert cluster.written == [after]
     assert after != before
+
+
+def test_a_batch_that_has_remembered_rows_goes_on_from_them_whatever_the_query_is_now(checkpoint: Checkpoint) -> None:
+    before = staged(checkpoint, Cluster())
+    assert staged(checkpoint, Cluster(), query="another", is_begun=True) == before
+
+
+def test_counts_that_got_lost_are_those_of_the_files(checkpoint: Checkpoint) -> None:
+    """Only of the rows that came too late, which are in no file, the query is asked again."""
+
+    class Forgetful(Cluster):
+        def observed(self, command: proto.Command, **options: Any) -> dict[str, Any]:
+            super().observed(command, **options)
+            return {}
+
+        def collect(self, relation: plan.Relation) -> pa.Table:
+            of_files = "parquet" in str(relation)
+            return pa.table({"num_rows": [3], "num_open": [1]} if of_files else {"num_late": [2]})
+
+    staged(checkpoint, Forgetful())
 
 
 def test_a_rehearsal_leaves_nothing_for_the_batch(checkpoint: Checkpoint) -> None:
