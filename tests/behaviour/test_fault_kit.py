@@ -293,7 +293,7 @@ def check_everything(project: Any, landed: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.feature("Recovery: a death at every point")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("_soon_settled")
 def test_deaths_at_every_point_one_after_the_other_lose_and_double_nothing(project: Any) -> None:
     """One project, which dies at a point, is run again, and dies at the next one."""

@@ -36,6 +36,8 @@ from lakelet.faults import reach
 from lakelet.places import ObjectPath, Place, remove_folder
 from lakelet.storage.catalog import Catalog
 
+STAGED = "staged"
+"""Folder beside a checkpoint for files that a batch needs only while it runs."""
 FORMAT = 1
 KEEP_BATCHES = 20
 """How many finished batches stay on disk where nothing else is said."""

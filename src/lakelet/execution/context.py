@@ -205,10 +205,6 @@ class UpdateContext:
         for key in [key for key in self._sources if key[0] in names]:
             del self._sources[key]
 
-    def staging(self, flow: ResolvedFlow) -> str:
-        """Return the folder for files that a batch of a flow needs only while it runs."""
-        return str(self._checkpoint(flow).folder / "staged")
-
     def _checkpoint(self, flow: ResolvedFlow) -> Checkpoint:
         dataset = self.graph.dataset(flow.target)
         return Checkpoint(self.catalog.checkpoint(dataset.name), flow.name, self.generation(dataset.name))

@@ -24,7 +24,16 @@ from lakelet.execution.auto_cdc_schema import keeps_values
 from lakelet.execution.batch_plan import backlog_after, num_skipped_rows, plan_batch
 from lakelet.execution.batch_query import checked_query
 from lakelet.execution.binding import BoundQuery, ViewRows
-from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, drop_old_epochs, epochs, read_json, write_json
+from lakelet.execution.checkpoint import (
+    FORMAT,
+    STAGED,
+    Batch,
+    Checkpoint,
+    drop_old_epochs,
+    epochs,
+    read_json,
+    write_json,
+)
 from lakelet.execution.code_changes import tell_of_changes
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import Quality, check_view
@@ -114,7 +123,7 @@ def run_batch(
     present = table.batch_id(app_id) >= batch.id
     bound, step = checked_query(context, flow, batch, quality, checkpoint, keep=True)
     if isinstance(flow.flow, AutoCdcFlow):
-        written = _apply_changes(context, flow, dataset, table, batch, bound, receipt, quality)
+        written = _apply_changes(context, flow, dataset, table, batch, bound, receipt, quality, checkpoint)
         _note_null_rule(context, flow.flow, checkpoint)
     else:
         written = _append(context, flow, dataset, table, bound.rows, receipt, quality, present=present)
@@ -183,7 +192,7 @@ def rehearse_batch(
     if isinstance(flow.flow, AutoCdcFlow):
         changes = _valid_changes(context, dataset, bound.rows, quality)
         _check_where(context, flow.flow, changes)
-        _applier(context, flow.flow, flow, dataset, batch.at).check(changes)
+        _applier(context, flow.flow, flow, dataset, batch.at, checkpoint).check(changes)
         return
     pending_rows(context.engine, bound.rows, dataset, display, quality).count()
 
@@ -261,10 +270,11 @@ def _apply_changes(
     bound: BoundQuery,
     receipt: Receipt,
     quality: Quality,
+    checkpoint: Checkpoint,
 ) -> Written:
     assert isinstance(flow.flow, AutoCdcFlow)
     changes = _valid_changes(context, dataset, bound.rows, quality)
-    applier = _applier(context, flow.flow, flow, dataset, batch.at)
+    applier = _applier(context, flow.flow, flow, dataset, batch.at, checkpoint)
     if context.drop_invalid:
         changes = applicable(flow.flow, changes)
     _check_where(context, flow.flow, changes)
@@ -364,7 +374,12 @@ def _check_where(context: UpdateContext, declared: AutoCdcFlow, changes: Relatio
 
 
 def _applier(
-    context: UpdateContext, declared: AutoCdcFlow, flow: ResolvedFlow, dataset: Dataset, at: datetime
+    context: UpdateContext,
+    declared: AutoCdcFlow,
+    flow: ResolvedFlow,
+    dataset: Dataset,
+    at: datetime,
+    checkpoint: Checkpoint,
 ) -> AutoCdc:
     columns = context.resolver.leaf_schema(plan_leaf(flow.relation), context.origin(flow))
     return AutoCdc(
@@ -375,7 +390,7 @@ def _applier(
         store=context.store,
         target=context.location(dataset),
         auxiliary=context.catalog.auxiliary(dataset.name),
-        staging=context.staging(flow),
+        staging=str(checkpoint.folder / STAGED),
         definition=context.definition(dataset),
         now=at,
         forget_deletes_after=context.forget_deletes_after(dataset),

@@ -22,7 +22,7 @@ from lakelet.errors import CdcError
 from lakelet.execution.auto_cdc import AutoCdc
 from lakelet.execution.auto_cdc_schema import END_AT
 from lakelet.execution.batch_plan import pinned_versions
-from lakelet.execution.checkpoint import Batch, Checkpoint, drop_old_epochs
+from lakelet.execution.checkpoint import STAGED, Batch, Checkpoint, drop_old_epochs
 from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import Quality, check_view
 from lakelet.execution.flows import (
@@ -198,7 +198,7 @@ def _apply(run: _Flow, batch: Batch, changes: Relation, quality: Quality, starte
         store=context.store,
         target=context.location(run.dataset),
         auxiliary=context.catalog.auxiliary(run.dataset.name),
-        staging=context.staging(run.resolved),
+        staging=str(run.checkpoint.folder / STAGED),
         definition=context.definition(run.dataset),
         now=batch.at,
         forget_deletes_after=context.forget_deletes_after(run.dataset),

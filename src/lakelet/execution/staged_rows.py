@@ -25,7 +25,7 @@ from pyspark.sql.types import (
 )
 
 from lakelet.engine.base import Engine
-from lakelet.execution.checkpoint import FORMAT, Checkpoint, read_derived, write_json
+from lakelet.execution.checkpoint import FORMAT, STAGED, Checkpoint, read_derived, write_json
 from lakelet.execution.state import ENDS_AT
 from lakelet.execution.watermark import Thresholds
 from lakelet.names import quote
@@ -241,7 +241,7 @@ def _storable(columns: StructType) -> StructType:
 
 
 def _folder(checkpoint: Checkpoint) -> Place:
-    return checkpoint.folder / "staged"
+    return checkpoint.folder / STAGED
 
 
 def _note(checkpoint: Checkpoint) -> Place:
