@@ -301,7 +301,7 @@ def test_deaths_at_every_point_one_after_the_other_lose_and_double_nothing(proje
     landed: list[tuple[int, int]] = []
     land_lines(project, landed)
     project.ok()
-    never = {"view.state_committed"} if project.engine.capabilities.cluster_writes else set()
+    never = {"view.state_committed", "view.tidied"} if project.engine.capabilities.cluster_writes else set()
     for point in sorted(set(UPDATE_POINTS) - never, key=lambda point: point == "state.compacted"):
         with crash_at(point):
             for _ in range(25):
