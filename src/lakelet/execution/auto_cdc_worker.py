@@ -69,11 +69,11 @@ class Decision:
         stored, forgotten = self._without_forgotten(stored)
         events = pa.concat_tables([marked(stored, new=False), marked(new, new=True)])
         found = history_of(events, self.shape, truncated_at=self.truncated_at)
-        remembered = found.events if self.settles else found.events.filter(found.events.column(NEW))
-        parts = [(REMEMBERED, EVENT, remembered), (FORGOTTEN, EVENT, forgotten), (TIE, EVENT, found.ties)]
         if self.settles:
-            parts = parts[:1]
+            parts = [(REMEMBERED, EVENT, found.events)]
         else:
+            new_events = found.events.filter(found.events.column(NEW))
+            parts = [(REMEMBERED, EVENT, new_events), (FORGOTTEN, EVENT, forgotten), (TIE, EVENT, found.ties)]
             wanted = pa.Table.from_batches(
                 [conform(batch, shown.schema) for batch in found.rows.to_batches()], shown.schema
             )

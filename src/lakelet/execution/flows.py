@@ -310,7 +310,8 @@ def _check_begun(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset, r
             f"another flow has begun the full refresh of `{display}` and could not finish it",
             origin=context.origin(flow),
             cause="its events are stored and its rows are not yet in the table; to begin anew would lose them",
-            hint="mend what made that flow fail, and run the update again: it goes on first",
+            hint="mend what made that flow fail, and run the update again: it goes on first; if there is no such flow any more, "
+            f"begin anew with `lakelet run --full-refresh {display}`",
         )
 
 

@@ -90,7 +90,7 @@ class StagedRows:
 
     def read(self) -> Relation:
         """Return the rows of the files, with `ENDS_AT` and `PLACE`."""
-        return files_in(self.path, with_marks(self.columns))
+        return staged_files(self.path, with_marks(self.columns))
 
     def numbered(self, name: str, first: int) -> Relation:
         """Return the rows with a column of whole numbers without a gap from `first` on, in their order; without `PLACE`."""
@@ -195,7 +195,7 @@ class Staging:
         if self.thresholds.now is not None:
             is_open = f"NOT coalesce(unix_micros({ENDS_AT}) <= {self.thresholds.now}L, false)"
         kept = {"num_rows": plan.expression("count(*)"), "num_open": plan.expression(f"count_if({is_open})")}
-        (found,) = self.engine.collect(plan.aggregated(files_in(path, with_marks(columns)), kept)).to_pylist()
+        (found,) = self.engine.collect(plan.aggregated(staged_files(path, with_marks(columns)), kept)).to_pylist()
         without = {"num_late": plan.expression(f"count_if({late})")}
         (gone,) = self.engine.collect(plan.aggregated(rows, without)).to_pylist()
         return {"num_input": found["num_rows"] + gone["num_late"], **gone, "num_open": found["num_open"]}
@@ -212,11 +212,6 @@ def staged_batch(checkpoint: Checkpoint) -> int | None:
     """Return of which batch rows are staged and noted, None for none."""
     found: int | None = read_derived(_note(checkpoint)).get("batch_id")
     return found
-
-
-def files_in(path: str, columns: StructType) -> Relation:
-    """Return the rows of a folder of files that an attempt has written."""
-    return staged_files(path, columns)
 
 
 def with_marks(columns: StructType) -> StructType:

@@ -13,7 +13,7 @@ from pyspark.sql.connect import proto
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import LongType, StructField, StructType, TimestampType
 
-from lakelet.execution.staged_rows import StagedRows, files_in
+from lakelet.execution.staged_rows import StagedRows
 from lakelet.execution.state import ENDS_AT, ends_after
 from lakelet.execution.stateful_cluster import ClusterStep
 from lakelet.execution.stateful_join import KEPT, ROW, SIDES, over
@@ -21,7 +21,7 @@ from lakelet.execution.stateful_step import Emission
 from lakelet.names import quote
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
-from lakelet.storage.delta_spark import fitted
+from lakelet.storage.delta_spark import fitted, staged_files
 
 PAIRS = "pairs"
 """Name of the files with the matches of a batch."""
@@ -79,7 +79,7 @@ class _Pairs:
     columns: StructType
 
     def read(self) -> Relation:
-        return plan.empty(self.columns) if self.path is None else files_in(self.path, self.columns)
+        return plan.empty(self.columns) if self.path is None else staged_files(self.path, self.columns)
 
 
 def join(step: ClusterStep) -> Emission:

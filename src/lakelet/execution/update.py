@@ -29,7 +29,7 @@ from lakelet.execution.refresh import refresh_view
 from lakelet.execution.reset import announce_checkpoint_reset, find_flow
 from lakelet.execution.snapshot_cdc import run_snapshots
 from lakelet.graph.dataflow_graph import DataflowGraph, ResolvedFlow
-from lakelet.graph.elements import AutoCdcFlow, Dataset, DatasetKind, SnapshotCdcFlow, reset_allowed
+from lakelet.graph.elements import Dataset, DatasetKind, SnapshotCdcFlow, reset_allowed
 from lakelet.settings import TRIGGER_INTERVAL
 from lakelet.storage.base import TableDefinition
 from lakelet.storage.schema import comment_of
@@ -177,8 +177,7 @@ class Update:
     def _warn_of_workers(self) -> None:
         """Say that rows of AUTO CDC pass through this process where a cluster's workers cannot decide them."""
         can = self._context.engine.capabilities
-        flows = [flow.name for dataset in self._plan.datasets for flow in self._flows(dataset.name.key)
-                 if isinstance(flow.flow, AutoCdcFlow | SnapshotCdcFlow)]  # fmt: skip
+        flows = [f.name for dataset in self._plan.datasets for f in self._flows(dataset.name.key) if f.is_cdc]
         if flows and can.cluster_writes and not can.arrow_functions:
             kinds.warning(
                 self._context.events,
