@@ -120,9 +120,8 @@ class StateTables:
             return
         if self.in_cluster:
             if after is not None:
-                receipt = replace(
-                    self.receipt, app_id=f"{self.receipt.app_id}/tidied"
-                )  # the batch's own is there already
+                # The batch's own is there already, and a commit without one counts as somebody else's.
+                receipt = replace(self.receipt, app_id=f"{self.receipt.app_id}/tidied")
                 cast("DeltaSparkTable", table).delete(f"NOT ({ends_after(after)})", receipt=receipt)
             if self._num_files(table) > 1:
                 table.compact(file_size_bytes=COMPACTED_BYTES)

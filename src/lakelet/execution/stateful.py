@@ -80,9 +80,8 @@ class StatefulBatch:
 
     def tidy(self) -> None:
         """Put the state's files together; only after the note, when no replay needs older versions."""
-        if self.tables.in_cluster or isinstance(
-            self.checkpoint.folder, Path
-        ):  # a bucket costs two requests to find nothing
+        # Of a bucket it takes two requests to find nothing.
+        if self.tables.in_cluster or isinstance(self.checkpoint.folder, Path):
             forget_staged(self.checkpoint)
         for name in self.names:
             self.tables.tidy(name, after=self.thresholds.now)

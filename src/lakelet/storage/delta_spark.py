@@ -72,8 +72,8 @@ class DeltaSparkTable(DeltaRsTable):
     def append_files(self, engine: Engine, rows: Relation, incoming: pa.Schema, *, receipt: Receipt) -> None:
         """Commit the rows of a query and the receipt as one version: the engine writes files, the log is written here.
 
-        In less than half the time of `append_query`, for plain tables whose columns the query has; nothing is observed. A job
-        that goes on after its client died has written files that no commit names.
+        In less than half the time of `append_query`, for plain tables whose columns the query has. The files are
+        counted here as well as there. A job that goes on after its client died has written files that no commit names.
         """
         table = Path(self.location)
         for left in table.glob(f"{_ATTEMPT}*"):  # of an attempt that was cut off; a vacuum does not look there
