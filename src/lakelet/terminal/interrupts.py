@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
 from lakelet.terminal.command_group import INTERRUPTED
 
 _SHOW_CURSOR = "\x1b[?25h"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(slots=True)
@@ -25,11 +25,44 @@ class Interrupts:
 
 def abort() -> None:
     """End the process at once; the next update repairs what this one left half done."""
+    threading.Timer(
+        1, os._exit, (INTERRUPTED,)
+    ).start()  # the main thread may hold the output, whose reader has stopped
     if sys.stdout.isatty():
         sys.stdout.write(_SHOW_CURSOR)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(INTERRUPTED)
+
+
+@contextmanager
+def told_of_signals(tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` for each SIGINT and SIGTERM, in a thread of its own; only in the main thread.
+
+    A handler of Python runs in the main thread, between two of its steps. It runs never if the signal comes just before that
+    thread falls asleep for good, and for ever if that thread holds a lock which the handler wants: an event that it waits for.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+
+    def watch() -> None:
+        while number := os.read(read, 1):
+            if number[0] in _SIGNALS:
+                tell()
+
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+    fd_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(fd_before)
+        os.close(write)
+        thread.join()
+        os.close(read)
 
 
 @contextmanager
@@ -40,7 +73,7 @@ def stopping_on_signals(stop: threading.Event, *, abort: Callable[[], None] = ab
         yield seen
         return
 
-    def handle(number: int, frame: FrameType | None) -> None:  # the signature of a signal handler
+    def tell() -> None:
         seen.count += 1
         if seen.count > 1:
             _tell("aborted")
@@ -49,12 +82,8 @@ def stopping_on_signals(stop: threading.Event, *, abort: Callable[[], None] = ab
         stop.set()
         _tell("stopping after the micro-batches that are under way, or when they take too long; once more aborts them")
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with told_of_signals(tell):
         yield seen
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _tell(text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from lakelet.terminal.interrupts import told_of_signals
 from lakelet.terminal.project_command import json_option, opened, project_options, write_json
 
 
@@ -101,9 +101,5 @@ def serve(
 def _until_asked_to_end() -> Iterator[threading.Event]:
     """Give an event that SIGINT and SIGTERM set."""
     asked = threading.Event()
-    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with told_of_signals(asked.set):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

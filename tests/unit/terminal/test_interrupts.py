@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import threading
+import time
 
 import pytest
 
@@ -27,6 +29,30 @@ def test_the_second_signal_aborts() -> None:
         assert not aborted
         signal.raise_signal(signal.SIGTERM)
     assert aborted == [True]
+
+
+@pytest.mark.timeout(30)
+def test_a_signal_that_comes_while_the_main_thread_holds_the_lock_of_the_event() -> None:
+    stop = threading.Event()
+    with stopping_on_signals(stop):
+        with stop._cond:  # as inside of `stop.wait`
+            signal.raise_signal(signal.SIGINT)
+        assert stop.wait(10)
+
+
+@pytest.mark.timeout(30)
+def test_a_signal_that_does_not_wake_the_main_thread() -> None:
+    stop, ended = threading.Event(), queue.SimpleQueue[bool]()
+
+    def work() -> None:
+        time.sleep(0.2)  # until then the main thread waits for the end of this flow, and for nothing else
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        ended.put(stop.wait(10))
+
+    with stopping_on_signals(stop) as interrupts:
+        threading.Thread(target=work).start()
+        assert ended.get(timeout=20)
+    assert interrupts.count == 1
 
 
 def test_afterwards_signals_do_what_they_did_before() -> None:
