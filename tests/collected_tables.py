@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from pyspark.sql.connect import proto
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakelet.engine.base import Engine, EngineCapabilities
@@ -66,6 +67,12 @@ class CollectedTable(DeltaSparkTable):
         DeltaRsTable.replace(self, _fitted(found, nullable(columns)), receipt=receipt, partition_cols=partition_cols)
         return seen
 
+    def replace_where_query(
+        self, engine: Engine, rows: Relation, incoming: pa.Schema, *, where: str, receipt: Receipt
+    ) -> None:
+        if not self._has(receipt):
+            DeltaRsTable.replace(self, _fitted(_run(engine, rows)[0], self.schema), receipt=receipt, where=where)
+
     def merge_query(
         self, changes: Relation, columns: Sequence[str], *, keys: tuple[str, ...], receipt: Receipt | None = None
     ) -> None:
@@ -93,7 +100,7 @@ class CollectedStore(DeltaSparkStore):
     def _table(self, delta: DeltaTable, location: str) -> CollectedTable:
         return CollectedTable(delta, location, self._engine)
 
-    def _written(self, engine: Engine, folder: str, query: Relation) -> dict[str, Any]:
+    def written(self, engine: Engine, folder: str, query: Relation) -> dict[str, Any]:
         """Write the rows here; of every second query what it observes gets lost, as in a cluster whose listener is slow."""
         found, seen = _run(engine, query)
         Path(folder).mkdir(parents=True)
@@ -111,6 +118,8 @@ def _run(engine: Engine, rows: Relation) -> tuple[pa.Table, dict[str, Any]]:
     def replaced(node: Relation) -> Relation | None:
         if node.HasField("map_partitions"):
             return plan.local(_mapped(engine, node))
+        if node.HasField("set_op"):
+            return _united(engine, node)
         if not node.HasField("collect_metrics"):
             return None
         observed = node.collect_metrics
@@ -122,6 +131,19 @@ def _run(engine: Engine, rows: Relation) -> tuple[pa.Table, dict[str, Any]]:
         return below
 
     return engine.collect(substitute(rows, replaced)), seen
+
+
+def _united(engine: Engine, node: Relation) -> Relation | None:
+    """Return the rows of both sides of a union, each computed by itself: Sail finds no columns in a union of unions."""
+    if not node.set_op.is_all or node.set_op.set_op_type != proto.SetOperation.SET_OP_TYPE_UNION:
+        return None
+    sides = (node.set_op.left_input, node.set_op.right_input)
+    left, right = (_fitted(rows, nullable(rows.schema)) for rows in (_run(engine, side)[0] for side in sides))
+    if not node.set_op.by_name:
+        right = right.rename_columns(left.column_names)
+    result = plan.local(pa.concat_tables([left, right], promote_options="permissive"))
+    result.common.plan_id = node.common.plan_id
+    return result
 
 
 def _mapped(engine: Engine, node: Relation) -> pa.Table:

@@ -170,10 +170,15 @@ def test_a_view_has_the_rows_of_its_query_whatever_came_before(
 ) -> None:
     """Args: at_once: so many distinct values are put in order, and looked up, at once."""
     with (
-        tempfile.TemporaryDirectory() as folder,
         patch("lakelet.execution.distinct_values.BUCKET_ROWS", at_once),
         patch("lakelet.execution.distinct_values.LOOKED_UP_AT_ONCE", at_once),
     ):
+        check_views([engine], views, steps, from_stream)
+
+
+def check_views(engines: Sequence[Any], views: list[View], steps: list[Any], from_stream: bool) -> None:
+    """Run updates, one engine after the other, and check each view after each of them."""
+    with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "pipeline").mkdir()
         (root / "spark-pipeline.yml").write_text(SPEC)
@@ -193,6 +198,7 @@ def test_a_view_has_the_rows_of_its_query_whatever_came_before(
         path = str(root / "data/Volumes/c/s/v/landing")
         is_undisturbed = True
         for number, (rows, deleted, point, after) in enumerate(steps):
+            engine = engines[number % len(engines)]
             is_undisturbed = is_undisturbed and point is None and (deleted is None or from_stream)
             write_deltalake(path, pa.Table.from_pylist(rows, schema=COLUMNS), mode="append")
             if deleted and not from_stream:

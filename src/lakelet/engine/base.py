@@ -30,6 +30,9 @@ class EngineCapabilities:
     """`GROUP BY ALL`, `ORDER BY ALL` and `QUALIFY` in SQL text."""
     hashes_constants: bool
     """`xxhash64` over a file in which its arguments have one value each."""
+    spark_hashes: bool
+    """`xxhash64` gives the values that Spark gives, but of DECIMAL with more than 18 digits: what one engine has kept under a
+    hash, another one finds."""
     instants_in_session_zone: bool
     """Timestamps that files say are in UTC have days and hours of the session's zone; without it, only where columns are told."""
     batch_watermark: bool
@@ -62,7 +65,7 @@ class Engine(Protocol):
 
     @property
     def version(self) -> str:
-        """Name and version of the engine; a view computed by another one is computed anew."""
+        """Name and version of the engine."""
         ...
 
     def schema(self, relation: Relation) -> StructType:

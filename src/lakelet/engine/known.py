@@ -15,6 +15,7 @@ SPARK_WITH_DELTA = EngineCapabilities(
     join_key_by_frame=True,
     group_by_all=True,
     hashes_constants=True,
+    spark_hashes=True,
     instants_in_session_zone=True,
     batch_watermark=True,
     overflow_is_an_error=True,

@@ -29,6 +29,7 @@ def detect(engine: ConnectEngine) -> EngineCapabilities:
         group_by_all=_runs(engine, grouped_by_all()),
         # These show over files, which would have to lie where both sides can read them.
         hashes_constants=observes,
+        spark_hashes=engine.collect(hashed()).to_pylist() == [HASHES],
         instants_in_session_zone=observes,
         batch_watermark=_runs(engine, watermarked()),
         scoped_sources=False,  # two queries at one instant cannot be tried, and names of their own never hurt
@@ -54,6 +55,35 @@ def observed() -> Relation:
     from lakelet.plan import relation as plan
 
     return plan.observed(plan.sql("SELECT 1 AS id"), "probe", {"n": plan.expression("count(*)")})
+
+
+def hashed() -> Relation:
+    """Return one row of hashes, a column for each type; Spark's are `HASHES`."""
+    from lakelet.plan import relation as plan
+
+    columns = ", ".join(f"xxhash64({text}) AS {name}" for name, text in _HASHED.items())
+    return plan.sql(f"SELECT {columns}")
+
+
+_HASHED = {
+    "texts": "'äöü a text of more than thirty-two bytes', ''",
+    "bytes": "X'0102', true",
+    "integers": "CAST(-1 AS TINYINT), CAST(2 AS SMALLINT), -3, 4L",
+    "instants": "DATE'1924-01-02', TIMESTAMP'2024-01-02 03:04:05.123456Z', TIMESTAMP_NTZ'2024-01-02 03:04:05'",
+    "numbers": "CAST(1.25 AS DECIMAL(18, 2)), CAST('NaN' AS DOUBLE), CAST('-0.0' AS DOUBLE), CAST(1.5 AS FLOAT)",
+    "nothing": "7, isnull(CAST(NULL AS STRING)), CAST(NULL AS STRING)",
+    "structs": "named_struct('start', TIMESTAMP'2024-01-02 03:04:05Z', 'end', DATE'2024-01-02')",
+}
+HASHES = {
+    "texts": -1032832554164365746,
+    "bytes": 3357111702436211303,
+    "integers": -7576156994274864306,
+    "instants": -4623327708480289478,
+    "numbers": -1985735502924227790,
+    "nothing": 9169376771526295306,
+    "structs": 2888248604367502914,
+}
+"""What Apache Spark 4.2 gives."""
 
 
 def mapped_by_function() -> Relation:

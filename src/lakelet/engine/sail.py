@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CAPABILITIES = EngineCapabilities(
     file_metadata=False,
     file_readers=False,
+    spark_hashes=True,
     join_key_by_frame=False,
     group_by_all=False,
     hashes_constants=False,

@@ -11,10 +11,7 @@ size costs.
 
 from __future__ import annotations
 
-import contextlib
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,7 +20,6 @@ from pyspark.sql.connect import proto
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import StringType, StructField, StructType
 
-from lakelet.errors import StorageError
 from lakelet.execution.auto_cdc_batch import CdcResult, Ties, sequence_of, spelled
 from lakelet.execution.auto_cdc_events import (
     EXAMPLES,
@@ -93,7 +89,7 @@ class InCluster:
         tables = self._tables
         events = tables.events(changes, tables.definition.schema.names)
         schema = self._columns(events)
-        with self._staging() as folder:
+        with self._store.staging(self._tables.staging) as folder:
             staged = self._staged_events(folder, events, schema, receipt)
             truncate = self._truncates(staged.rows, schema)
             columns = self._rows_schema(schema, target, restart=restart)
@@ -127,7 +123,7 @@ class InCluster:
         is_behind = target is None
         target = tables.open_target(auxiliary, target)
         schema = auxiliary.schema
-        with self._staging() as folder:
+        with self._store.staging(self._tables.staging) as folder:
             staged = self._staged_events(folder, events, schema, receipt)
             before = self._truncates(_version(auxiliary), schema)
             truncate = later_truncate(before, self._truncates(staged.rows, schema))
@@ -181,7 +177,7 @@ class InCluster:
             everything=is_anew or is_behind or bool(added.num_rows),
             truncate=self._truncates(events, schema),
         )
-        with self._staging() as folder:
+        with self._store.staging(self._tables.staging) as folder:
             decided, ties = self._decided(folder, given, forgets=False)
             counted = self._engine.collect(plan.aggregated(new, {"n": plan.expression("count(*)")}))
             return self._committed_rows(
@@ -203,22 +199,16 @@ class InCluster:
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _staging(self) -> Iterator[str]:
-        """Lend a folder that only this batch uses; what a batch that died has left is gone, too."""
-        folder = self._tables.staging
-        self._tables.store.drop(folder)
-        yield f"{folder}/{uuid.uuid4().hex}"
-        with contextlib.suppress(StorageError):  # the batch is done; the next one tries again, and says so if it cannot
-            self._tables.store.drop(folder)
+    @property
+    def _store(self) -> DeltaSparkStore:
+        return cast("DeltaSparkStore", self._tables.store)
 
     def _stage(
         self, location: str, rows: Relation, columns: pa.Schema, measures: dict[str, proto.Expression]
     ) -> _Staged:
         """Write the rows of a query, once, and count some of them on the way."""
         incoming = to_arrow_schema(self._engine.schema(rows), timezone="UTC")
-        store = cast("DeltaSparkStore", self._tables.store)
-        written, counts = store.stage(self._engine, location, rows, incoming, columns, measures)
+        written, counts = self._store.stage(self._engine, location, rows, incoming, columns, measures)
         return _Staged(rows=written, counts=counts)
 
     def _columns(self, events: Relation) -> pa.Schema:

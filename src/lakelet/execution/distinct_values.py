@@ -69,19 +69,9 @@ def new_values(
 
 
 def _values(owners: pa.Table, digests: pa.StructArray) -> pa.Table:
-    """Return the values of groups: each owner with the digest beside it."""
+    """Return the values of groups: the hashes of each owner with those of the digest beside it."""
     pairs = zip(owners.itercolumns(), digests.flatten(), strict=True)
-    return pa.table([_mixed(owner.to_numpy(), digest.to_numpy()) for owner, digest in pairs], names=list(VALUE))
-
-
-def _mixed(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return one 64-bit hash of two (the finalizer of SplitMix64, by Steele, Lea and Flood)."""
-    with np.errstate(over="ignore"):
-        value = left.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + right.astype(np.uint64)
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        value = value ^ (value >> np.uint64(31))
-    return value.astype(np.int64)
+    return pa.table([owner.to_numpy() ^ digest.to_numpy() for owner, digest in pairs], names=list(VALUE))
 
 
 def _parts(slots: np.ndarray) -> Iterator[np.ndarray]:

@@ -10,10 +10,7 @@ import pyarrow.compute as pc
 
 from lakelet.errors import QueryError
 from lakelet.plan.group_query import ID, SLOT
-from lakelet.plan.partial_aggregates import Measure, Merge
-
-LOST = "__lost"
-"""Ends the name of the column with what additions of doubles have lost so far (Neumaier)."""
+from lakelet.plan.partial_aggregates import LOST, Measure, Merge
 
 
 def identities(table: pa.Table, names: Sequence[str] = ID) -> pa.Array:

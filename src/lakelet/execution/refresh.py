@@ -13,23 +13,26 @@ old rows.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
 from lakelet.events import kinds
 from lakelet.events.model import FlowMetrics, FlowStatus
 from lakelet.execution.context import UpdateContext
-from lakelet.execution.distinct_values import forget
 from lakelet.execution.expectations import Quality, check_view, enforce, marked
 from lakelet.execution.flows import check_columns
-from lakelet.execution.group_refresh import Leaves, changed_groups, finished_rows, take_up, unit_values
+from lakelet.execution.group_cluster import GroupsInCluster
+from lakelet.execution.group_refresh import GroupsInProcess, Leaves, ViewGroups
 from lakelet.execution.refresh_plan import NO_OP, RefreshPlan, check_policy, plan_refresh
 from lakelet.execution.slices import file_rows
-from lakelet.execution.view_query import bound
+from lakelet.execution.view_query import ViewQuery, bound
 from lakelet.execution.view_record import ViewRecord, ViewRecords
-from lakelet.execution.view_state import VERSION, ViewState
-from lakelet.execution.writing import pending_rows, with_columns_of
+from lakelet.execution.view_state import ViewState
+from lakelet.execution.writing import pending_rows
 from lakelet.faults import reach
 from lakelet.graph.dataflow_graph import ResolvedFlow
 from lakelet.graph.elements import Dataset
@@ -38,6 +41,9 @@ from lakelet.plan.incremental import Role, with_role
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
 from lakelet.storage.delta_log import row_changes
+
+if TYPE_CHECKING:
+    from lakelet.storage.delta_spark import DeltaSparkStore
 
 
 def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> bool:
@@ -121,39 +127,41 @@ class _Refresh:
             return False
         if intent.technique != "GROUP_AGGREGATE" or note is None or changes != 0 or not is_whole:
             return False
-        groups = self._context.view_query(self._flow).groups
+        query = self._context.view_query(self._flow)
         now = replace(plan_refresh(self._context, self._flow, self._dataset).record, inputs={})
-        if state.batch_id(receipt.app_id) != intent.batch or groups is None or not now.is_like(intent):
+        if state.batch_id(receipt.app_id) != intent.batch or query.groups is None or not now.is_like(intent):
             return False
-        entries = state.groups(state.slots_since(intent.batch))
-        quality = self._context.quality(self._flow)
-        rows = finished_rows(self._at(), self._dataset, groups, entries, quality)
-        self._write_groups(table, rows, entries, receipt)
-        self._note(intent, table, state)
+        with self._groups_of(query, state) as groups:
+            groups.recall(intent.batch)
+            groups.finish(self._context.quality(self._flow))
+            groups.write(table, receipt)
+            reach("view.swapped")
+            self._note(intent, table, state)
         return True
 
     # -- techniques -----------------------------------------------------------------------------------------------
 
     def groups(self, plan: RefreshPlan, quality: Quality) -> int:
         """Rewrite the groups that new rows belong to."""
-        context, groups, state = self._at(), plan.query.groups, plan.state
-        assert groups is not None and state is not None
-        changed = changed_groups(context, plan.query, plan.terms, self._leaves(plan), state)
-        record = self._numbered(plan, has_state=True)
-        table = context.table(self._dataset)
-        if not changed.groups.num_rows:
-            note = self._records.note()
-            assert note is not None
-            self._note(replace(record, batch=note.batch), table, state)
-            return 0
-        rows = finished_rows(context, self._dataset, groups, changed.groups, quality)
-        receipt = self._begin(record)
-        state.add(changed.entries, version=record.batch, receipt=receipt)
-        reach("view.state_committed")
-        self._write_groups(table, rows, changed.groups, receipt)
-        self._note(record, table, state)
-        forget(state.tidy(receipt))
-        return int(rows.num_rows)
+        state = plan.state
+        assert state is not None
+        with self._groups_of(plan.query, state) as groups:
+            has_changed = groups.follow(plan.terms, self._leaves(plan))
+            record = self._numbered(plan, has_state=True)
+            table = self._context.table(self._dataset)
+            if not has_changed:
+                note = self._records.note()
+                assert note is not None
+                self._note(replace(record, batch=note.batch), table, state)
+                return 0
+            groups.finish(quality)
+            receipt = self._begin(record)
+            groups.remember(record.batch, receipt)
+            reach("view.state_committed")
+            written = groups.write(table, receipt)
+            self._noted(record, table, written, state)
+            groups.tidy(receipt)
+            return written
 
     def append(self, plan: RefreshPlan, quality: Quality) -> int:
         """Append what new rows give."""
@@ -176,17 +184,21 @@ class _Refresh:
 
     def complete_from_groups(self, plan: RefreshPlan, quality: Quality) -> int:
         """Compute the view anew by way of the partial values of its groups, which are kept."""
-        context, query = self._at(), plan.query
-        assert query.form is not None and query.groups is not None
+        query, dataset = plan.query, self._dataset
+        assert query.form is not None
         record = self._numbered(plan, has_state=True)
         receipt = self._begin(record)
-        state = ViewState.open(context.store, self._records.state_location)
-        everything = with_role(query.form.below, Role.NEW)
-        entries = take_up(context, query, everything, self._leaves(plan), plan.record.input_rows or 0)
-        state.replace(entries, version=record.batch, receipt=receipt)
-        reach("view.state_committed")
-        rows = finished_rows(context, self._dataset, query.groups, state.groups().drop_columns([VERSION]), quality)
-        return self._swap(record, receipt, rows.to_reader(), state)
+        state = ViewState.open(self._context.store, self._records.state_location)
+        with self._groups_of(query, state) as groups:
+            everything = with_role(query.form.below, Role.NEW)
+            num_rows = plan.record.input_rows or 0
+            groups.take_up(everything, self._leaves(plan), num_rows=num_rows, version=record.batch, receipt=receipt)
+            reach("view.state_committed")
+            groups.finish(quality)
+            columns = None if dataset.schema is None else self._declared_columns(groups.schema)
+            table = self._context.table(dataset)
+            written = groups.replace(table, columns, receipt=receipt, partition_cols=dataset.partition_cols)
+            return self._noted(record, table, written, state)
 
     def complete(self, plan: RefreshPlan, quality: Quality) -> int:
         """Compute the view anew by its own query."""
@@ -262,14 +274,6 @@ class _Refresh:
         self._records.write_note(record, table_version=table.version, state_version=state_version)
         reach("view.noted")
 
-    def _swap(self, record: ViewRecord, receipt: Receipt, reader: pa.RecordBatchReader, state: ViewState) -> int:
-        if self._dataset.schema is not None:
-            reader = with_columns_of(reader, self._declared_columns(reader.schema))
-        table = self._context.table(self._dataset)
-        return self._noted(
-            record, table, table.replace(reader, receipt=receipt, partition_cols=self._dataset.partition_cols), state
-        )
-
     def _declared_columns(self, columns: pa.Schema) -> pa.Schema:
         return check_columns(self._context, self._flow, self._dataset, columns, stored=None)
 
@@ -278,15 +282,14 @@ class _Refresh:
         self._note(record, table, state)
         return written
 
-    def _write_groups(self, table: Table, rows: pa.Table, groups: pa.Table, receipt: Receipt) -> None:
-        """Replace the rows of the units of some groups; without a unit, `groups` are all, and so are the rows."""
-        query = self._context.view_query(self._flow).groups
-        assert query is not None
-        if not query.unit:
-            table.replace(rows, receipt=receipt, where="true")
-        else:
-            names = self._context.resolver.output_schema(self._flow.flow).names
-            stored = {name.lower(): name for name in table.schema.names}
-            gone = unit_values(query, groups, [stored[names[at].lower()] for at in query.unit])
-            table.replace_units(rows, gone=gone, receipt=receipt)
-        reach("view.swapped")
+    @contextmanager
+    def _groups_of(self, query: ViewQuery, state: ViewState) -> Iterator[ViewGroups]:
+        """Lend what refreshes the groups of the view, on the way that suits the engine."""
+        context = self._at()
+        columns = self._context.resolver.output_schema(self._flow.flow).names
+        if not context.engine.capabilities.cluster_writes:
+            yield GroupsInProcess(context, self._dataset, query, state, columns)
+            return
+        store = cast("DeltaSparkStore", context.store)
+        with store.staging(self._records.staging) as folder:
+            yield GroupsInCluster(context, self._dataset, query, state, columns, folder=folder)

@@ -39,7 +39,7 @@ MOST_ROWS_TAKEN_UP = 200_000_000
 """Of more rows, the distinct values in their groups are not taken up: each takes 24 bytes of disk on its way, and 16 to stay."""
 MOST_ROWS_ADDED = 2_000_000
 """More new rows are not followed: the distinct values in their groups are in memory at once. All are taken up anew instead."""
-_FORM = 2
+_FORM = 3
 """Of what a view keeps between refreshes. It goes up when the same query keeps, or gives, something else: then every view is
 computed anew, once."""
 _REINITIALIZED = {"FIRST_REFRESH", "FULL_REFRESH", "QUERY_FINGERPRINT_CHANGED"}
@@ -111,17 +111,18 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     versions = pinned_versions(context, inputs.locations)
     records = ViewRecords(context.catalog.checkpoint(dataset.name))
     note = records.note()
+    query = context.view_query(flow)
     record = ViewRecord(
         batch=0,
         technique=NO_OP,
         generation=context.generation(dataset.name),
         fingerprint=_fingerprint(context, flow, dataset),
-        engine=context.engine.version,
+        engine=_engine(context, query),
         time_zone=context.time_zone,
         inputs={},
         files=[_listing(leaf) for leaf in inputs.files],
+        in_cluster=context.engine.capabilities.cluster_writes,
     )
-    query = context.view_query(flow)
     issues = _own_issues(context, dataset, record, note, query)
     changes = _Changes() if note is None else _changes(context, note, versions)
     record = replace(
@@ -139,11 +140,17 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         plan = _incremental(context, dataset, records, plan, note, changes)
     if query.groups is None:
         return plan
-    is_never_kept = context.engine.capabilities.cluster_writes or dataset.refresh_policy == "full"
-    is_too_large = bool(query.groups.distinct) and (record.input_rows or 0) > MOST_ROWS_TAKEN_UP
+    is_too_large = _is_in_memory(context, query) and (record.input_rows or 0) > MOST_ROWS_TAKEN_UP
     plan = _weighed(context, dataset, plan, is_too_large=is_too_large)
-    may_keep = plan.technique == COMPLETE and not is_never_kept and not changes.issues
+    may_keep = plan.technique == COMPLETE and dataset.refresh_policy != "full" and not changes.issues
     return replace(plan, keeps_state=may_keep and not (is_too_large or _is_small(context, dataset, record)))
+
+
+def _engine(context: UpdateContext, query: ViewQuery) -> str | None:
+    """Return the engine that must go on with what a view keeps; None where any can."""
+    engine = context.engine
+    is_of_one = not engine.capabilities.spark_hashes or (query.groups is not None and query.groups.is_of_its_engine)
+    return engine.version if is_of_one else None
 
 
 def _weighed(context: UpdateContext, dataset: Dataset, plan: RefreshPlan, *, is_too_large: bool) -> RefreshPlan:
@@ -155,7 +162,7 @@ def _weighed(context: UpdateContext, dataset: Dataset, plan: RefreshPlan, *, is_
         text = f"it reads {rows:,} rows, which are computed anew in less time than changes are followed"
     elif takes_up and is_too_large:
         text = f"it reads {rows:,} rows, too many to take up the distinct values in their groups"
-    elif _adds_too_much(plan) and dataset.refresh_policy != "incremental_strict":
+    elif _adds_too_much(context, plan) and dataset.refresh_policy != "incremental_strict":
         text = "so many rows were added that computing it anew takes less memory than following them"
     else:
         return plan
@@ -163,10 +170,17 @@ def _weighed(context: UpdateContext, dataset: Dataset, plan: RefreshPlan, *, is_
     return replace(plan, technique=COMPLETE, issues=(plan.issues[0], rejected), added={}, terms=(), state=None)
 
 
-def _adds_too_much(plan: RefreshPlan) -> bool:
+def _is_in_memory(context: UpdateContext, query: ViewQuery) -> bool:
+    """Return whether distinct values pass through the memory of this process."""
+    counts_distinct = query.groups is not None and bool(query.groups.distinct)
+    return counts_distinct and not context.engine.capabilities.cluster_writes
+
+
+def _adds_too_much(context: UpdateContext, plan: RefreshPlan) -> bool:
     """Return whether so many rows are new that the distinct values in their groups would be too many at once."""
-    counts_distinct = plan.query.groups is not None and bool(plan.query.groups.distinct)
-    return counts_distinct and sum(_rows_of(files) for files in plan.added.values()) > MOST_ROWS_ADDED
+    return (
+        _is_in_memory(context, plan.query) and sum(_rows_of(files) for files in plan.added.values()) > MOST_ROWS_ADDED
+    )
 
 
 def _rows_of(files: Iterable[DataFile]) -> int:
@@ -202,7 +216,8 @@ def _own_issues(
     if note.fingerprint != record.fingerprint:
         issues.append(Issue(type="QUERY_FINGERPRINT_CHANGED", text="its definition has changed"))
     if note.engine != record.engine:
-        issues.append(Issue(type="CONFIGURATION_CHANGED", text=f"the engine was {note.engine} and is {record.engine}"))
+        text = f"what is kept of its groups is {note.engine or 'any engine'}'s, and {context.engine.version} cannot go on with it"
+        issues.append(Issue(type="CONFIGURATION_CHANGED", text=text))
     if note.time_zone != record.time_zone:
         text = f"the time zone was {note.time_zone} and is {record.time_zone}"
         issues.append(Issue(type="TIME_ZONE_CHANGED", text=text))
@@ -294,13 +309,10 @@ def _incremental(
     names = ", ".join(f"`{context.catalog.relative(location)}`" for location in changes.added)
     grown = Issue(type="DATA_HAS_CHANGED", text=f"rows were appended to {names}")
     query = plan.query
-    if context.engine.capabilities.cluster_writes and query.groups is not None:
-        text = "the cluster computes and writes its groups; partial values are kept with the embedded engine only"
-        return replace(plan, issues=(grown, Issue(type="PLAN_NOT_INCREMENTALIZABLE", text=text, detail="ENGINE")))
     if query.form is None:
         return replace(plan, issues=(grown, *([query.issue] if query.issue else [])))
     intent = records.intent()
-    if context.engine.capabilities.cluster_writes and intent is not None and intent.batch > note.batch:
+    if intent is not None and intent.batch > note.batch and (intent.in_cluster or plan.record.in_cluster):
         # Its number is not that of this refresh, so both of two appends would be written; a swap takes the other's place.
         text = "a refresh was cut off, and the cluster may still be at it"
         return replace(plan, issues=(grown, Issue(type="CHANGE_SET_MISSING", text=text)))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lakelet.execution.checkpoint import FORMAT, read_derived, write_json
+from lakelet.execution.checkpoint import FORMAT, STAGED, read_derived, write_json
 from lakelet.places import Place
 
 
@@ -35,6 +35,8 @@ class ViewRecord:
     Attributes:
         batch: its number, the receipt in the view's table and in its state.
         technique: how the view was brought up to date.
+        engine: that must go on with what is kept of the groups; None where any can.
+        in_cluster: a cluster writes the tables, and may go on with it when this process is gone.
         inputs: by location relative to the storage folder.
         files: what lay at the paths of plain files that the query reads.
         has_state: partial values of the groups are kept.
@@ -47,10 +49,11 @@ class ViewRecord:
     technique: str
     generation: int
     fingerprint: str
-    engine: str
+    engine: str | None
     time_zone: str
     inputs: Mapping[str, InputVersion]
     files: list[list[Any]]
+    in_cluster: bool = False
     has_state: bool = False
     table_version: int = -1
     state_version: int | None = None
@@ -74,6 +77,7 @@ class ViewRecords:
         self._note = folder / "view.json"
         self._intent = folder / "view_intent.json"
         self.state_location = str(folder / "view_state")
+        self.staging = str(folder / STAGED)
 
     def note(self) -> ViewRecord | None:
         return _read(self._note)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +25,13 @@ from lakelet.errors import StorageError
 from lakelet.execution.partial_values import identities
 from lakelet.faults import reach
 from lakelet.places import is_remote, open_file
-from lakelet.plan.group_query import ID, SLOT
+from lakelet.plan.group_query import GROUPS, ID, KIND, SLOT, VERSION
 from lakelet.storage.base import Receipt, Table, TableDefinition, TableStore
 from lakelet.storage.data_files import DataFile
 from lakelet.storage.delta_log import commits_of_others
 from lakelet.storage.schema import conform, nullable
 
-TIER, KIND, VERSION = "__lakelet_tier", "__lakelet_kind", "__lakelet_version"
-GROUPS = "groups"
-"""Kind of the entries that are groups; those of distinct values are named by their measure."""
+TIER = "__lakelet_tier"
 VALUE = (SLOT, ID[1])
 """The columns of a distinct value: two hashes that stand for it and its group."""
 BATCH_ROWS = 1 << 14
@@ -149,11 +147,9 @@ class ViewState:
         """
         assert self.table is not None
         files = self.table.files()
-        appended = Counter(file.partition_values[KIND] for file in files if file.partition_values[TIER] == "0")
-        if max(appended.values(), default=0) < MAX_APPENDED_FILES:
+        to = tier_to_merge(files, MAX_APPENDED_FILES)
+        if to is None:
             return []
-        rows = {tier: sum(f.num_records or 0 for f in files if f.partition_values[TIER] == tier) for tier in "012"}
-        to = 2 if (rows["0"] + rows["1"]) * MERGED_SHARE > rows["2"] else 1
         merged = [file for file in files if int(file.partition_values[TIER] or 0) <= to]
         self.table.replace(
             _reader(self._merged(merged, to), self.table.schema),
@@ -177,6 +173,19 @@ class ViewState:
             for low, high in itertools.pairwise(bounds):
                 found = [_read(file, columns, between=(low, high)) for file in of_kind]
                 yield _marked(pa.concat_tables(found), kind, tier=tier)
+
+
+def tier_to_merge(files: Sequence[DataFile], most_appended: int) -> int | None:
+    """Return the tier into which all below it are to be merged; None while few files are in the lowest one.
+
+    Args:
+        most_appended: so many files of one kind are not few.
+    """
+    appended = Counter(file.partition_values[KIND] for file in files if file.partition_values[TIER] == "0")
+    if max(appended.values(), default=0) < most_appended:
+        return None
+    rows = {tier: sum(f.num_records or 0 for f in files if f.partition_values[TIER] == tier) for tier in "012"}
+    return 2 if (rows["0"] + rows["1"]) * MERGED_SHARE > rows["2"] else 1
 
 
 def _reader(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.RecordBatchReader:

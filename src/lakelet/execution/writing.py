@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pyarrow as pa
 from pyspark.sql.connect import proto
-from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
 from lakelet.engine.base import Engine
 from lakelet.errors import QueryError
@@ -19,10 +19,11 @@ from lakelet.graph.elements import Action, Dataset
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
+from lakelet.storage.delta_spark import fitted, staged_files
 from lakelet.storage.schema import conform, nullable
 
 if TYPE_CHECKING:
-    from lakelet.storage.delta_spark import DeltaSparkTable
+    from lakelet.storage.delta_spark import DeltaSparkStore, DeltaSparkTable
 
 OBSERVATION = "lakelet"
 VIOLATED = "LAKELET_RULE_VIOLATED"
@@ -124,6 +125,20 @@ class ClusterRows:
                 self._engine, rows, self.schema, wanted, receipt=receipt, partition_cols=partition_cols
             )
         )
+
+    def stage(self, store: DeltaSparkStore, folder: str) -> tuple[Relation, int]:
+        """Write the rows that the rules let through, once, into a folder of bare files; returns them and how many they are.
+
+        Raises:
+            ExpectationViolation: a fail rule is violated.
+        """
+        columns = nullable(self.schema)
+
+        def write(rows: Relation) -> dict[str, Any]:
+            return store.written(self._engine, folder, fitted(rows, self.schema, columns, complete=True, nested=True))
+
+        count = self._committed(write)
+        return staged_files(folder, from_arrow_schema(columns)), count
 
     def _committed(self, write: Any) -> int:
         rules = self._dataset.expectations

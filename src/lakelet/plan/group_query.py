@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from pyspark.sql.connect import proto
-from pyspark.sql.types import DataType, StructType
+from pyspark.sql.types import ArrayType, DataType, DecimalType, StructType
 
 from lakelet.names import quote
 from lakelet.plan import relation as plan
@@ -20,7 +20,12 @@ KEY, UNIT, SLOT = "__lakelet_k", "__lakelet_u", "__lakelet_slot"
 COUNTS = "__counts"
 ID = ("__lakelet_id1", "__lakelet_id2")
 """Two hashes of a group's keys: 128 bits that stand for them."""
+KIND, VERSION = "__lakelet_kind", "__lakelet_version"
+"""Of what is kept: `GROUPS`, or the measure whose distinct values it is of; and the refresh that wrote it."""
+GROUPS = "groups"
 
+_HASHED_ALIKE = 18
+"""Digits of a DECIMAL whose hash is that of a whole number."""
 _KEY_TYPES = {
     "string",
     "binary",
@@ -46,6 +51,7 @@ class GroupQuery:
         arguments: what the measures refer to by name.
         values: what `outputs` refer to by name.
         unit: per column of the unit, its place among the view's columns.
+        hashed: types of all that is kept under a hash.
     """
 
     form: IncrementalForm
@@ -55,20 +61,26 @@ class GroupQuery:
     arguments: Mapping[str, proto.Expression]
     values: Mapping[str, proto.Expression]
     unit: tuple[int, ...] = ()
+    hashed: tuple[DataType, ...] = ()
+
+    @property
+    def is_of_its_engine(self) -> bool:
+        """Whether only the engine that has kept the partial values finds them again: each has its own hash of such decimals."""
+        return any(_has_long_decimal(kind) for kind in self.hashed)
 
     @property
     def distinct(self) -> dict[str, Digest]:
         """The columns of the measures that count distinct values, and the digest of a row's value."""
         return {next(iter(m.columns)): m.digest for m in self.measures if m.digest is not None}
 
-    def digests(self, below: Relation) -> Relation:
-        """Return the values that `distinct` counts, each as often as it occurs.
+    def digests(self, *below: Relation) -> Relation:
+        """Return the values that `distinct` counts in the rows of some trees, each as often as it occurs.
 
         Grain: a row, once for each group that it belongs to. Columns: `ID` of the group, those of `distinct`, and whether
         each of these counts (ends with `COUNTS`). Not a NULL where it does not: an engine may fold a CASE over constants.
         """
         result = plan.new()
-        result.project.input.CopyFrom(self._rows(below))
+        result.project.input.CopyFrom(self._rows(*below))
         values = self._id_columns(self._key_columns)
         for name, digest in self.distinct.items():
             values |= {name: digest.value, name + COUNTS: digest.counts}
@@ -79,16 +91,18 @@ class GroupQuery:
     def _key_columns(self) -> list[str]:
         return [f"{KEY}{number}" for number in range(len(self.keys))]
 
-    def _rows(self, below: Relation) -> Relation:
-        """Return rows with the keys and the arguments of the measures, and no other column."""
+    def _rows(self, *below: Relation) -> Relation:
+        """Return the rows of trees with the keys and the arguments of the measures, and no other column."""
+        if len(below) > 1:
+            return plan.union([plan.with_fresh_plan_ids(self._rows(tree)) for tree in below])
         assert self.form.aggregate is not None
         items = self.form.aggregate.aggregate.grouping_expressions
         keys = [item.alias.expr if item.WhichOneof("expr_type") == "alias" else item for item in items]
         columns = {**dict(zip(self._key_columns, keys, strict=True)), **self.arguments}
         if not columns:
-            return below
+            return below[0]
         result = plan.new()
-        result.project.input.CopyFrom(below)
+        result.project.input.CopyFrom(below[0])
         result.project.expressions.extend(_aliased(value, name) for name, value in columns.items())
         return result
 
@@ -97,8 +111,8 @@ class GroupQuery:
         first, second = ID
         return {first: hashed((salt(), *flagged)), second: hashed((plan.expression("7"), *flagged))}
 
-    def partial(self, below: Relation, *, with_distinct: bool = True) -> Relation:
-        """Return the partial values of the groups in some rows.
+    def partial(self, *below: Relation, with_distinct: bool = True) -> Relation:
+        """Return the partial values of the groups in the rows of some trees.
 
         Grain: one row a group. Columns: `ID`, `SLOT` (a hash of the unit), `UNIT`n, `KEY`n, and those of the measures.
 
@@ -108,7 +122,7 @@ class GroupQuery:
         partial_values = {
             name: value for name, value in self._partial_values().items() if with_distinct or name not in self.distinct
         }
-        groups = self._partial_groups(below, partial_values)
+        groups = self._partial_groups(self._rows(*below), partial_values)
         keys = self._key_columns
         named = plan.with_columns(
             groups, {name: plan.attribute(key) for name, key in zip(self.keys, keys, strict=True)}
@@ -129,12 +143,12 @@ class GroupQuery:
         """Return the partial columns; measures may share some."""
         return {name: value for measure in self.measures for name, value in measure.columns.items()}
 
-    def _partial_groups(self, below: Relation, partial_values: Mapping[str, proto.Expression]) -> Relation:
+    def _partial_groups(self, rows: Relation, partial_values: Mapping[str, proto.Expression]) -> Relation:
         assert self.form.aggregate is not None
         result = Relation()
         result.CopyFrom(self.form.aggregate)
         node = result.aggregate
-        node.input.CopyFrom(self._rows(below))
+        node.input.CopyFrom(rows)
         del node.grouping_expressions[:], node.aggregate_expressions[:]
         node.grouping_expressions.extend(plan.attribute(name) for name in self._key_columns)
         for name, value in partial_values.items():
@@ -207,6 +221,7 @@ def group_query(
         measures=tuple(measures.found),
         arguments=dict(measures.arguments),
         values=dict(measures.values),
+        hashed=(*(column.dataType for column in columns.fields[:num_keys]), *measures.distinct),
     )
 
 
@@ -216,6 +231,14 @@ def _may_be_key(kind: DataType) -> bool:
             _may_be_key(field.dataType) for field in kind.fields
         )
     return kind.typeName().split("(")[0] in _KEY_TYPES
+
+
+def _has_long_decimal(kind: DataType) -> bool:
+    if isinstance(kind, StructType):
+        return any(_has_long_decimal(field.dataType) for field in kind.fields)
+    if isinstance(kind, ArrayType):
+        return _has_long_decimal(kind.elementType)
+    return isinstance(kind, DecimalType) and kind.precision > _HASHED_ALIKE
 
 
 def with_unit(query: GroupQuery, view: StructType) -> GroupQuery:
@@ -232,4 +255,5 @@ def with_unit(query: GroupQuery, view: StructType) -> GroupQuery:
         for number, (name, column) in enumerate(zip(found.columns, view.fields, strict=True))
         if name is not None and not isinstance(column.dataType, StructType) and _may_be_key(column.dataType)
     ]
-    return replace(query, unit=tuple(at))
+    kinds = (view.fields[number].dataType for number in at)
+    return replace(query, unit=tuple(at), hashed=(*query.hashed, *kinds))

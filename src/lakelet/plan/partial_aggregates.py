@@ -24,10 +24,14 @@ from lakelet.plan.sql_tokens import SqlText, scan
 
 Expression = proto.Expression
 PARTIAL, ARGUMENT = "__lakelet_m", "__lakelet_a"
+LOST = "__lost"
+"""Ends the name of the column with what additions of doubles have lost so far (Neumaier)."""
 _MOST_PLACES = 38
 """An average with as many cannot be divided again: its sum has no place left before the point."""
 DIGEST_SALT = 1_540_483_477
 """Starts the second of the two hashes that identify a value."""
+DIGEST = ("first", "second")
+"""The fields of a digest: those hashes."""
 
 
 class Merge(enum.Enum):
@@ -84,6 +88,8 @@ class Measures:
 
     type_of: Callable[[Expression], DataType]
     found: list[Measure] = field(default_factory=list)
+    distinct: list[DataType] = field(default_factory=list)
+    """Types of the values whose distinct ones are counted."""
     issues: list[Issue] = field(default_factory=list)
     arguments: dict[str, Expression] = field(default_factory=dict)
     values: dict[str, Expression] = field(default_factory=dict)
@@ -158,6 +164,8 @@ class Measures:
         if isinstance(kind, DecimalType) and kind.scale >= _MOST_PLACES:
             self._refuse("an average of a DECIMAL with so many places")
             return Expression()
+        if made is _count_distinct:
+            self.distinct += [self.type_of(plan.call("first", value)) for value in call.arguments]
         call = replace(call, arguments=tuple(self._argument(value) for value in call.arguments))
         merge, columns, final = _average_of_decimals(call, kind) if isinstance(kind, DecimalType) else made(call)
         names = {part: self._name(merge, value) for part, value in columns.items()}
@@ -289,7 +297,8 @@ def _digest(call: Call) -> Digest:
     known = plan.call("isnotnull", call.arguments[0])
     for argument in call.arguments[1:]:
         known = plan.call("and", known, plan.call("isnotnull", argument))
-    value = plan.call("struct", hashed(call.arguments), hashed((salt(), *call.arguments)))
+    first, second = (plan.expression(f"'{name}'") for name in DIGEST)
+    value = plan.call("named_struct", first, hashed(call.arguments), second, hashed((salt(), *call.arguments)))
     return Digest(value=value, counts=known)
 
 

@@ -134,7 +134,7 @@ def _with(scope: _Scope, i: int) -> tuple[_Scope, int]:
 def _select(scope: _Scope, start: int, stop: int, names: Sequence[str] | None) -> Relation:
     tokens = scope.source.tokens
     outer = scope.top_level(start, stop)
-    words = [tokens[i].word or tokens[i].text for i in outer]
+    words = [_word(scope, i) for i in outer]
     if words[0] != "SELECT" or set(words) & _NOT_FOLLOWED or any(tokens[i].kind is TokenKind.HINT for i in outer):
         raise _NotFollowed
     places = {word: [i for i, w in zip(outer, words, strict=True) if w == word] for word in _CLAUSES}
@@ -158,6 +158,13 @@ def _select(scope: _Scope, start: int, stop: int, names: Sequence[str] | None) -
     return _projected(
         rows, [_named(plan.expression(item.text), item.alias) if item.text != "*" else _star() for item in items]
     )
+
+
+def _word(scope: _Scope, i: int) -> str:
+    """Return a token as a keyword has it; `window(…)` is a function."""
+    token = scope.source.tokens[i]
+    is_window = token.word == "WINDOW" and scope.source.tokens[i + 1].text == "("
+    return token.text.lower() if is_window else token.word or token.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,11 +48,12 @@ def stateful_sql(sql: str, streams: Collection[str]) -> Refusal | None:
     """
     if not streams or not (sum(sql.count(name) for name in streams) > 1 or _is_suspect(sql)):
         return None
-    import sqlglot
     from sqlglot.errors import SqlglotError
 
+    from lakelet.plan.sql_parser import parse_one
+
     try:
-        query = sqlglot.parse_one(sql, dialect="databricks")
+        query = parse_one(sql)
     except SqlglotError:
         return ("this SQL over a stream", "write the query with DataFrames, or read the source as a table")
     try:

@@ -42,11 +42,12 @@ def _syntax_error(source: SqlText, offset: int, description: str) -> DefinitionE
 @lru_cache(maxsize=256)
 def _parse(sql: str) -> tuple[int, str] | None:
     """Return offset and description of the first syntax error, None if there is none."""
-    import sqlglot
     from sqlglot.errors import ParseError, TokenError
 
+    from lakelet.plan.sql_parser import parse_one
+
     try:
-        sqlglot.parse_one(sql, dialect="databricks")
+        parse_one(sql)
     except ParseError as error:
         if not error.errors:
             return 0, str(error)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from lakelet.errors import DefinitionError, did_you_mean
 from lakelet.names import NameContext
 from lakelet.plan.sql import ReferenceKind, table_references
+from lakelet.plan.sql_parser import parse
 
 MAX_CHARACTERS = 20_000
 _TABLE_FUNCTIONS = frozenset({"range", "explode", "explode_outer", "posexplode", "posexplode_outer", "inline",
@@ -69,7 +69,7 @@ def check_table_function(name: str) -> None:
 
 def _parsed(sql: str) -> exp.Query:
     try:
-        statements = [statement for statement in sqlglot.parse(sql, read="databricks") if statement is not None]
+        statements = parse(sql)
     except SqlglotError as error:
         raise DefinitionError(
             "PARSE_SYNTAX_ERROR",

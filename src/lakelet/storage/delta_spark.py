@@ -6,6 +6,7 @@ For MERGE and DELETE the receipt is a setting of the session and not an option, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from pathlib import Path
@@ -31,7 +32,7 @@ from lakelet.storage.log_writer import AddedFile, checkpoint, write_commit
 from lakelet.storage.schema import nullable, sql_type, stored_type
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pyspark.sql.types import StructType
 
@@ -122,6 +123,14 @@ class DeltaSparkTable(DeltaRsTable):
         partitions = self.partition_cols if partition_cols is None else partition_cols
         overwrite = proto.WriteOperation.SAVE_MODE_OVERWRITE
         return self._write_query(engine, query, overwrite, receipt, {"overwriteSchema": "true"}, partitions)
+
+    def replace_where_query(
+        self, engine: Engine, rows: Relation, incoming: pa.Schema, *, where: str, receipt: Receipt
+    ) -> None:
+        """Swap the rows for which a condition is true, which it must be of the new ones, in one commit."""
+        query = fitted(rows, incoming, self.schema, complete=True)
+        overwrite = proto.WriteOperation.SAVE_MODE_OVERWRITE
+        self._write_query(engine, query, overwrite, receipt, {"replaceWhere": where}, self.partition_cols)
 
     def merge(self, changes: pa.Table, *, keys: tuple[str, ...], receipt: Receipt | None = None) -> None:
         self.merge_query(plan.local(changes), changes.column_names, keys=keys, receipt=receipt)
@@ -242,14 +251,23 @@ class DeltaSparkStore(DeltaRsStore):
             columns: those that the files have.
         """
         query = fitted(rows, incoming, columns, complete=True, nested=True)
-        seen = self._written(engine, folder, plan.observed(query, _OBSERVATION, measures))
+        seen = self.written(engine, folder, plan.observed(query, _OBSERVATION, measures))
         staged = staged_files(folder, from_arrow_schema(columns))
         if seen.keys() < measures.keys():  # the cluster has found nothing to read, or its observer came too late
             (seen,) = engine.collect(plan.aggregated(staged, measures)).to_pylist()
         return staged, {name: int(seen[name]) for name in measures}
 
-    def _written(self, engine: Engine, folder: str, query: Relation) -> dict[str, Any]:
+    def written(self, engine: Engine, folder: str, query: Relation) -> dict[str, Any]:
+        """Write the rows of a query, once, into a folder that is not there; returns what it observes."""
         return write_files(engine, folder, query)
+
+    @contextlib.contextmanager
+    def staging(self, folder: str) -> Iterator[str]:
+        """Lend a folder inside of one that is there for nothing else; what was left in it is gone, too."""
+        self.drop(folder)
+        yield f"{folder}/{uuid.uuid4().hex}"
+        with contextlib.suppress(StorageError):  # the work is done; the next one tries again, and says so if it cannot
+            self.drop(folder)
 
 
 def staged_files(folder: str, columns: StructType) -> Relation:
