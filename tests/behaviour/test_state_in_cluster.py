@@ -62,6 +62,12 @@ EVERYTHING = """
     def even():
         return spark.read.table("visits").filter("minute % 2 = 0").select("page")
 
+    @dp.materialized_view
+    @dp.expect("counted", "n > 0")
+    def pages():
+        rows = spark.read.table("visits").groupBy("page")
+        return rows.agg(F.count("*").alias("n"), F.avg("minute").alias("minute"), F.countDistinct("at").alias("times"))
+
     dp.create_sink("copies", "delta", {"path": "/Volumes/main/raw/copies"})
 
     @dp.append_flow(target="copies")
@@ -161,12 +167,13 @@ def test_only_numbers_cross_however_many_rows_there_are(new_project: Any, monkey
         project.land("visits", visits(1, count))
         with watched(monkeypatch) as found[count]:
             project.ok()
-        assert project.techniques()["even"] == ("APPEND_ONLY", [])
+        assert project.techniques() == {"even": ("APPEND_ONLY", []), "pages": ("GROUP_AGGREGATE", [])}
         assert len(project.rows("firsts")) == count
         assert sum(project.rows("windows", "n")) > count
         assert len(project.rows("totals")) == count
         assert len(project.rows("pairs")) > count // 10
         assert len(project.rows("even")) > count // 2
+        assert len(project.rows("pages")) == count
     for crossing in found.values():
         assert (crossing.sent, crossing.read, crossing.written) == (0, 0, 0)
         assert max(crossing.queries) == 1, "a query that gives more than numbers"
@@ -258,6 +265,33 @@ def test_a_flow_with_state_goes_from_one_engine_to_the_other_and_back(
         dies_at = "state.committed" if number in (1, 2) else ""
         died = deliver(both, rows, engine if number % 2 else embedded, dies_at)
         assert died or number != 1, "the second update remembers rows for every query"
+        assert both.rows("result") == alone.rows("result"), number
+
+
+GROUPS = """
+    @dp.materialized_view
+    def result():
+        visits = spark.read.format("delta").load("/Volumes/main/raw/landing/visits")
+        groups = visits.groupBy(F.window("at", "30 minutes").alias("w"), "page")
+        values = [F.sum("minute").alias("s"), F.avg(F.col("minute") / 7).alias("a"), F.stddev("minute").alias("d")]
+        values += [F.min("page").alias("p"), F.countDistinct("minute").alias("c"), F.max(F.col("minute") > 30).alias("b")]
+        return groups.agg(*values).select("w.start", "page", "s", "p", "c", "b", F.round("a", 6), F.round("d", 6))
+"""
+
+
+def test_a_view_with_groups_goes_from_one_engine_to_the_other_and_back(
+    new_project: Any, engine: Engine, embedded: Engine
+) -> None:
+    """Both ways, also after a death between the state and the rows of a refresh."""
+    alone, both = new_project().write(GROUPS), new_project().write(GROUPS)
+    for number, rows in enumerate(UPDATES):
+        deliver(alone, rows, embedded)
+        died = deliver(
+            both, rows, engine if number % 2 else embedded, "view.state_committed" if number in (1, 2) else ""
+        )
+        assert died == (number in (1, 2))
+        if number > 2:
+            assert both.techniques()["result"] == ("GROUP_AGGREGATE", [])
         assert both.rows("result") == alone.rows("result"), number
 
 
