@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -70,7 +70,8 @@ class FileCluster:
         if not files:
             return plan.local(parser.schema.empty_table())
         remove_folder(folder)
-        worker = FileWorker(read=parser.read, columns=parser.columns, metadata=parser.metadata)
+        read = replace(parser.read, options={**parser.read.options, "ignoremissingfiles": "false"})
+        worker = FileWorker(read=read, columns=parser.columns, metadata=parser.metadata)
         columns = parser.schema.append(pa.field(NOTE, pa.string()))
         staged, counts = cast("DeltaSparkStore", self.store).stage(
             self.engine,
