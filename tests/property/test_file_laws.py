@@ -20,10 +20,12 @@ import pytest
 from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.collected_tables import CollectedStore, PlayedCluster
 
 from lakelet import faults
 from lakelet.engine.sail import SailEngine
 from lakelet.pipeline import Pipeline
+from lakelet.storage import delta_spark
 
 TRANSFORMATIONS = """
 from pyspark import pipelines as dp
@@ -182,6 +184,15 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return root
 
 
+@pytest.fixture(params=["in this process", "in a played cluster"])
+def parsing(request: pytest.FixtureRequest, engine: SailEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An engine whose files are parsed here, and one whose workers parse them."""
+    if request.param == "in this process":
+        return engine
+    monkeypatch.setattr(delta_spark, "DeltaSparkStore", CollectedStore)
+    return PlayedCluster(engine)
+
+
 @settings(
     max_examples=20,
     deadline=None,
@@ -189,9 +200,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data(), times=st.randoms(use_true_random=False))
-def test_every_row_of_every_file_is_there_once(
-    project: Path, engine: SailEngine, data: st.DataObject, times: Any
-) -> None:
+def test_every_row_of_every_file_is_there_once(project: Path, parsing: Any, data: st.DataObject, times: Any) -> None:
     kind = FORMATS[project.name]
     steps = data.draw(steps_of(kind.row))
     with tempfile.TemporaryDirectory() as folder:
@@ -207,8 +216,8 @@ def test_every_row_of_every_file_is_there_once(
                 os.utime(path, (1_700_000_000 + times.randint(0, 9),) * 2)
                 expected.update(map(kind.values, rows))
             if step.runs:
-                update(project, storage, engine, step.point)
-        update(project, storage, engine, None)
+                update(project, storage, parsing, step.point)
+        update(project, storage, parsing, None)
         table = DeltaTable(str(storage / "tables/c/s/files")).to_pyarrow_table()
         found = Counter(map(kind.values, table.to_pylist()))
         assert found == (Counter(map(inferred, expected.elements())) if project.name == "json" else expected)
@@ -219,7 +228,7 @@ def inferred(values: tuple[Any, ...]) -> tuple[str | None, ...]:
     return tuple(map(as_text, values))
 
 
-def update(project: Path, storage: Path, engine: SailEngine, point: str | None) -> None:
+def update(project: Path, storage: Path, engine: Any, point: str | None) -> None:
     def hook(reached: str) -> None:
         if reached == point:
             raise Death(point)
