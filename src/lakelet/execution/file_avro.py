@@ -78,7 +78,11 @@ def avro_batches(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
 
 
 def _library() -> Any:
-    """Return fastavro; loaded when an Avro file is read, since this code goes to machines that may not have it."""
+    """Return fastavro; loaded when an Avro file is read, since this code goes to machines that may not have it.
+
+    Without cramjam it would take files that are packed with snappy for torn ones.
+    """
+    import cramjam  # noqa: F401
     import fastavro
 
     # A UUID is a text; fastavro would make an object of it, which Arrow has no column for.

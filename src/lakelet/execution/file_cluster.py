@@ -23,19 +23,20 @@ from pyspark.sql.types import NullType
 from lakelet.engine.base import Engine
 from lakelet.errors import SourceError
 from lakelet.execution.file_discovery import FoundFile
+from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_parsing import FileParser, missing_file
 from lakelet.execution.file_types import merged
 from lakelet.execution.file_worker import NOTE, TASK, FileWorker, Note, task_text
-from lakelet.places import Place, remove_folder
+from lakelet.places import Place
 from lakelet.plan import relation as plan
 from lakelet.plan.arrow_functions import mapped
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import TableStore
 from lakelet.storage.delta_spark import DeltaSparkStore
 
-TASK_BYTES = 16 * 2**20
-"""Files of a task, on disk; a larger one is a task of its own. A worker parses some megabytes of text in a second."""
-LEAST_FILE_BYTES = 256 * 2**10
+TASK_BYTES = 4 * 2**20
+"""Files of a task, on disk; a larger one is a task of its own. A worker parses five megabytes of JSON in a second."""
+LEAST_FILE_BYTES = 64 * 2**10
 """What a small file counts for, since each has to be opened."""
 
 
@@ -69,7 +70,7 @@ class FileCluster:
             return None
         if not files:
             return plan.local(parser.schema.empty_table())
-        remove_folder(folder)
+        self.store.drop(str(folder))
         read = replace(parser.read, options={**parser.read.options, "ignoremissingfiles": "false"})
         worker = FileWorker(read=read, columns=parser.columns, metadata=parser.metadata)
         columns = parser.schema.append(pa.field(NOTE, pa.string()))
@@ -81,34 +82,35 @@ class FileCluster:
             columns,
             {"num_notes": plan.expression(f"count({NOTE})")},
         )
-        if counts["num_notes"]:
-            found = self.engine.collect(
-                plan.selected(
-                    plan.filtered(staged, plan.expression(f"{NOTE} IS NOT NULL")), {NOTE: plan.attribute(NOTE)}
-                )
-            )
-            notes = sorted(map(Note.of, found.column(NOTE).to_pylist()), key=lambda note: note.first)
-            self._check(files, parser, notes)
-            if parser.read.format in self.lacking:
-                return None
-        return plan.dropped(plan.filtered(staged, plan.expression(f"{NOTE} IS NULL")), [NOTE])
-
-    def _check(self, files: Sequence[FoundFile], parser: FileParser, notes: Sequence[Note]) -> None:
-        """Take note of what the workers say; raise what is wrong with the first file that cannot be read."""
+        notes = self._notes(staged) if counts["num_notes"] else []
+        lacking = next((note.lacking for note in notes if note.lacking), None)
+        if lacking is not None:
+            self.lacking[parser.read.format] = lacking
+            return None
+        _check(files, parser.read, notes)
         for note in notes:
-            for number in note.missing:
-                if Path(files[number].path).exists():
-                    raise _out_of_reach(files[number], parser)
-            missing = note.missing if not parser.read.flag("ignoremissingfiles") else []
-            if note.failed is not None and (not missing or note.failed[0] < missing[0]):
-                facts = note.failed[1]
-                raise SourceError(**facts)  # type: ignore[arg-type]
-            if missing:
-                raise missing_file(files[missing[0]])
-            if note.lacking is not None:
-                self.lacking[parser.read.format] = note.lacking
             for name, kind in note.fields.items():
                 parser.unknown[name] = merged(parser.unknown.get(name, NullType()), kind)
+        return plan.dropped(plan.filtered(staged, plan.expression(f"{NOTE} IS NULL")), [NOTE])
+
+    def _notes(self, staged: Relation) -> list[Note]:
+        """Return the notes of all tasks, in the order of their files."""
+        told = plan.filtered(staged, plan.expression(f"{NOTE} IS NOT NULL"))
+        found = self.engine.collect(plan.selected(told, {NOTE: plan.attribute(NOTE)}))
+        return sorted(map(Note.of, found.column(NOTE).to_pylist()), key=lambda note: note.first)
+
+
+def _check(files: Sequence[FoundFile], read: FileRead, notes: Sequence[Note]) -> None:
+    """Raise what is wrong with the first file that a worker could not read, if it must be read."""
+    for note in notes:
+        hidden = next((files[number] for number in note.missing if Path(files[number].path).exists()), None)
+        if hidden is not None:
+            raise _out_of_reach(hidden, read)
+        gone = [] if read.flag("ignoremissingfiles") else note.missing
+        if note.failed is not None and (not gone or note.failed[0] < gone[0]):
+            raise SourceError(**note.failed[1])  # type: ignore[arg-type]
+        if gone:
+            raise missing_file(files[gone[0]])
 
 
 def tasks(files: Sequence[FoundFile]) -> list[str]:
@@ -140,10 +142,10 @@ def _spread(texts: list[str]) -> Relation:
     return result
 
 
-def _out_of_reach(file: FoundFile, parser: FileParser) -> SourceError:
+def _out_of_reach(file: FoundFile, read: FileRead) -> SourceError:
     return SourceError(
         "FILES_OUT_OF_REACH",
         f"a worker of the cluster does not find `{file.path}`, which is there for this process",
-        cause=f"the files of `{parser.read.label}` lie in a folder that not all machines of the cluster have at this path",
+        cause=f"the files of `{read.label}` lie in a folder that not all machines of the cluster have at this path",
         hint="mount the folder at the same path on all machines of the cluster",
     )
