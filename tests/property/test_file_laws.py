@@ -1,4 +1,5 @@
-"""How files arrive, in which order, how often an update runs and where it dies: the rows are those of the files, once each."""
+"""How files arrive, in which order, how often an update runs, who parses them and where it dies: the rows are those of the
+files, once each."""
 
 from __future__ import annotations
 
@@ -151,11 +152,18 @@ FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Files that arrive, and where the update that follows dies; no point, no death; `runs` False, no update."""
+    """Files that arrive, and where the update that follows dies.
+
+    Attributes:
+        point: None for no death.
+        runs: whether there is an update.
+        in_cluster: the workers of a played cluster parse the files, and not this process.
+    """
 
     files: list[list[Row]]
     point: str | None
     runs: bool
+    in_cluster: bool
 
 
 def steps_of(row: st.SearchStrategy[Row]) -> st.SearchStrategy[list[Step]]:
@@ -165,6 +173,7 @@ def steps_of(row: st.SearchStrategy[Row]) -> st.SearchStrategy[list[Step]]:
             files=st.lists(st.lists(row, max_size=4), max_size=3),
             point=st.one_of(st.none(), st.sampled_from(POINTS)),
             runs=st.booleans(),
+            in_cluster=st.booleans(),
         ),
         min_size=1,
         max_size=4,
@@ -184,15 +193,6 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return root
 
 
-@pytest.fixture(params=["in this process", "in a played cluster"])
-def parsing(request: pytest.FixtureRequest, engine: SailEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An engine whose files are parsed here, and one whose workers parse them."""
-    if request.param == "in this process":
-        return engine
-    monkeypatch.setattr(delta_spark, "DeltaSparkStore", CollectedStore)
-    return PlayedCluster(engine)
-
-
 @settings(
     max_examples=20,
     deadline=None,
@@ -200,7 +200,10 @@ def parsing(request: pytest.FixtureRequest, engine: SailEngine, monkeypatch: pyt
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data(), times=st.randoms(use_true_random=False))
-def test_every_row_of_every_file_is_there_once(project: Path, parsing: Any, data: st.DataObject, times: Any) -> None:
+def test_every_row_of_every_file_is_there_once(
+    project: Path, engine: SailEngine, data: st.DataObject, times: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta_spark, "DeltaSparkStore", CollectedStore)
     kind = FORMATS[project.name]
     steps = data.draw(steps_of(kind.row))
     with tempfile.TemporaryDirectory() as folder:
@@ -216,8 +219,8 @@ def test_every_row_of_every_file_is_there_once(project: Path, parsing: Any, data
                 os.utime(path, (1_700_000_000 + times.randint(0, 9),) * 2)
                 expected.update(map(kind.values, rows))
             if step.runs:
-                update(project, storage, parsing, step.point)
-        update(project, storage, parsing, None)
+                update(project, storage, PlayedCluster(engine) if step.in_cluster else engine, step.point)
+        update(project, storage, engine, None)
         table = DeltaTable(str(storage / "tables/c/s/files")).to_pyarrow_table()
         found = Counter(map(kind.values, table.to_pylist()))
         assert found == (Counter(map(inferred, expected.elements())) if project.name == "json" else expected)

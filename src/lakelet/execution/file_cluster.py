@@ -148,4 +148,5 @@ def _out_of_reach(file: FoundFile, read: FileRead) -> SourceError:
         f"a worker of the cluster does not find `{file.path}`, which is there for this process",
         cause=f"the files of `{read.label}` lie in a folder that not all machines of the cluster have at this path",
         hint="mount the folder at the same path on all machines of the cluster",
+        retryable=True,  # a file on a network file system may be seen late
     )
