@@ -25,7 +25,7 @@ from lakelet.plan.relation import Relation, substitute
 from lakelet.storage.base import Receipt
 from lakelet.storage.delta_rs_table import DeltaRsTable
 from lakelet.storage.delta_spark import DeltaSparkStore, DeltaSparkTable
-from lakelet.storage.schema import conform, nullable
+from lakelet.storage.schema import conform, evolved, nullable
 
 
 class PlayedCluster:
@@ -48,7 +48,8 @@ class CollectedTable(DeltaSparkTable):
         if self._has(receipt):
             return {}
         found, seen = _run(engine, rows)
-        DeltaRsTable.append(self, _fitted(found, self.schema), receipt=receipt)
+        columns = evolved(self.schema, found.schema) if evolve else self.schema
+        DeltaRsTable.append(self, _fitted(found, columns), receipt=receipt, evolve=evolve)
         return seen
 
     def replace_query(
@@ -147,22 +148,38 @@ def _united(engine: Engine, node: Relation) -> Relation | None:
 
 
 def _mapped(engine: Engine, node: Relation) -> pa.Table:
-    """Return what a Python function makes of two partitions of sorted rows: Sail forgets the order of partitions."""
-    from pyspark import cloudpickle
-
-    function, columns = cloudpickle.loads(node.map_partitions.func.python_udf.command)
+    """Return what a Python function makes of the partitions of its input."""
+    function, columns = _unpickled(node.map_partitions.func.python_udf.command)
     rows = engine.collect(node.map_partitions.input)
+    found = [batch for part in _partitions(node, rows) for batch in function(iter(part.to_batches(max_chunksize=5)))]
+    return pa.Table.from_batches(found, to_arrow_schema(columns, timezone="UTC"))
+
+
+def _unpickled(command: bytes) -> Any:
+    """Return what a worker makes of a command, with classes of its own: otherwise those of this process would be changed."""
+    from pyspark.cloudpickle import cloudpickle
+
+    known = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID  # type: ignore[attr-defined]
+    ours = dict(known)
+    known.clear()
+    try:
+        return cloudpickle.loads(command)
+    finally:
+        known.clear()
+        known.update(ours)
+
+
+def _partitions(node: Relation, rows: pa.Table) -> list[pa.Table]:
+    """Return two partitions of sorted rows, since Sail forgets the order of partitions; one a row where they have no order."""
+    if not node.map_partitions.input.HasField("sort"):
+        return [rows.slice(number, 1) for number in range(rows.num_rows)]
     by = [order.child.unresolved_attribute.unparsed_identifier for order in node.map_partitions.input.sort.order]
     rows = rows.sort_by([(name, "ascending") for name in by])
     halves = [{}, {}]  # type: list[dict[str, None]]
     keys = [str(key) for key in rows.select(by).to_pylist()]
     for number, key in enumerate(dict.fromkeys(keys)):
         halves[number % 2][key] = None
-    found = []
-    for half in halves:
-        part = rows.filter(pa.array([key in half for key in keys], pa.bool_()))
-        found += list(function(iter(part.to_batches(max_chunksize=5))))
-    return pa.Table.from_batches(found, to_arrow_schema(columns, timezone="UTC"))
+    return [rows.filter(pa.array([key in half for key in keys], pa.bool_())) for half in halves]
 
 
 def _fitted(rows: pa.Table, columns: pa.Schema) -> pa.Table:

@@ -1,4 +1,5 @@
-"""How files arrive, in which order, how often an update runs and where it dies: the rows are those of the files, once each."""
+"""How files arrive, in which order, how often an update runs, who parses them and where it dies: the rows are those of the
+files, once each."""
 
 from __future__ import annotations
 
@@ -20,10 +21,12 @@ import pytest
 from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.collected_tables import CollectedStore, PlayedCluster
 
 from lakelet import faults
 from lakelet.engine.sail import SailEngine
 from lakelet.pipeline import Pipeline
+from lakelet.storage import delta_spark
 
 TRANSFORMATIONS = """
 from pyspark import pipelines as dp
@@ -149,11 +152,18 @@ FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Files that arrive, and where the update that follows dies; no point, no death; `runs` False, no update."""
+    """Files that arrive, and where the update that follows dies.
+
+    Attributes:
+        point: None for no death.
+        runs: whether there is an update.
+        in_cluster: the workers of a played cluster parse the files, and not this process.
+    """
 
     files: list[list[Row]]
     point: str | None
     runs: bool
+    in_cluster: bool
 
 
 def steps_of(row: st.SearchStrategy[Row]) -> st.SearchStrategy[list[Step]]:
@@ -163,6 +173,7 @@ def steps_of(row: st.SearchStrategy[Row]) -> st.SearchStrategy[list[Step]]:
             files=st.lists(st.lists(row, max_size=4), max_size=3),
             point=st.one_of(st.none(), st.sampled_from(POINTS)),
             runs=st.booleans(),
+            in_cluster=st.booleans(),
         ),
         min_size=1,
         max_size=4,
@@ -190,8 +201,9 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 )
 @given(data=st.data(), times=st.randoms(use_true_random=False))
 def test_every_row_of_every_file_is_there_once(
-    project: Path, engine: SailEngine, data: st.DataObject, times: Any
+    project: Path, engine: SailEngine, data: st.DataObject, times: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(delta_spark, "DeltaSparkStore", CollectedStore)
     kind = FORMATS[project.name]
     steps = data.draw(steps_of(kind.row))
     with tempfile.TemporaryDirectory() as folder:
@@ -207,7 +219,7 @@ def test_every_row_of_every_file_is_there_once(
                 os.utime(path, (1_700_000_000 + times.randint(0, 9),) * 2)
                 expected.update(map(kind.values, rows))
             if step.runs:
-                update(project, storage, engine, step.point)
+                update(project, storage, PlayedCluster(engine) if step.in_cluster else engine, step.point)
         update(project, storage, engine, None)
         table = DeltaTable(str(storage / "tables/c/s/files")).to_pyarrow_table()
         found = Counter(map(kind.values, table.to_pylist()))
@@ -219,7 +231,7 @@ def inferred(values: tuple[Any, ...]) -> tuple[str | None, ...]:
     return tuple(map(as_text, values))
 
 
-def update(project: Path, storage: Path, engine: SailEngine, point: str | None) -> None:
+def update(project: Path, storage: Path, engine: Any, point: str | None) -> None:
     def hook(reached: str) -> None:
         if reached == point:
             raise Death(point)

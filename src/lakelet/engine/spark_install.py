@@ -24,7 +24,16 @@ OLDEST_JAVA = 17
 NEEDED_BYTES = 1_500_000_000
 """Of the disk: what is downloaded, unpacked, and the download beside it."""
 
-_WORKER_PACKAGES = ("pandas", "pyarrow", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard")
+_WORKER_PACKAGES = (
+    "pandas",
+    "pyarrow",
+    "grpcio",
+    "grpcio-status",
+    "googleapis-common-protos",
+    "zstandard",
+    "fastavro",
+    "cramjam",
+)
 """What Python functions of a query need on the server."""
 _HADOOP_VERSION = "3.5.0"
 """That of the jars in `pyspark`."""

@@ -178,9 +178,11 @@ class UpdateContext:
                 self._sources[key] = FileSource(
                     read=item.source.read,
                     schemas=self.resolver.files,
+                    cluster=self.resolver.file_cluster,
                     folder=folder,
                     max_bytes=self.max_bytes,
                     metadata=item.metadata,
+                    on_lacking=functools.partial(self._lacking, flow),
                     on_new_columns=functools.partial(self._new_columns, flow),
                 )
             elif location is None:
@@ -208,6 +210,16 @@ class UpdateContext:
     def _checkpoint(self, flow: ResolvedFlow) -> Checkpoint:
         dataset = self.graph.dataset(flow.target)
         return Checkpoint(self.catalog.checkpoint(dataset.name), flow.name, self.generation(dataset.name))
+
+    def _lacking(self, flow: ResolvedFlow, read: FileRead, module: str) -> None:
+        """Tell of files that are parsed here because a cluster cannot."""
+        kinds.warning(
+            self.events,
+            f"Flow '{flow.name}': rows of `{read.label}` pass through this process: the cluster's workers have no `{module}`, "
+            f"which {read.format} files need; install it there",
+            flow=flow.name,
+            dataset=self.display(flow.target),
+        )
 
     def _new_columns(self, flow: ResolvedFlow, read: FileRead, names: Sequence[str]) -> None:
         """Tell of columns that files have brought, and let what reads this flow ask for its columns again."""

@@ -12,9 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import fastavro
 import pyarrow as pa
-from fastavro.schema import SchemaParseException
 
 from lakelet.errors import SourceError
 
@@ -39,8 +37,6 @@ _LOGICAL = {
     "uuid": pa.string(),
 }
 _CODECS = ("null", "deflate", "snappy", "bzip2", "xz")
-# A UUID is a text; fastavro would make an object of it, which Arrow has no column for.
-fastavro.read.LOGICAL_READERS["string-uuid"] = lambda data, *_: data
 _WIDER = ({"int", "long"}, pa.int64()), ({"float", "double"}, pa.float64())
 """Unions of two numbers are the wider one."""
 
@@ -52,8 +48,9 @@ def avro_schema(path: Path) -> pa.Schema:
         OSError: it is no Avro file, or not whole.
         SourceError: `UNSUPPORTED_AVRO_TYPE`.
     """
+    library = _library()
     with _whole(), path.open("rb") as file:
-        reader = fastavro.reader(file)
+        reader = library.reader(file)
         schema, codec = reader.writer_schema, reader.codec
     if codec not in _CODECS:
         raise SourceError(
@@ -75,9 +72,22 @@ def avro_batches(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
     """
     schema = avro_schema(path)
     with _whole(), path.open("rb") as file:
-        reader = fastavro.reader(file)
+        reader = _library().reader(file)
         while part := list(islice(reader, rows)):
             yield pa.RecordBatch.from_pylist(part, schema)
+
+
+def _library() -> Any:
+    """Return fastavro; loaded when an Avro file is read, since this code goes to machines that may not have it.
+
+    Without cramjam it would take files that are packed with snappy for torn ones.
+    """
+    import cramjam  # noqa: F401
+    import fastavro
+
+    # A UUID is a text; fastavro would make an object of it, which Arrow has no column for.
+    fastavro.read.LOGICAL_READERS["string-uuid"] = lambda data, *_: data
+    return fastavro
 
 
 def _fields(record: Mapping[str, Any], known: dict[str, pa.DataType]) -> list[pa.Field]:
@@ -137,6 +147,8 @@ def _union(branches: list[Any], field: str, known: dict[str, pa.DataType]) -> pa
 @contextlib.contextmanager
 def _whole() -> Iterator[None]:
     """Say in one way that a file is no Avro file, or ends too early."""
+    from fastavro.schema import SchemaParseException
+
     try:
         yield
     except (ValueError, KeyError, IndexError, TypeError, struct.error, SchemaParseException) as error:

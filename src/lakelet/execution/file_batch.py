@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import atexit
-import shutil
+import contextlib
 import tempfile
+import time
+import uuid
 from collections import deque
 from pathlib import Path
 
-import pyarrow as pa
-
 from lakelet.engine.base import EngineCapabilities
+from lakelet.execution.file_cluster import FileCluster
 from lakelet.execution.file_discovery import Lister
 from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_parsing import FileParser
 from lakelet.execution.file_schema import FileSchemas
-from lakelet.execution.file_source import rows_of
-from lakelet.execution.slices import METADATA_TYPE
-from lakelet.plan.metadata import METADATA
+from lakelet.execution.file_source import rows_here
+from lakelet.places import Place, place, remove_folder
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf
 
@@ -28,7 +28,10 @@ _OWN_OPTIONS = {
 """Options that the embedded engine fails on or does not heed."""
 _KEPT_FOLDERS = 32
 """Reads whose rows stay on disk: more than flows can be running at once."""
-_FOLDERS: deque[Path] = deque()
+_FOLDERS: deque[str] = deque()
+SHARED_FOLDER = "_files"
+"""Of the storage: rows of files that a cluster has parsed, for queries that read them as a table."""
+_LEFT_SECONDS = 86_400
 
 
 def needs_own_reader(leaf: Leaf, can: EngineCapabilities) -> bool:
@@ -54,21 +57,41 @@ def has_folders(path: str) -> bool:
     )
 
 
-def read_batch(read: FileRead, schemas: FileSchemas, *, metadata: bool) -> Relation:
+def read_batch(read: FileRead, schemas: FileSchemas, cluster: FileCluster, *, metadata: bool) -> Relation:
     """Return the rows of all files that are there now."""
     parser = FileParser(read, schemas.fresh(read), metadata)
-    schema = parser.columns.arrow()
-    if metadata:
-        schema = schema.append(pa.field(METADATA, METADATA_TYPE))
-    tables = (table for file in Lister(read).new_files(lambda path: None) for table in parser.tables(file))
-    folder = Path(tempfile.mkdtemp(prefix="lakelet-files-"))
+    files = Lister(read).new_files(lambda path: None)
+    if cluster.is_there:
+        rows = cluster.rows(files, parser, place(_kept(_shared_folder(schemas.catalog.storage))))
+        if rows is not None:
+            return rows
+    return rows_here(files, parser, Path(_kept(tempfile.mkdtemp(prefix="lakelet-files-"))) / "staged")
+
+
+def _shared_folder(storage: Place) -> str:
+    """Return a folder that a cluster can write; what a process has left there that died is removed a day later."""
+    shared, now = storage / SHARED_FOLDER, int(time.time())
+    for left in shared.iterdir() if shared.is_dir() else ():
+        began = left.name.partition("-")[0]
+        if began.isdigit() and now - int(began) > _LEFT_SECONDS:
+            _remove(str(left))
+    return str(shared / f"{now}-{uuid.uuid4().hex}")
+
+
+def _kept(folder: str) -> str:
+    """Take note of a folder that is removed when as many others are there as flows can be running, or with this process."""
     _FOLDERS.append(folder)
     while len(_FOLDERS) > _KEPT_FOLDERS:
-        shutil.rmtree(_FOLDERS.popleft(), ignore_errors=True)
-    return rows_of(tables, schema, folder / "staged")
+        _remove(_FOLDERS.popleft())
+    return folder
+
+
+def _remove(folder: str) -> None:
+    with contextlib.suppress(OSError):
+        remove_folder(place(folder))
 
 
 @atexit.register
 def _remove_folders() -> None:
     for folder in _FOLDERS:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)

@@ -16,8 +16,9 @@ from pyspark.sql.types import DataType, NullType, StringType, StructField, Struc
 
 from lakelet.errors import SourceError
 from lakelet.execution.date_patterns import Parse, parser
+from lakelet.execution.file_avro import avro_schema
 from lakelet.execution.file_discovery import FoundFile, fixed_part
-from lakelet.execution.file_options import TYPED, FileRead
+from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_records import Field
 from lakelet.execution.file_types import json_type, text_type
 from lakelet.storage.schema import nullable
@@ -119,14 +120,11 @@ def partition_values(root: str, path: str) -> dict[str, str | None]:
 
 
 def typed_columns(file: FoundFile, read: FileRead) -> StructType:
-    """Return the columns that a Parquet, ORC or Avro file says it has."""
-    assert read.format in TYPED
+    """Return the columns that a Parquet, Avro or ORC file says it has."""
     match read.format:
         case "parquet":
             schema = pq.read_schema(file.path)
         case "avro":
-            from lakelet.execution.file_avro import avro_schema
-
             schema = avro_schema(Path(file.path))
         case _:
             schema = pyarrow.orc.ORCFile(file.path).schema

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pyspark.sql.types import DataType, NullType, StringType
 
 from lakelet.errors import SourceError
+from lakelet.execution.file_avro import avro_batches
 from lakelet.execution.file_columns import (
     FileColumns,
     beyond,
@@ -35,7 +36,8 @@ from lakelet.execution.file_discovery import FoundFile
 from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_records import Field, Record, csv_records, json_records, open_text
 from lakelet.execution.file_types import Convert, PartialValue, Real, converter, json_text, merged
-from lakelet.execution.slices import with_metadata
+from lakelet.execution.slices import METADATA_TYPE, with_metadata
+from lakelet.plan.metadata import METADATA
 from lakelet.storage.data_files import DataFile
 
 CHUNK_ROWS = 20_000
@@ -57,6 +59,12 @@ class FileParser:
     columns: FileColumns
     metadata: bool = False
     unknown: dict[str, DataType] = field(default_factory=dict)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the rows, the hidden one among them."""
+        schema = self.columns.arrow()
+        return schema.append(pa.field(METADATA, METADATA_TYPE)) if self.metadata else schema
 
     def tables(self, file: FoundFile) -> Iterator[pa.Table]:
         """Yield the rows of a file in pieces.
@@ -275,7 +283,7 @@ def file_errors(file: FoundFile, read: FileRead) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         if not read.flag("ignoremissingfiles"):
-            raise _missing(file) from error
+            raise missing_file(file) from error
     except _TORN as error:
         if not read.flag("ignorecorruptfiles"):
             raise _torn(file, read, error) from error
@@ -292,8 +300,6 @@ def _column_batches(file: FoundFile, read: FileRead) -> Iterator[pa.RecordBatch]
             yield from source.iter_batches(batch_size=CHUNK_ROWS * 4)
         return
     if read.format == "avro":
-        from lakelet.execution.file_avro import avro_batches
-
         yield from avro_batches(Path(file.path), CHUNK_ROWS)
         return
     source = pyarrow.orc.ORCFile(file.path)
@@ -325,7 +331,7 @@ def _rescue(misfits: list[dict[str, Any]], name: str, column: pa.Array) -> None:
             row[name] = Real(repr(value)) if isinstance(value, float) and value - value == 0 else value
 
 
-def _missing(file: FoundFile) -> SourceError:
+def missing_file(file: FoundFile) -> SourceError:
     return SourceError(
         "FAILED_READ_FILE.FILE_NOT_EXIST",
         f"the file `{file.path}` is gone",

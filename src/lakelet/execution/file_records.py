@@ -9,7 +9,7 @@ import bz2
 import gzip
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
@@ -19,7 +19,8 @@ from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_types import Real
 
 _SPACE = " \t\n\r"
-_DECODER = json.JSONDecoder(parse_float=Real)
+Decode = Callable[[str, int], tuple[Any, int]]
+"""Reads the JSON value at a position; returns it and where it ends."""
 Field = tuple[Any, str | None]
 """A value, and its text in the file unless it is a JSON string or null."""
 
@@ -65,14 +66,15 @@ def open_text(path: str, read: FileRead) -> IO[str]:
 
 def json_records(path: str, read: FileRead) -> Iterator[Record]:
     """Yield the records of a JSON file: one a line, or with `multiLine` all documents of the file."""
+    decode = json.JSONDecoder(parse_float=Real).raw_decode
     with open_text(path, read) as file:
         for text in [file.read()] if read.flag("multiline") else file:
             line = text.rstrip("\n")
             if line.strip(_SPACE):
-                yield from _documents(line)
+                yield from _documents(line, decode)
 
 
-def _documents(text: str) -> Iterator[Record]:
+def _documents(text: str, decode: Decode) -> Iterator[Record]:
     """Yield the objects of a text, those in an array one by one."""
     position, end = _skip(text, 0), len(text)
     found: list[Record] = []
@@ -81,7 +83,7 @@ def _documents(text: str) -> Iterator[Record]:
             if text[position] == "[":
                 position = _skip(text, position + 1)
                 while text[position] != "]":
-                    fields, position = _object(text, position)
+                    fields, position = _object(text, position, decode)
                     found.append(Record(fields, text))
                     position = _skip(text, position)
                     if text[position] == ",":
@@ -90,7 +92,7 @@ def _documents(text: str) -> Iterator[Record]:
                         raise ValueError(text)
                 position += 1
             else:
-                fields, position = _object(text, position)
+                fields, position = _object(text, position, decode)
                 found.append(Record(fields, text))
             position = _skip(text, position)
     except (ValueError, IndexError, RecursionError):
@@ -99,7 +101,7 @@ def _documents(text: str) -> Iterator[Record]:
     yield from found
 
 
-def _object(text: str, position: int) -> tuple[dict[str, Field], int]:
+def _object(text: str, position: int, decode: Decode) -> tuple[dict[str, Field], int]:
     """Read the object at a position; returns its fields and where it ends."""
     if text[position] != "{":
         raise ValueError(text)
@@ -115,7 +117,7 @@ def _object(text: str, position: int) -> tuple[dict[str, Field], int]:
         if text[position] != ":":
             raise ValueError(text)
         start = _skip(text, position + 1)
-        value, position = _DECODER.raw_decode(text, start)
+        value, position = decode(text, start)
         fields[name] = (value, None if value is None or isinstance(value, str) else text[start:position])
         position = _skip(text, position)
         if text[position] == "}":

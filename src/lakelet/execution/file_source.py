@@ -8,7 +8,7 @@ is enough to read exactly the same rows again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,16 +18,16 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from lakelet.engine.paths import readable_path
 from lakelet.errors import SourceError
+from lakelet.execution.file_cluster import FileCluster
 from lakelet.execution.file_columns import FileColumns
 from lakelet.execution.file_discovery import FileLog, FoundFile, Lister
 from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_parsing import FileParser
 from lakelet.execution.file_schema import FileSchemas
-from lakelet.execution.slices import INLINE_BYTES, METADATA_TYPE
+from lakelet.execution.slices import INLINE_BYTES
 from lakelet.execution.sources import Backlog, Offset, Slice
 from lakelet.faults import reach
 from lakelet.plan import relation as plan
-from lakelet.plan.metadata import METADATA
 from lakelet.plan.relation import Relation
 
 MOST_WEIGHED = 10_000
@@ -42,14 +42,17 @@ class FileSource:
         folder: beside the checkpoint, for the list of files and the rows of a batch under way.
         max_bytes: default size of a micro-batch on disk; a single larger file is still one batch.
         metadata: rows have the hidden column of the file's path, size and time.
+        on_lacking: is told of a Python module without which a cluster cannot parse the files, so that they are parsed here.
         on_new_columns: is told the names of columns that files have brought.
     """
 
     read: FileRead
     schemas: FileSchemas
+    cluster: FileCluster
     folder: Path
     max_bytes: int
     metadata: bool = False
+    on_lacking: Callable[[FileRead, str], None] | None = None
     on_new_columns: Callable[[FileRead, Sequence[str]], None] | None = None
     _log: FileLog | None = None
     _lister: Lister | None = None
@@ -151,15 +154,20 @@ class FileSource:
                 self.on_new_columns(self.read, sorted(parser.unknown))
 
     def _rows(self, files: Sequence[FoundFile], parser: FileParser) -> Relation:
-        schema = parser.columns.arrow()
-        if self.metadata:
-            schema = schema.append(pa.field(METADATA, METADATA_TYPE))
-        tables = (table for file in files for table in parser.tables(file))
-        return rows_of(tables, schema, self.folder / "staged")
+        folder = self.folder / "staged"
+        was_lacking = self.read.format in self.cluster.lacking
+        rows = self.cluster.rows(files, parser, folder)
+        if rows is not None:
+            return rows
+        if not was_lacking and self.read.format in self.cluster.lacking and self.on_lacking is not None:
+            self.on_lacking(self.read, self.cluster.lacking[self.read.format])
+        return rows_here(files, parser, folder)
 
 
-def rows_of(tables: Iterator[pa.Table], schema: pa.Schema, folder: Path) -> Relation:
-    """Return rows as a relation: inside the plan if they are few, else in a file in `folder` that the engine reads."""
+def rows_here(files: Sequence[FoundFile], parser: FileParser, folder: Path) -> Relation:
+    """Parse files in this process; returns their rows inside the plan if they are few, else in a file in `folder`."""
+    tables = (table for file in files for table in parser.tables(file))
+    schema = parser.schema
     pieces: list[pa.Table] = []
     size = 0
     for table in tables:

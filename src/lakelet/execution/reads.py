@@ -13,6 +13,7 @@ from lakelet.errors import GraphError, LakeletError, Origin, SourceError, did_yo
 from lakelet.execution.delta_options import check_options
 from lakelet.execution.diagnosis import missing_table, near_paths
 from lakelet.execution.file_batch import has_folders, needs_own_reader, read_batch
+from lakelet.execution.file_cluster import FileCluster
 from lakelet.execution.file_discovery import roots
 from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_options import file_read as checked_read
@@ -70,6 +71,7 @@ class Reads:
     _table_schemas: dict[str, StructType] = field(default_factory=dict)
     time_zone: str = "UTC"
     _files: FileSchemas | None = None
+    _file_cluster: FileCluster | None = None
 
     def source(self, leaf: Leaf, origin: Origin) -> Source:
         """Return what `leaf` reads.
@@ -168,10 +170,17 @@ class Reads:
             self._files = FileSchemas(self.catalog, self.engine)
         return self._files
 
+    @property
+    def file_cluster(self) -> FileCluster:
+        """What parses files where a cluster can."""
+        if self._file_cluster is None:
+            self._file_cluster = FileCluster(engine=self.engine, store=self.store)
+        return self._file_cluster
+
     def file_rows(self, source: Source, *, metadata: bool) -> Relation:
         """Return the rows of files that are read as a table."""
         if source.read is not None:
-            return read_batch(source.read, self.files, metadata=metadata)
+            return read_batch(source.read, self.files, self.file_cluster, metadata=metadata)
         assert source.files is not None
         rows = file_read(source.files, takes_patterns=self.engine.capabilities.file_readers)
         if self._tells_columns and source.files.format in _TYPED_FORMATS and not rows.read.data_source.schema:

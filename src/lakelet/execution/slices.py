@@ -14,7 +14,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from lakelet.engine.paths import literal_path, readable_path
 from lakelet.errors import SourceError
-from lakelet.places import is_remote, open_file, place
+from lakelet.places import is_remote, open_file
 from lakelet.plan import relation as plan
 from lakelet.plan.metadata import METADATA
 from lakelet.plan.relation import Relation
@@ -148,7 +148,7 @@ def _escaped(text: str) -> str:
 def _metadata_of(file: DataFile) -> dict[str, str | int]:
     return {
         "file_path": ("" if is_remote(file.path) else "file://") + quote(file.path, safe="/=:@,+"),
-        "file_name": place(file.path).name,
+        "file_name": file.path.rpartition("/")[2],
         "file_size": file.size_bytes,
         "file_block_start": 0,
         "file_block_length": file.size_bytes,

@@ -175,15 +175,23 @@ class Update:
             )
 
     def _warn_of_workers(self) -> None:
-        """Say that rows of AUTO CDC pass through this process where a cluster's workers cannot decide them."""
-        can = self._context.engine.capabilities
-        flows = [f.name for dataset in self._plan.datasets for f in self._flows(dataset.name.key) if f.is_cdc]
-        if flows and can.cluster_writes and not can.arrow_functions:
-            kinds.warning(
-                self._context.events,
-                f"changes of AUTO CDC pass through this process (flow {', '.join(flows)}): the cluster's workers run no Python "
-                f"{sys.version_info.major}.{sys.version_info.minor} with pyarrow and numpy; install them there",
-            )
+        """Say which rows pass through this process where a cluster's workers run none of our code."""
+        context = self._context
+        if not context.engine.capabilities.cluster_writes or context.engine.capabilities.arrow_functions:
+            return
+        flows = [flow for dataset in self._plan.datasets for flow in self._flows(dataset.name.key)]
+        of_files = [
+            flow
+            for flow in flows
+            if any(item.source.read is not None for item in context.inputs(flow).streams.values())
+        ]
+        for what, found in (("changes of AUTO CDC", [f for f in flows if f.is_cdc]), ("rows of files", of_files)):
+            if found:
+                kinds.warning(
+                    context.events,
+                    f"{what} pass through this process (flow {', '.join(f.name for f in found)}): the cluster's workers run no "
+                    f"Python {sys.version_info.major}.{sys.version_info.minor} with pyarrow and numpy; install them there",
+                )
 
     @functools.cached_property
     def _stream_readers(self) -> dict[Key, list[Dataset]]:

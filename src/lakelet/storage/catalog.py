@@ -5,6 +5,7 @@
 <storage>/Volumes/<catalog>/<schema>/<volume>     files, known to pipeline code as /Volumes/…
 <storage>/_auxiliary/<catalog>/<schema>/<name>    what AUTO CDC remembers about a target
 <storage>/_checkpoints/<catalog>/<schema>/<name>  what each flow has read and committed
+<storage>/_files                                  rows of files that a cluster has parsed for queries under way
 <storage>/system                                  the event log
 <storage>/_lock                                   the process that runs an update
 """
