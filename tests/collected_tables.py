@@ -140,7 +140,10 @@ def _united(engine: Engine, node: Relation) -> Relation | None:
         return None
     sides = (node.set_op.left_input, node.set_op.right_input)
     left, right = (_fitted(rows, nullable(rows.schema)) for rows in (_run(engine, side)[0] for side in sides))
-    if not node.set_op.by_name:
+    if node.set_op.by_name:
+        spelling = {name.lower(): name for name in left.column_names}
+        right = right.rename_columns([spelling.get(name.lower(), name) for name in right.column_names])
+    else:
         right = right.rename_columns(left.column_names)
     result = plan.local(pa.concat_tables([left, right], promote_options="permissive"))
     result.common.plan_id = node.common.plan_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import io
+import json
 import tempfile
 from datetime import UTC, date, datetime
 from typing import Any
@@ -260,6 +261,22 @@ def test_sums_of_decimals_are_exact(project: Any) -> None:
         project.ok()
         assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
     assert project.rows("v", "total") == [decimal.Decimal("37037036.85")]
+
+
+@pytest.mark.feature("Incremental refresh of views")
+def test_a_sum_that_is_too_large_ends_the_refresh_and_not_the_next(project: Any) -> None:
+    def prices(text: str) -> pa.Table:
+        return pa.table({"k": ["a"], "price": pa.array([decimal.Decimal(text)], pa.decimal128(38, 22))})
+
+    project.write(view('sales.groupBy("k").agg(F.sum("price").alias("total"))')).land("sales", prices("9" * 16))
+    project.ok()
+    project.land("sales", prices("9" * 16))
+    [error] = project.run().errors
+    assert "overflow" in error.render().lower() or "too large" in error.render()
+    project.land("sales", prices("-" + "9" * 16))
+    project.ok()
+    assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
+    assert project.rows("v", "total") == [decimal.Decimal("9" * 16)]
 
 
 def test_sums_of_doubles_lose_nothing_to_rounding_between_refreshes(project: Any) -> None:
@@ -620,9 +637,8 @@ def test_any_engine_goes_on_with_what_is_kept(project: Any) -> None:
     [
         f"{BY_SHOP}(F.countDistinct(F.expr('CAST(amount AS DECIMAL(19, 0))')).alias('c'))",
         "sales.groupBy(F.expr('CAST(amount AS DECIMAL(19, 0))').alias('k')).count()",
-        f"{BY_SHOP}(F.countDistinct(F.expr('array(struct(CAST(amount AS DECIMAL(19, 0))))')).alias('c'))",
     ],
-    ids=["value", "key", "nested"],
+    ids=["value", "key"],
 )
 def test_hashes_of_long_decimals_are_of_one_engine(project: Any, query: str) -> None:
     """Spark hashes the bytes of their digits, Sail does not."""
@@ -636,6 +652,54 @@ def test_hashes_of_long_decimals_are_of_one_engine(project: Any, query: str) -> 
         project.ok()
         assert project.techniques()["v"][0] == "GROUP_AGGREGATE"
     assert project.rows("v") == expected(project, query)
+
+
+def test_an_engine_that_gives_a_key_another_type_does_not_go_on(project: Any) -> None:
+    """Sail's `datediff` is a BIGINT and Spark's an INT, whose hashes differ."""
+    project.write(view("sales.groupBy(F.expr('CAST(amount AS BIGINT)').alias('k')).count()")).land("sales", FIRST)
+    project.ok()
+    note = project.root / "data/_checkpoints/spark_catalog/default/v/view.json"
+    record = json.loads(note.read_text())
+    assert "__lakelet_k0:bigint" in record["kept"]
+    note.write_text(json.dumps(record | {"kept": record["kept"].replace("__lakelet_k0:bigint", "__lakelet_k0:int")}))
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["CONFIGURATION_CHANGED"])
+
+
+def test_every_nan_is_one_value(project: Any) -> None:
+    roots = "F.expr('sqrt(CASE WHEN amount > 9 THEN -1.0D ELSE amount END)')"
+    floats = "F.expr('CAST(amount AS FLOAT)')"
+    project.write(view(f"sales.agg(F.countDistinct({roots}).alias('n'), F.countDistinct({floats}).alias('f'))"))
+    project.land("sales", pa.concat_tables([FIRST, MORE]))
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
+    assert project.rows("v", "n", "f") == [(5, 8)]
+
+
+@pytest.mark.parametrize("value", ["array(amount, NULL)", "struct(amount, customer)", "named_struct('a', customer)"])
+def test_distinct_values_with_parts_are_not_followed(project: Any, value: str) -> None:
+    """A hash skips NULL inside of a value: `[1, NULL]` and `[1]` would be one."""
+    query = f'{BY_SHOP}(F.expr("count(DISTINCT {value})").alias("n"))'
+    project.write(view(query)).land("sales", FIRST)
+    project.ok()
+    project.land("sales", MORE)
+    project.ok()
+    assert project.techniques()["v"] == ("COMPLETE_RECOMPUTE", ["DATA_HAS_CHANGED", "PLAN_NOT_INCREMENTALIZABLE"])
+    assert project.rows("v") == expected(project, query)
+
+
+def test_declared_columns_may_be_spelled_in_another_way(project: Any) -> None:
+    declared = 'schema="SHOP STRING, X BIGINT"'
+    project.write(view(GROUPED["sum"], decorator=f"@dp.materialized_view({declared})")).land("sales", FIRST)
+    project.ok()
+    for _ in range(2):
+        project.land("sales", MORE)
+        project.ok()
+        assert project.techniques()["v"] == ("GROUP_AGGREGATE", [])
+    assert set(project.rows("v", "SHOP", "X")) == {(None, 63), ("N", 105), ("S", 2), ("W", 40)}
 
 
 def test_another_time_zone_computes_anew(project: Any) -> None:

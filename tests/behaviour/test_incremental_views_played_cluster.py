@@ -11,7 +11,7 @@ from tests.collected_tables import CollectedStore, PlayedCluster
 
 from lakelet import faults
 from lakelet.engine.sail import SailEngine
-from lakelet.execution import group_cluster
+from lakelet.execution.group_cluster import GroupsInCluster
 from lakelet.storage import delta_spark
 from lakelet.testing import crash_at
 
@@ -35,6 +35,14 @@ def test_a_refresh_that_dies_loses_and_doubles_nothing(project: Any, point: str,
     views.test_a_refresh_that_dies_loses_and_doubles_nothing(project, point, query)
 
 
+def test_every_nan_is_one_value(project: Any) -> None:
+    views.test_every_nan_is_one_value(project)
+
+
+def test_declared_columns_may_be_spelled_in_another_way(project: Any) -> None:
+    views.test_declared_columns_may_be_spelled_in_another_way(project)
+
+
 def test_sums_of_decimals_are_exact(project: Any) -> None:
     views.test_sums_of_decimals_are_exact(project)
 
@@ -52,7 +60,7 @@ def test_new_rows_that_a_filter_leaves_out_commit_nothing(project: Any) -> None:
 
 
 def test_small_files_of_the_state_are_put_together(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_cluster, "MAX_APPENDED_FILES", 3)
+    monkeypatch.setattr(GroupsInCluster, "most_appended_files", 3)
     project.write(view(GROUPED["distinct"])).land("sales", FIRST)
     project.ok()
     files = []

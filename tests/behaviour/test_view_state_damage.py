@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from lakelet.execution import distinct_values, view_state
+from lakelet.execution import distinct_values
+from lakelet.execution.group_refresh import GroupsInProcess
 from lakelet.pipeline import RefreshSelection
 from lakelet.testing import crash_at
 
@@ -162,7 +163,7 @@ def test_partial_values_that_others_compact_and_vacuum_are_followed(shop: Any) -
 
 def test_partial_values_that_were_tidied_up_are_followed(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are merged after the note: the commit must be known as the view's own."""
-    monkeypatch.setattr(view_state, "MAX_APPENDED_FILES", 2)
+    monkeypatch.setattr(GroupsInProcess, "most_appended_files", 2)
     monkeypatch.setattr(distinct_values, "_remembered", remembered := distinct_values._Remembered())
     versions = []
     for number in range(3, 9):

@@ -300,8 +300,7 @@ def test_capabilities_say_what_the_engine_can_do(engine: Engine, tmp_path: Path)
 
     assert can(engine, key_by_frame()) is engine.capabilities.join_key_by_frame
     assert can(engine, probes.overflowing()) is not engine.capabilities.overflow_is_an_error
-    hashes = engine.collect(probes.hashed()).to_pylist()
-    assert (hashes == [probes.HASHES]) is engine.capabilities.spark_hashes
+    assert probes.hashes_as_spark(engine) is engine.capabilities.spark_hashes
     assert can(engine, probes.observed()) is engine.capabilities.observed_metrics
     assert can(engine, probes.mapped_by_function()) is engine.capabilities.arrow_functions
 

@@ -11,7 +11,7 @@ from tests.collected_tables import CollectedStore, PlayedCluster
 from tests.property.test_incremental_view_laws import STEPS, VIEWS, View, check_views
 
 from lakelet.engine.sail import SailEngine
-from lakelet.execution import group_cluster
+from lakelet.execution.group_cluster import GroupsInCluster
 from lakelet.storage import delta_spark
 
 FEW = settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
@@ -20,7 +20,7 @@ FEW = settings(max_examples=3, deadline=None, suppress_health_check=list(HealthC
 @pytest.fixture
 def cluster(engine: SailEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(delta_spark, "DeltaSparkStore", CollectedStore)
-    monkeypatch.setattr(group_cluster, "MAX_APPENDED_FILES", 2)
+    monkeypatch.setattr(GroupsInCluster, "most_appended_files", 2)
     return PlayedCluster(engine)
 
 

@@ -31,8 +31,7 @@ class EngineCapabilities:
     hashes_constants: bool
     """`xxhash64` over a file in which its arguments have one value each."""
     spark_hashes: bool
-    """`xxhash64` gives the values that Spark gives, but of DECIMAL with more than 18 digits: what one engine has kept under a
-    hash, another one finds."""
+    """`xxhash64` gives the values that Spark gives, but of DECIMAL with more than 18 digits."""
     instants_in_session_zone: bool
     """Timestamps that files say are in UTC have days and hours of the session's zone; without it, only where columns are told."""
     batch_watermark: bool

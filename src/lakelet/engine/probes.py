@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from lakelet.engine.base import Engine
     from lakelet.engine.connect import ConnectEngine
     from lakelet.plan.relation import Relation
 
@@ -29,7 +30,7 @@ def detect(engine: ConnectEngine) -> EngineCapabilities:
         group_by_all=_runs(engine, grouped_by_all()),
         # These show over files, which would have to lie where both sides can read them.
         hashes_constants=observes,
-        spark_hashes=engine.collect(hashed()).to_pylist() == [HASHES],
+        spark_hashes=hashes_as_spark(engine),
         instants_in_session_zone=observes,
         batch_watermark=_runs(engine, watermarked()),
         scoped_sources=False,  # two queries at one instant cannot be tried, and names of their own never hurt
@@ -40,7 +41,7 @@ def detect(engine: ConnectEngine) -> EngineCapabilities:
     )
 
 
-def _runs(engine: ConnectEngine, relation: Relation) -> bool:
+def _runs(engine: Engine, relation: Relation) -> bool:
     try:
         engine.collect(relation)
     except QueryError as error:
@@ -55,6 +56,11 @@ def observed() -> Relation:
     from lakelet.plan import relation as plan
 
     return plan.observed(plan.sql("SELECT 1 AS id"), "probe", {"n": plan.expression("count(*)")})
+
+
+def hashes_as_spark(engine: Engine) -> bool:
+    """Return whether `xxhash64` gives Spark's values, for all types whose hash an engine goes on with."""
+    return _runs(engine, hashed()) and engine.collect(hashed()).to_pylist() == [HASHES]
 
 
 def hashed() -> Relation:

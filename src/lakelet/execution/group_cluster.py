@@ -19,18 +19,18 @@ from pyspark.sql.types import DoubleType, LongType, StructType
 
 from lakelet.execution.group_refresh import Leaves, ViewGroups
 from lakelet.execution.view_query import ViewQuery, bound
-from lakelet.execution.view_state import TIER, ViewState, tier_to_merge
+from lakelet.execution.view_state import TIER, ViewState
 from lakelet.execution.writing import ClusterRows
 from lakelet.faults import reach
 from lakelet.names import quote
 from lakelet.plan import group_merge as kept
 from lakelet.plan import relation as plan
-from lakelet.plan.group_query import GROUPS, KIND, UNIT, VERSION
+from lakelet.plan.group_query import GROUPS, KIND, SLOT, UNIT, VERSION
 from lakelet.plan.normalize import runnable
 from lakelet.plan.partial_aggregates import LOST
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table, TableDefinition
-from lakelet.storage.delta_spark import OPERATION, DeltaSparkStore, DeltaSparkTable
+from lakelet.storage.delta_spark import OPERATION, DeltaSparkStore, DeltaSparkTable, fitted
 from lakelet.storage.schema import nullable
 
 if TYPE_CHECKING:
@@ -38,15 +38,11 @@ if TYPE_CHECKING:
     from lakelet.execution.expectations import Quality
     from lakelet.graph.elements import Dataset
 
-MAX_APPENDED_FILES = 64
-"""So many files of one kind in the lowest tier are merged: a job may write several at once."""
-_TIDIED = "/tidied"
-"""Ends the name under which the state remembers that it was tidied; Delta leaves a second commit of one name and number out."""
-
 
 class GroupsInCluster(ViewGroups):
     """The refresh in a cluster that writes its tables itself."""
 
+    most_appended_files = 64  # a job may write several at once
     _columns: StructType
     """Of a group: `ID`, and all that is kept of it."""
     _now: Relation
@@ -78,7 +74,8 @@ class GroupsInCluster(ViewGroups):
         rows = kept.counted(partial, columns, self.groups, values)
         added, num_groups = self._staged("slice", rows)
         # All jobs read the state at this version, also one that comes again after it was appended.
-        before = kept.newest(self._stored("="), self._columns.names, like=added)
+        shares_units = added if self.groups.unit else None  # without a unit the groups are all
+        before = kept.newest(self._stored("="), self._columns.names, like=shares_units)
         now = kept.merged(before, added, self._columns, self.groups.measures)
         changed = plan.filtered(now, plan.attribute(kept.CHANGED))
         self._now = plan.dropped(now, [kept.CHANGED])
@@ -91,7 +88,7 @@ class GroupsInCluster(ViewGroups):
         columns = from_arrow_schema(self._state_table.schema)
         self._columns = StructType([column for column in columns.fields if column.name not in marks])
         written = plan.filtered(stored, plan.expression(f"{VERSION} >= {version}"))
-        self._now = kept.newest(stored, self._columns.names, like=written)
+        self._now = kept.newest(stored, self._columns.names, like=written if self.groups.unit else None)
 
     def take_up(self, everything: Relation, leaves: Leaves, *, num_rows: int, version: int, receipt: Receipt) -> None:
         values = self._values([everything], leaves, known=None)
@@ -105,7 +102,7 @@ class GroupsInCluster(ViewGroups):
         self._state_table.replace_query(
             self._engine, rows, incoming, schema, receipt=receipt, partition_cols=(TIER, KIND)
         )
-        self._now = kept.newest(self._stored("="), self._columns.names)
+        self._now = kept.only(self._stored("="), self._columns.names)
 
     def finish(self, quality: Quality) -> None:
         whole = kept.whole_sums(self._now, self._columns)
@@ -124,9 +121,10 @@ class GroupsInCluster(ViewGroups):
         units = self.unit_names(table)
         columns = ", ".join(f"{UNIT}{number} AS {quote(name)}" for number, name in enumerate(units))
         gone = plan.sql(f"SELECT DISTINCT {columns} FROM groups", {"groups": self._now})
+        new = fitted(self._rows, self.schema, table.schema, complete=True, nested=True)
         parts = [
             plan.with_columns(rows, {OPERATION: plan.expression(f"'{mark}'")})
-            for rows, mark in ((self._rows, "I"), (gone, "D"))
+            for rows, mark in ((new, "I"), (gone, "D"))
         ]
         changes, incoming = self._runnable(plan.union(parts, by_name=True))
         target = cast("DeltaSparkTable", table)
@@ -142,17 +140,13 @@ class GroupsInCluster(ViewGroups):
         )
         return self._num_rows
 
-    def tidy(self, receipt: Receipt) -> None:
-        to = tier_to_merge(self._state_table.files(), MAX_APPENDED_FILES)
-        if to is None:
-            return
-        lower = f"{TIER} <= {to}"
+    def tidy(self, tier: int, receipt: Receipt) -> None:
+        lower = f"{TIER} <= {tier}"
         names = [*self._columns.names, VERSION, KIND]
         groups, values = (plan.filtered(self._stored(sign), plan.expression(lower)) for sign in ("=", "<>"))
         merged = plan.union([kept.newest(groups, names), values], by_name=True)
-        rows, incoming = self._runnable(plan.with_columns(merged, {TIER: plan.expression(str(to))}))
-        tidied = Receipt(app_id=receipt.app_id + _TIDIED, batch_id=receipt.batch_id)
-        self._state_table.replace_where_query(self._engine, rows, incoming, where=lower, receipt=tidied)
+        rows, incoming = self._runnable(_sorted(plan.with_columns(merged, {TIER: plan.expression(str(tier))})))
+        self._state_table.replace_where_query(self._engine, rows, incoming, where=lower, receipt=receipt)
         reach("view.tidied")
         self._state_table.remove_old_files()
 
@@ -172,7 +166,10 @@ class GroupsInCluster(ViewGroups):
         if not self.groups.distinct:
             return None
         found = kept.distinct_values(self.groups, bound(self.context, self.query, self.groups.digests(*terms), leaves))
-        return self._staged("values", found if known is None else kept.unknown_values(found, known))[0]
+        if known is None:
+            return self._staged("values", found)[0]
+        seen = self._staged("seen", found)[0]
+        return self._staged("values", kept.unknown_values(seen, known))[0]
 
     def _partial(self, terms: Sequence[Relation], leaves: Leaves) -> tuple[Relation, StructType]:
         """Return the partial values of the groups in some rows, and their columns; notes those that are kept."""
@@ -206,4 +203,10 @@ def _entries(groups: Relation, values: Relation | None) -> Relation:
 
 
 def _stamped(entries: Relation, *, version: int, tier: int) -> Relation:
-    return plan.with_columns(entries, {VERSION: plan.expression(f"{version}L"), TIER: plan.expression(str(tier))})
+    stamps = {VERSION: plan.expression(f"{version}L"), TIER: plan.expression(str(tier))}
+    return _sorted(plan.with_columns(entries, stamps))
+
+
+def _sorted(entries: Relation) -> Relation:
+    """Return entries as files are to have them: in the order of slots. Delta Lake sorts what is not in that of partitions."""
+    return plan.ordered(entries, (TIER, KIND, SLOT))

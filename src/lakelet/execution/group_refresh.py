@@ -45,6 +45,8 @@ class ViewGroups(abc.ABC):
     """
 
     schema: pa.Schema
+    most_appended_files: int
+    """So many files of one kind in the lowest tier of the state are not few."""
 
     def __init__(
         self, context: UpdateContext, dataset: Dataset, query: ViewQuery, state: ViewState, columns: Sequence[str]
@@ -106,8 +108,8 @@ class ViewGroups(abc.ABC):
         """
 
     @abc.abstractmethod
-    def tidy(self, receipt: Receipt) -> None:
-        """Put small files of the state together; only when the view has what the state has."""
+    def tidy(self, tier: int, receipt: Receipt) -> None:
+        """Merge the files of the state up to a tier; only when the view has what the state has."""
 
     def unit_names(self, table: Table) -> list[str]:
         """Return the columns of the view that are the unit, as its table spells them."""
@@ -118,6 +120,7 @@ class ViewGroups(abc.ABC):
 class GroupsInProcess(ViewGroups):
     """The refresh in this process: groups are Arrow tables."""
 
+    most_appended_files = 8
     _groups: pa.Table
     _entries: dict[str, pa.Table]
     _rows: pa.Table
@@ -207,8 +210,8 @@ class GroupsInProcess(ViewGroups):
             reader = with_columns_of(reader, columns)
         return table.replace(reader, receipt=receipt, partition_cols=partition_cols)
 
-    def tidy(self, receipt: Receipt) -> None:
-        forget(self.state.tidy(receipt))
+    def tidy(self, tier: int, receipt: Receipt) -> None:
+        forget(self.state.tidy(tier, receipt))
 
 
 def _with_counts(groups: pa.Table, counts: Mapping[str, np.ndarray]) -> pa.Table:

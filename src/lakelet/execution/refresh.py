@@ -94,6 +94,10 @@ def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
     return True
 
 
+TIDY = "TIDY"
+"""What stands in place of a technique while files of the state are put together."""
+
+
 class _Refresh:
     """One view on the way from its old rows to its new ones."""
 
@@ -124,6 +128,10 @@ class _Refresh:
         is_whole = intent.has_state and state.damage(since=since) is None
         if table.batch_id(receipt.app_id) == intent.batch and changes in (0, 1):
             self._note(replace(intent, has_state=is_whole), table, state if is_whole else None)
+            return False
+        self._context.store.drop(self._records.staging)
+        if intent.technique == TIDY and changes == 0 and is_whole and state.batch_id(receipt.app_id) == intent.batch:
+            self._note(intent, table, state)
             return False
         if intent.technique != "GROUP_AGGREGATE" or note is None or changes != 0 or not is_whole:
             return False
@@ -160,7 +168,12 @@ class _Refresh:
             reach("view.state_committed")
             written = groups.write(table, receipt)
             self._noted(record, table, written, state)
-            groups.tidy(receipt)
+            tier = state.tier_to_merge(groups.most_appended_files)
+            if tier is not None:
+                # With a number of its own: a cluster may still be at it when the next refresh commits.
+                record = replace(record, batch=record.batch + 1, technique=TIDY)
+                groups.tidy(tier, self._begin(record))
+                self._note(record, table, state)
             return written
 
     def append(self, plan: RefreshPlan, quality: Quality) -> int:

@@ -121,6 +121,7 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
         time_zone=context.time_zone,
         inputs={},
         files=[_listing(leaf) for leaf in inputs.files],
+        kept="" if query.groups is None else query.groups.kept,
         in_cluster=context.engine.capabilities.cluster_writes,
     )
     issues = _own_issues(context, dataset, record, note, query)
@@ -148,8 +149,10 @@ def plan_refresh(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -
 
 def _engine(context: UpdateContext, query: ViewQuery) -> str | None:
     """Return the engine that must go on with what a view keeps; None where any can."""
+    if query.groups is None:
+        return None
     engine = context.engine
-    is_of_one = not engine.capabilities.spark_hashes or (query.groups is not None and query.groups.is_of_its_engine)
+    is_of_one = query.groups.is_of_its_engine or not engine.capabilities.spark_hashes
     return engine.version if is_of_one else None
 
 
@@ -216,7 +219,9 @@ def _own_issues(
     if note.fingerprint != record.fingerprint:
         issues.append(Issue(type="QUERY_FINGERPRINT_CHANGED", text="its definition has changed"))
     if note.engine != record.engine:
-        text = f"what is kept of its groups is {note.engine or 'any engine'}'s, and {context.engine.version} cannot go on with it"
+        text = (
+            f"{context.engine.version} cannot go on with what {note.engine or 'another engine'} has kept of its groups"
+        )
         issues.append(Issue(type="CONFIGURATION_CHANGED", text=text))
     if note.time_zone != record.time_zone:
         text = f"the time zone was {note.time_zone} and is {record.time_zone}"
@@ -231,6 +236,9 @@ def _own_issues(
         issues.append(Issue(type="TABLE_CHANGED_BY_OTHERS", text="its table has rows that no refresh wrote"))
     if query.issue is not None and query.issue.type == "PLAN_NOT_DETERMINISTIC":
         issues.append(query.issue)
+    if note.kept != record.kept and not issues:
+        text = f"{context.engine.version} gives what is kept of its groups other types than the engine before"
+        issues.append(Issue(type="CONFIGURATION_CHANGED", text=text))
     if dataset.refresh_policy == "full":
         issues.append(Issue(type="REFRESH_POLICY_FULL", text="its refresh policy is `full`"))
     return issues

@@ -148,7 +148,10 @@ def _groups(context: UpdateContext, flow: ResolvedFlow, query: ViewQuery) -> Gro
         alone.aggregate.aggregate_expressions.append(value)
         return context.engine.schema(nothing(context, flow, query, alone)).fields[0].dataType
 
-    groups = group_query(form, columns, type_of)
+    try:
+        groups = group_query(form, columns, type_of)
+    except QueryError:
+        return _refused("the engine cannot compute its aggregate functions by themselves")
     if isinstance(groups, Issue):
         return groups
     with_units = with_unit(groups, view)
@@ -166,7 +169,10 @@ def _groups(context: UpdateContext, flow: ResolvedFlow, query: ViewQuery) -> Gro
     if issue is not None:
         return issue
     kept = with_units.finished(plan.empty(_kept(groups, partial)))
-    return _same_columns(context, runnable(kept, context.engine.capabilities), view) or with_units
+    types = [kind.simpleString() for kind in with_units.hashed]
+    return _same_columns(context, runnable(kept, context.engine.capabilities), view) or replace(
+        with_units, kept=f"{partial.simpleString()} {','.join(types)}"
+    )
 
 
 def _same_columns(context: UpdateContext, tree: Relation, view: StructType) -> Issue | None:

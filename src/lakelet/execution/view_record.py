@@ -7,7 +7,7 @@ carry its number as a receipt, so after a crash the next update knows how far it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from lakelet.execution.checkpoint import FORMAT, STAGED, read_derived, write_json
@@ -36,6 +36,7 @@ class ViewRecord:
         batch: its number, the receipt in the view's table and in its state.
         technique: how the view was brought up to date.
         engine: that must go on with what is kept of the groups; None where any can.
+        kept: what is kept of the groups, with its types.
         in_cluster: a cluster writes the tables, and may go on with it when this process is gone.
         inputs: by location relative to the storage folder.
         files: what lay at the paths of plain files that the query reads.
@@ -53,6 +54,7 @@ class ViewRecord:
     time_zone: str
     inputs: Mapping[str, InputVersion]
     files: list[list[Any]]
+    kept: str = ""
     in_cluster: bool = False
     has_state: bool = False
     table_version: int = -1
@@ -62,7 +64,8 @@ class ViewRecord:
     def is_like(self, other: ViewRecord) -> bool:
         """Return whether two refreshes are of the same query under the same settings."""
         return all(
-            getattr(self, name) == getattr(other, name) for name in ("generation", "fingerprint", "engine", "time_zone")
+            getattr(self, name) == getattr(other, name)
+            for name in ("generation", "fingerprint", "engine", "kept", "time_zone")
         )
 
 
@@ -101,7 +104,10 @@ def _write(path: Place, record: ViewRecord, *, durable: bool = True) -> None:
 
 
 def _read(path: Place) -> ViewRecord | None:
-    """Return a record; a damaged one, and one of a release that kept less, is none: the view is computed anew."""
+    """Return a record; a damaged one, and one of a release that kept less, is none: the view is computed anew.
+
+    What a later release has beside it is left out.
+    """
     data = read_derived(path)
     if "batch" not in data:
         return None
@@ -114,4 +120,5 @@ def _read(path: Place) -> ViewRecord | None:
         )
         for name, item in data.pop("inputs").items()
     }
-    return ViewRecord(inputs=inputs, **data)
+    known = {field.name for field in fields(ViewRecord)}
+    return ViewRecord(inputs=inputs, **{name: value for name, value in data.items() if name in known})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,6 @@ VALUE = (SLOT, ID[1])
 BATCH_ROWS = 1 << 14
 """So many entries go to the writer at once."""
 ROW_GROUP_ROWS = 4096
-MAX_APPENDED_FILES = 8
-"""So many files of one kind in the lowest tier are merged."""
 MERGED_AT_ONCE = 1 << 20
 """So many values are put in order at once."""
 MERGED_SHARE = 4
@@ -137,20 +135,30 @@ class ViewState:
         fields = [field for field in self.table.schema if field.name not in (TIER, KIND)]
         return pa.schema([field for field in fields if kind == GROUPS or field.name in names])
 
-    def tidy(self, receipt: Receipt) -> list[DataFile]:
-        """Merge small files, in one commit that changes no entry; only when the view has what the state has.
+    def tier_to_merge(self, most_appended: int) -> int | None:
+        """Return the tier into which all below it are to be merged; None while few files are in the lowest one.
+
+        Args:
+            most_appended: so many files of one kind are not few.
+        """
+        assert self.table is not None
+        files = self.table.files()
+        appended = Counter(file.partition_values[KIND] for file in files if file.partition_values[TIER] == "0")
+        if max(appended.values(), default=0) < most_appended:
+            return None
+        rows = {tier: sum(f.num_records or 0 for f in files if f.partition_values[TIER] == tier) for tier in "012"}
+        return 2 if (rows["0"] + rows["1"]) * MERGED_SHARE > rows["2"] else 1
+
+    def tidy(self, to: int, receipt: Receipt) -> list[DataFile]:
+        """Merge the files up to a tier into it, in one commit that changes no entry.
 
         Returns the files that the table no longer has.
 
         Args:
-            receipt: of the refresh, by which the commit is known as one of ours.
+            receipt: by which the commit is known as one of ours.
         """
         assert self.table is not None
-        files = self.table.files()
-        to = tier_to_merge(files, MAX_APPENDED_FILES)
-        if to is None:
-            return []
-        merged = [file for file in files if int(file.partition_values[TIER] or 0) <= to]
+        merged = [file for file in self.table.files() if int(file.partition_values[TIER] or 0) <= to]
         self.table.replace(
             _reader(self._merged(merged, to), self.table.schema),
             receipt=receipt,
@@ -173,19 +181,6 @@ class ViewState:
             for low, high in itertools.pairwise(bounds):
                 found = [_read(file, columns, between=(low, high)) for file in of_kind]
                 yield _marked(pa.concat_tables(found), kind, tier=tier)
-
-
-def tier_to_merge(files: Sequence[DataFile], most_appended: int) -> int | None:
-    """Return the tier into which all below it are to be merged; None while few files are in the lowest one.
-
-    Args:
-        most_appended: so many files of one kind are not few.
-    """
-    appended = Counter(file.partition_values[KIND] for file in files if file.partition_values[TIER] == "0")
-    if max(appended.values(), default=0) < most_appended:
-        return None
-    rows = {tier: sum(f.num_records or 0 for f in files if f.partition_values[TIER] == tier) for tier in "012"}
-    return 2 if (rows["0"] + rows["1"]) * MERGED_SHARE > rows["2"] else 1
 
 
 def _reader(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.RecordBatchReader:

@@ -18,6 +18,7 @@ CHANGED = "__lakelet_changed"
 """Column of merged groups: whether the slice has rows of it."""
 OWNER = ("__lakelet_owner1", "__lakelet_owner2")
 """Columns of distinct values: the `ID` of their group."""
+OVERFLOW = "a sum is too large for its type"
 _OLD, _NEW = "__old", "__new"
 
 
@@ -57,8 +58,11 @@ def _merge(measure: Measure, columns: StructType, inner: dict[str, str], outer: 
                 if name + LOST in columns.names:
                     _add_doubles(name, inner, outer)
                 else:
-                    inner[name] = f"sum({name})"
-                    outer[name] = f"CAST({name} AS {columns[name].dataType.simpleString()})"
+                    inner[name], inner[name + _NEW] = f"sum({name})", f"count({name})"
+                    kind = columns[name].dataType.simpleString()
+                    is_too_large = f"{name} IS NULL AND {name}{_NEW} > 0"  # without ANSI a sum becomes NULL
+                    error = f"CAST(raise_error('{OVERFLOW}') AS {kind})"
+                    outer[name] = f"CASE WHEN {is_too_large} THEN {error} ELSE CAST({name} AS {kind}) END"
         case Merge.MIN | Merge.MAX:
             inner[names[0]] = f"{measure.merge.value}({names[0]})"
         case Merge.MOMENTS:
@@ -127,24 +131,36 @@ def distinct_values(groups: GroupQuery, digests: Relation) -> Relation:
     Args:
         digests: of `GroupQuery.digests`.
     """
-    parts = []
-    for name in groups.distinct:
-        hashes = [f"{owner} ^ {name}.{part}" for owner, part in zip(ID, DIGEST, strict=True)]
-        columns = {KIND: f"'{name}'", SLOT: hashes[0], ID[1]: hashes[1]}
-        columns |= dict(zip(OWNER, ID, strict=True))
-        parts.append(f"SELECT DISTINCT {_aliased(columns)} FROM digests WHERE {name}{COUNTS}")
-    return plan.sql(" UNION ALL ".join(parts), {"digests": digests})
+    first, second = DIGEST
+    values = [
+        f"named_struct('kind', '{name}', 'counts', {name}{COUNTS}, '{first}', {name}.{first}, '{second}', {name}.{second})"
+        for name in groups.distinct
+    ]
+    columns = {KIND: "value.kind", SLOT: f"{ID[0]} ^ value.{first}", ID[1]: f"{ID[1]} ^ value.{second}"}
+    columns |= dict(zip(OWNER, ID, strict=True))
+    query = f"""
+        SELECT DISTINCT {_aliased(columns)}
+        FROM (SELECT {", ".join(ID)}, explode(array({", ".join(values)})) AS value FROM digests)
+        WHERE value.counts
+    """
+    return plan.sql(query, {"digests": digests})
 
 
 def unknown_values(values: Relation, known: Relation) -> Relation:
     """Return the values that are not among those of earlier refreshes.
 
     Args:
+        values: read twice.
         known: has `KIND`, `SLOT` and `ID[1]`.
     """
     names = (KIND, SLOT, ID[1])
-    same = " AND ".join(f"found.{name} = known.{name}" for name in names)
-    query = f"SELECT found.* FROM found LEFT ANTI JOIN known ON {same}"
+    same = " AND ".join(f"found.{name} = like_found.{name}" for name in names)
+    # What is known is most: it is read once and sent nowhere.
+    query = f"""
+        SELECT found.* FROM found LEFT ANTI JOIN (
+            SELECT {", ".join(names)} FROM known WHERE {SLOT} IN (SELECT {SLOT} FROM found)
+        ) AS like_found ON {same}
+    """
     return plan.sql(query, {"found": values, "known": known})
 
 
@@ -167,6 +183,11 @@ def counted(partial: Relation, columns: StructType, groups: GroupQuery, values: 
         join = f"LEFT JOIN (SELECT {owners}, {numbers} FROM found GROUP BY {owners}) AS owned ON {same}"
         sources["found"] = values
     return plan.sql(f"SELECT {_aliased(kept)} FROM partial {join}", sources)
+
+
+def only(entries: Relation, columns: Sequence[str]) -> Relation:
+    """Return entries without the columns that say where they stand."""
+    return plan.selected(entries, {name: plan.attribute(name) for name in columns})
 
 
 def newest(entries: Relation, columns: Sequence[str], *, like: Relation | None = None) -> Relation:

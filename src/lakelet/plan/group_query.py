@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from pyspark.sql.connect import proto
-from pyspark.sql.types import ArrayType, DataType, DecimalType, StructType
+from pyspark.sql.types import DataType, DecimalType, StructType
 
 from lakelet.names import quote
 from lakelet.plan import relation as plan
 from lakelet.plan.group_units import units
 from lakelet.plan.incremental import IncrementalForm, Issue, over_groups
-from lakelet.plan.partial_aggregates import Digest, Measure, Measures, hashed, salt
+from lakelet.plan.partial_aggregates import KEY_TYPES, Digest, Measure, Measures, hashed, salt
 from lakelet.plan.relation import Relation
 
 KEY, UNIT, SLOT = "__lakelet_k", "__lakelet_u", "__lakelet_slot"
@@ -26,19 +26,6 @@ GROUPS = "groups"
 
 _HASHED_ALIKE = 18
 """Digits of a DECIMAL whose hash is that of a whole number."""
-_KEY_TYPES = {
-    "string",
-    "binary",
-    "boolean",
-    "byte",
-    "short",
-    "integer",
-    "long",
-    "date",
-    "timestamp",
-    "timestamp_ntz",
-    "decimal",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +39,7 @@ class GroupQuery:
         values: what `outputs` refer to by name.
         unit: per column of the unit, its place among the view's columns.
         hashed: types of all that is kept under a hash.
+        kept: names and types of all that is kept, as text. Engines may give one expression different types.
     """
 
     form: IncrementalForm
@@ -62,11 +50,12 @@ class GroupQuery:
     values: Mapping[str, proto.Expression]
     unit: tuple[int, ...] = ()
     hashed: tuple[DataType, ...] = ()
+    kept: str = ""
 
     @property
     def is_of_its_engine(self) -> bool:
         """Whether only the engine that has kept the partial values finds them again: each has its own hash of such decimals."""
-        return any(_has_long_decimal(kind) for kind in self.hashed)
+        return any(isinstance(kind, DecimalType) and kind.precision > _HASHED_ALIKE for kind in self.hashed)
 
     @property
     def distinct(self) -> dict[str, Digest]:
@@ -230,15 +219,7 @@ def _may_be_key(kind: DataType) -> bool:
         return [field.name for field in kind.fields] == ["start", "end"] and all(
             _may_be_key(field.dataType) for field in kind.fields
         )
-    return kind.typeName().split("(")[0] in _KEY_TYPES
-
-
-def _has_long_decimal(kind: DataType) -> bool:
-    if isinstance(kind, StructType):
-        return any(_has_long_decimal(field.dataType) for field in kind.fields)
-    if isinstance(kind, ArrayType):
-        return _has_long_decimal(kind.elementType)
-    return isinstance(kind, DecimalType) and kind.precision > _HASHED_ALIKE
+    return kind.typeName().split("(")[0] in KEY_TYPES
 
 
 def with_unit(query: GroupQuery, view: StructType) -> GroupQuery:

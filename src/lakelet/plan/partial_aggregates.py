@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pyspark.sql.connect import proto
-from pyspark.sql.types import DataType, DecimalType
+from pyspark.sql.types import DataType, DecimalType, DoubleType, FloatType
 
 from lakelet.names import quote
 from lakelet.plan import relation as plan
@@ -26,6 +26,10 @@ Expression = proto.Expression
 PARTIAL, ARGUMENT = "__lakelet_m", "__lakelet_a"
 LOST = "__lost"
 """Ends the name of the column with what additions of doubles have lost so far (Neumaier)."""
+KEY_TYPES = frozenset({
+    "string", "binary", "boolean", "byte", "short", "integer", "long", "date", "timestamp", "timestamp_ntz", "decimal",
+})  # fmt: skip
+"""Types whose values are the same if both of their hashes are."""
 _MOST_PLACES = 38
 """An average with as many cannot be divided again: its sum has no place left before the point."""
 DIGEST_SALT = 1_540_483_477
@@ -164,9 +168,13 @@ class Measures:
         if isinstance(kind, DecimalType) and kind.scale >= _MOST_PLACES:
             self._refuse("an average of a DECIMAL with so many places")
             return Expression()
-        if made is _count_distinct:
-            self.distinct += [self.type_of(plan.call("first", value)) for value in call.arguments]
+        kinds = self._distinct_types(call) if made is _count_distinct else ()
+        if kinds is None:
+            self._refuse("a count of distinct values that are structs, arrays, maps or `*`", "AGGREGATE_WITH_DISTINCT")
+            return Expression()
         call = replace(call, arguments=tuple(self._argument(value) for value in call.arguments))
+        if kinds:
+            call = replace(call, arguments=tuple(map(_with_one_nan, call.arguments, kinds)))
         merge, columns, final = _average_of_decimals(call, kind) if isinstance(kind, DecimalType) else made(call)
         names = {part: self._name(merge, value) for part, value in columns.items()}
         measure = Measure(
@@ -177,6 +185,16 @@ class Measures:
         if all(measure.columns.keys() != other.columns.keys() for other in self.found):
             self.found.append(measure)
         return plan.expression(final.format_map({part: quote(name) for part, name in names.items()}))
+
+    def _distinct_types(self, call: Call) -> tuple[DataType, ...] | None:
+        """Return the types of the values that are counted; None if no hash stands for one: it skips NULL inside."""
+        if any(value.WhichOneof("expr_type") == "unresolved_star" for value in call.arguments):
+            return None
+        found = tuple(self.type_of(plan.call("first", value)) for value in call.arguments)
+        if not all(kind.typeName().split("(")[0] in KEY_TYPES | {"float", "double"} for kind in found):
+            return None
+        self.distinct += found
+        return found
 
     def _argument(self, value: Expression) -> Expression:
         if value.WhichOneof("expr_type") == "unresolved_star":
@@ -281,6 +299,13 @@ def _variance(over: str, *, root: bool) -> Callable[[Call], Made]:
         return Merge.MOMENTS, columns, final
 
     return make
+
+
+def _with_one_nan(value: Expression, kind: DataType) -> Expression:
+    """Return a value of which a hash sees one NaN: an engine may hash the bits, and there are many."""
+    if not isinstance(kind, (DoubleType, FloatType)):
+        return value
+    return plan.call("when", plan.call("isnan", value), plan.expression(f"CAST('NaN' AS {kind.simpleString()})"), value)
 
 
 def _count_distinct(call: Call) -> Made:

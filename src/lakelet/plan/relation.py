@@ -228,16 +228,22 @@ def filtered(source: Relation, condition: proto.Expression) -> Relation:
 
 def clustered(source: Relation, names: Iterable[str]) -> Relation:
     """Return the rows of `source`, those with the same values of some columns in one partition, next to each other."""
+    names = tuple(names)
     columns = [attribute(name) for name in names]
     gathered = new()
     gathered.repartition_by_expression.input.CopyFrom(source)
     gathered.repartition_by_expression.partition_exprs.extend(columns)
+    return ordered(gathered, names)
+
+
+def ordered(source: Relation, names: Iterable[str]) -> Relation:
+    """Return the rows of `source`, each partition in the order of some columns."""
     relation = new()
-    relation.sort.input.CopyFrom(gathered)
+    relation.sort.input.CopyFrom(source)
     relation.sort.is_global = False
-    for column in columns:
+    for name in names:
         order = relation.sort.order.add()
-        order.child.CopyFrom(column)
+        order.child.CopyFrom(attribute(name))
         order.direction = proto.Expression.SortOrder.SORT_DIRECTION_ASCENDING
         order.null_ordering = proto.Expression.SortOrder.SORT_NULLS_FIRST
     return relation
