@@ -29,7 +29,7 @@ from lakelet.plan.group_query import GROUPS, KIND, SLOT, UNIT, VERSION
 from lakelet.plan.normalize import runnable
 from lakelet.plan.partial_aggregates import LOST
 from lakelet.plan.relation import Relation
-from lakelet.storage.base import Receipt, Table, TableDefinition
+from lakelet.storage.base import Receipt, Table
 from lakelet.storage.delta_spark import OPERATION, DeltaSparkStore, DeltaSparkTable, fitted
 from lakelet.storage.schema import nullable
 
@@ -96,9 +96,7 @@ class GroupsInCluster(ViewGroups):
         entries = _entries(kept.counted(partial, columns, self.groups, values), values)
         rows, incoming = self._runnable(_stamped(entries, version=version, tier=2))
         schema = nullable(incoming)
-        if self.state.table is None:
-            definition = TableDefinition(schema=schema, partition_cols=(TIER, KIND))
-            self.state.table = self._store.create(self.state.location, definition)
+        self.state.create(schema)
         self._state_table.replace_query(
             self._engine, rows, incoming, schema, receipt=receipt, partition_cols=(TIER, KIND)
         )

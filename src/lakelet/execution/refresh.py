@@ -270,9 +270,9 @@ class _Refresh:
         known = [record.batch for record in (self._records.note(), self._records.intent()) if record is not None]
         # A note or an intent that got lost must not let a number be given out twice: the tables know theirs.
         app_id = self._context.app_id(self._flow, str(self._context.generation(self._dataset.name)))
-        locations = (self._context.location(self._dataset), self._records.state_location)
-        tables = [self._context.store.open(location) for location in locations]
-        return max([0, *known, *(table.batch_id(app_id) for table in tables if table is not None)])
+        table = self._context.store.open(self._context.location(self._dataset))
+        state = ViewState.open(self._context.store, self._records.state_location)
+        return max([0, *known, -1 if table is None else table.batch_id(app_id), state.batch_id(app_id)])
 
     def _receipt(self, record: ViewRecord) -> Receipt:
         return Receipt(app_id=self._context.app_id(self._flow, str(record.generation)), batch_id=record.batch)

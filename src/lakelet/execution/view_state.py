@@ -49,15 +49,32 @@ class ViewState:
 
     Attributes:
         table: None until something is remembered.
+        unreadable: why its log cannot be read; then `table` is None.
     """
 
     store: TableStore
     location: str
     table: Table | None = None
+    unreadable: str | None = None
 
     @classmethod
     def open(cls, store: TableStore, location: str) -> ViewState:
-        return cls(store, location, store.open(location))
+        """Return the state at a location; a log that is torn is no error, since all can be computed anew."""
+        try:
+            return cls(store, location, store.open(location))
+        except StorageError as error:
+            if is_remote(location) or error.condition != "TABLE_IO_FAILED":
+                raise
+            return cls(store, location, unreadable=error.cause or error.message)
+
+    def create(self, schema: pa.Schema) -> Table:
+        """Return the table, made if it is not there, or not readable."""
+        if self.unreadable is not None:
+            self.store.drop(self.location)
+            self.unreadable = None
+        if self.table is None:
+            self.table = self.store.create(self.location, TableDefinition(schema=schema, partition_cols=(TIER, KIND)))
+        return self.table
 
     def batch_id(self, app_id: str) -> int:
         """Return the version of the last refresh that is in the state, -1 for none."""
@@ -74,6 +91,8 @@ class ViewState:
         Args:
             since: the version that the last refresh has noted; None if it has noted none.
         """
+        if self.unreadable is not None:
+            return f"its log cannot be read ({self.unreadable})"
         if self.table is None:
             return "the table is gone"
         if since is not None and self.table.version < since:
@@ -97,11 +116,8 @@ class ViewState:
         stamped = (_stamped(kind, table, version=version, tier=2) for kind, table in entries)
         first = next(stamped)
         schema = nullable(first.schema)
-        if self.table is None:
-            definition = TableDefinition(schema=schema, partition_cols=(TIER, KIND))
-            self.table = self.store.create(self.location, definition)
         reader = _reader(itertools.chain([first], stamped), schema)
-        self.table.replace(reader, receipt=receipt, partition_cols=(TIER, KIND), row_group_rows=ROW_GROUP_ROWS)
+        self.create(schema).replace(reader, receipt=receipt, partition_cols=(TIER, KIND), row_group_rows=ROW_GROUP_ROWS)
 
     def add(self, entries: dict[str, pa.Table], *, version: int, receipt: Receipt) -> None:
         """Remember entries beside those that are there, in place of older ones of the same identity."""
