@@ -185,12 +185,10 @@ class DeltaSparkTable(DeltaRsTable):
         options: Mapping[str, str],
         partition_cols: tuple[str, ...],
     ) -> dict[str, Any]:
-        command = _write("delta", self.location, rows)
+        command = _write("delta", self.location, rows, options)
         operation = command.write_operation
         operation.mode = mode
         operation.partitioning_columns.extend(partition_cols)
-        for key, value in options.items():
-            operation.options[key] = value
         if receipt is not None:
             operation.options["txnAppId"], operation.options["txnVersion"] = receipt.app_id, str(receipt.batch_id)
         seen = engine.observed(command)
@@ -262,17 +260,26 @@ def staged_files(folder: str, columns: StructType) -> Relation:
     return found
 
 
-def write_files(engine: Engine, folder: str, rows: Relation) -> dict[str, Any]:
-    """Write the rows of a query, once, as Parquet files into a folder that is not there; returns what it observes."""
-    return engine.observed(_write("parquet", folder, rows))
+def write_files(
+    engine: Engine, folder: str, rows: Relation, *, source: str = "parquet", options: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Write the rows of a query, once, as bare files into a folder that is not there; returns what it observes.
+
+    Args:
+        source: format of the files.
+        options: of Spark's writer of that format.
+    """
+    return engine.observed(_write(source, folder, rows, options or {}))
 
 
-def _write(source: str, path: str, rows: Relation) -> proto.Command:
+def _write(source: str, path: str, rows: Relation, options: Mapping[str, str]) -> proto.Command:
     command = proto.Command()
     operation = command.write_operation
     operation.input.CopyFrom(rows)
     operation.source, operation.path = source, path
     operation.mode = proto.WriteOperation.SAVE_MODE_ERROR_IF_EXISTS
+    for key, value in options.items():
+        operation.options[key] = value
     return command
 
 
