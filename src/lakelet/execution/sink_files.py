@@ -196,7 +196,7 @@ def _by_cluster(context: UpdateContext, sink: Dataset, aside: Path, rows: Relati
         found = _FILE_SYSTEM_SAYS.search(said)
         if found is None:
             raise
-        line = next(line for line in said.splitlines() if found[0] in line).strip()
+        line = next(line for line in said.splitlines() if found[0] in line).strip().removeprefix("Caused by: ")
         raise _not_writable(context, sink, f"the cluster says: {line}") from error
     files = [file.name for file in sorted(aside.glob(f"part-*.{source}")) if has_rows(file, sink)]
     if not aside.is_dir() or len(files) < seen.get("num_files", 0):
