@@ -22,6 +22,7 @@ from tests.behaviour.test_streaming_tables import Crash, crash_at, orders
 from lakelet import faults
 from lakelet.engine.base import Engine
 from lakelet.engine.sail import SailEngine
+from lakelet.execution import sink_files
 
 READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "parquet": lambda path: pq.read_table(path).to_pylist(),
@@ -174,7 +175,17 @@ def test_parquet_has_the_same_values_on_every_engine(project: Any, zone: str) ->
 
 @pytest.mark.parametrize("column", ["array(1) AS x", "X'00' AS x", "map('a', 1) AS x", "struct(1) AS x"])
 def test_csv_has_no_nested_values(project: Any, column: str) -> None:
-    project.write(sink("csv", column))
+    check_refused(project, "csv", column)
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
+@pytest.mark.parametrize("column", ["interval '1' day AS x", "interval '1' year AS x", "array(interval '1' day) AS x"])
+def test_files_have_no_intervals(project: Any, kind: str, column: str) -> None:
+    check_refused(project, kind, column)
+
+
+def check_refused(project: Any, kind: str, column: str) -> None:
+    project.write(sink(kind, column))
     project.land("orders", orders(1))
     [error] = project.run().errors
     assert error.condition == "UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE"
@@ -184,19 +195,23 @@ def test_csv_has_no_nested_values(project: Any, column: str) -> None:
 @pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
 def test_a_batch_without_rows_writes_no_file_and_the_rows_of_others_are_counted(project: Any, kind: str) -> None:
     project.write(sink(kind).replace("selectExpr('id',)", "filter('id > 2')"))
-    counts = []
+    found = []
     for ids in ((1, 2), (3, 1, 4), (2,), (5,)):
         project.land("orders", orders(*ids))
         project.ok()
-        counts += [
-            event.details["metrics"]["num_output_rows"]
-            for event in project.events
-            if event.event_type == "flow_progress"
-            and "metrics" in event.details
-            and event.origin["flow_name"] == "to_out"
-        ]
-    assert counts == [0, 2, 0, 1]
+        found += counts(project)
+    assert found == [0, 2, 0, 1]
     assert [int(row["id"]) for row in rows(project.root / "outside")] == [3, 4, 5]
+
+
+def counts(project: Any) -> list[int]:
+    """Return how many rows each batch of the last update brought to the sink."""
+    progress = [event for event in project.events if event.event_type == "flow_progress"]
+    return [
+        event.details["metrics"]["num_output_rows"]
+        for event in progress
+        if "metrics" in event.details and event.origin["flow_name"] == "to_out"
+    ]
 
 
 # -- deaths -------------------------------------------------------------------------------------------------------
@@ -260,6 +275,19 @@ def test_only_numbers_cross_however_many_rows_there_are(
     for crossing in found.values():
         assert (crossing.sent, crossing.read, crossing.written) == (0, 0, 0)
     assert found[40].received == found[4_000].received
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
+def test_rows_are_counted_in_the_files_where_the_observation_comes_too_late(
+    project: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    write = sink_files.write_files
+    monkeypatch.setattr(sink_files, "write_files", lambda *args, **options: write(*args, **options) and {})
+    project.write(sink(kind, r"'two\nlines' AS text"))
+    project.land("orders", orders(1, 2, 3))
+    project.ok()
+    assert counts(project) == [3]
 
 
 @contextlib.contextmanager

@@ -120,8 +120,12 @@ def _written(
     """Write the rows into a folder of a new attempt."""
     name, attempt = f"part-{batch_id:06d}-{writer}", uuid.uuid4().hex
     aside = _aside(folder, name, attempt)
-    write = _by_cluster if context.engine.capabilities.cluster_writes else _here
-    files, num_rows = write(context, sink, aside, rows)
+    columns = context.engine.schema(rows)
+    check_columns(sink, columns)
+    if context.engine.capabilities.cluster_writes:
+        files, num_rows = _by_cluster(context, sink, aside, rows, to_arrow_schema(columns, timezone="UTC"))
+    else:
+        files, num_rows = _here(context, sink, aside, rows)
     return WrittenBatch(
         batch_id=batch_id,
         path=sink.sink_options["path"],
@@ -167,19 +171,17 @@ def _folder(context: UpdateContext, sink: Dataset, text: str) -> Path:
 
 def _here(context: UpdateContext, sink: Dataset, aside: Path, rows: Relation) -> tuple[list[str], int]:
     """Write the rows that stream through this process to one file; returns its name, if it has rows, and their number."""
-    reader = context.engine.stream(rows)
-    check_columns(sink, reader.schema)
     aside.mkdir()
     file = aside / f"part.{sink.sink_format}"
-    count = write_rows(file, reader, sink)
+    count = write_rows(file, context.engine.stream(rows), sink)
     return [file.name] if count else [], count
 
 
-def _by_cluster(context: UpdateContext, sink: Dataset, aside: Path, rows: Relation) -> tuple[list[str], int]:
+def _by_cluster(
+    context: UpdateContext, sink: Dataset, aside: Path, rows: Relation, incoming: pa.Schema
+) -> tuple[list[str], int]:
     """Let the cluster write the rows; returns the names of the files that have rows, and the number of rows."""
     engine, source = context.engine, str(sink.sink_format)
-    incoming = to_arrow_schema(engine.schema(rows), timezone="UTC")
-    check_columns(sink, incoming)
     options = spark_options(sink, incoming)
     pieces = plan.with_columns(rows, {_PIECE: plan.expression("spark_partition_id()")})
     measures = {

@@ -19,6 +19,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    CalendarIntervalType,
+    DataType,
+    DayTimeIntervalType,
+    MapType,
+    StructType,
+    YearMonthIntervalType,
+)
 
 from lakelet.errors import StorageError
 from lakelet.storage.schema import nullable
@@ -31,23 +41,45 @@ _QUOTED_UNLESS = frozenset(" :-+.")
 """Characters of numbers and instants: with such a separator they are quoted, as texts always are."""
 
 
-def check_columns(sink: Dataset, columns: pa.Schema) -> None:
+def check_columns(sink: Dataset, columns: StructType) -> None:
     """Return if files of the sink can have these columns.
 
     Raises:
         StorageError: `UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE`.
     """
-    if sink.sink_format != "csv":
-        return
-    for field in columns:
-        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
-            raise StorageError(
-                "UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE",
-                f"the column `{field.name}` cannot be written as CSV",
-                origin=sink.origin,
-                cause="CSV has no structs, arrays, maps and bytes",
-                hint="use `to_json` in the query, or a sink of another format",
+    for column in columns:
+        if sink.sink_format == "csv" and isinstance(column.dataType, (StructType, ArrayType, MapType, BinaryType)):
+            raise _unsupported(
+                sink,
+                column.name,
+                "CSV has no structs, arrays, maps and bytes",
+                "use `to_json` in the query, or a sink of another format",
             )
+        if _has_interval(column.dataType):
+            cause = "an interval has no type in files that all readers know"
+            raise _unsupported(sink, column.name, cause, "cast it to a string in the query")
+
+
+def _has_interval(kind: DataType) -> bool:
+    match kind:
+        case StructType():
+            return any(_has_interval(field.dataType) for field in kind)
+        case ArrayType():
+            return _has_interval(kind.elementType)
+        case MapType():
+            return _has_interval(kind.keyType) or _has_interval(kind.valueType)
+        case _:
+            return isinstance(kind, (DayTimeIntervalType, YearMonthIntervalType, CalendarIntervalType))
+
+
+def _unsupported(sink: Dataset, column: str, cause: str, hint: str) -> StorageError:
+    return StorageError(
+        "UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE",
+        f"the column `{column}` cannot be written as {str(sink.sink_format).upper()}",
+        origin=sink.origin,
+        cause=cause,
+        hint=hint,
+    )
 
 
 def write_rows(path: Path, reader: pa.RecordBatchReader, sink: Dataset) -> int:

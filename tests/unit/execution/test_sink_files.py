@@ -67,6 +67,9 @@ class Embedded:
     def __init__(self, *ids: int) -> None:
         self.rows = pa.table({"id": pa.array(ids, pa.int64())})
 
+    def schema(self, relation: Any) -> StructType:
+        return StructType([StructField("id", LongType())])
+
     def stream(self, relation: Any) -> pa.RecordBatchReader:
         return self.rows.to_reader(max_chunksize=2)
 
