@@ -60,7 +60,7 @@ from lakelet.plan import relation as plan
 from lakelet.plan.arrow_functions import mapped
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
-from lakelet.storage.delta_spark import DeltaSparkStore, DeltaSparkTable
+from lakelet.storage.delta_spark import DeltaSparkTable, stage
 from lakelet.storage.schema import nullable
 
 SETTLED_PROPERTY = "lakelet.cdc.settled_rows"
@@ -217,8 +217,7 @@ class InCluster:
     ) -> _Staged:
         """Write the rows of a query, once, and count some of them on the way."""
         incoming = to_arrow_schema(self._engine.schema(rows), timezone="UTC")
-        store = cast("DeltaSparkStore", self._tables.store)
-        written, counts = store.stage(self._engine, location, rows, incoming, columns, measures)
+        written, counts = stage(self._engine, location, rows, incoming, columns, measures)
         return _Staged(rows=written, counts=counts)
 
     def _columns(self, events: Relation) -> pa.Schema:

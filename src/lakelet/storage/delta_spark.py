@@ -79,12 +79,8 @@ class DeltaSparkTable(DeltaRsTable):
         for left in table.glob(f"{_ATTEMPT}*"):  # of an attempt that was cut off; a vacuum does not look there
             remove_folder(left)
         folder = table / f"{_ATTEMPT}{uuid.uuid4().hex}"
-        query = fitted(rows, incoming, self.schema, complete=True, nested=True)
         count = {"num_rows": plan.expression("count(*)")}
-        seen = write_files(engine, str(folder), plan.observed(query, _OBSERVATION, count))
-        if not seen:
-            staged = staged_files(str(folder), from_arrow_schema(self.schema))
-            (seen,) = engine.collect(plan.aggregated(staged, count)).to_pylist()
+        _, seen = stage(engine, str(folder), rows, incoming, self.schema, count)
         with storage_errors(self.location):
             written = {file: pq.read_metadata(file).num_rows for file in sorted(folder.glob("part-*.parquet"))}
         if sum(written.values()) != seen["num_rows"]:
@@ -222,32 +218,31 @@ class DeltaSparkStore(DeltaRsStore):
     def _known(self, location: str) -> None:
         """Return nothing: the engine commits as well, and a table that is opened costs little beside its query."""
 
-    def stage(
-        self,
-        engine: Engine,
-        folder: str,
-        rows: Relation,
-        incoming: pa.Schema,
-        columns: pa.Schema,
-        measures: Mapping[str, proto.Expression],
-    ) -> tuple[Relation, dict[str, int]]:
-        """Write the rows of a query, once, into a folder of bare files; returns them, and the measures over them.
 
-        Args:
-            engine: runs the query: that of the update, or with the clock of a batch.
-            folder: one that is not there.
-            incoming: columns of the query.
-            columns: those that the files have.
-        """
-        query = fitted(rows, incoming, columns, complete=True, nested=True)
-        seen = self._written(engine, folder, plan.observed(query, _OBSERVATION, measures))
-        staged = staged_files(folder, from_arrow_schema(columns))
-        if seen.keys() < measures.keys():  # the cluster has found nothing to read, or its observer came too late
-            (seen,) = engine.collect(plan.aggregated(staged, measures)).to_pylist()
-        return staged, {name: int(seen[name]) for name in measures}
+def stage(
+    engine: Engine,
+    folder: str,
+    rows: Relation,
+    incoming: pa.Schema,
+    columns: pa.Schema,
+    measures: Mapping[str, proto.Expression],
+) -> tuple[Relation, dict[str, int]]:
+    """Write the rows of a query, once, into a folder of bare Parquet files; returns them, and the measures over them.
 
-    def _written(self, engine: Engine, folder: str, query: Relation) -> dict[str, Any]:
-        return write_files(engine, folder, query)
+    Beside the measures there is what the query itself counts with `observe`, if the engine has told of it.
+
+    Args:
+        engine: runs the query: that of the update, or with the clock of a batch.
+        folder: one that is not there.
+        incoming: columns of the query.
+        columns: those that the files have.
+    """
+    query = fitted(rows, incoming, columns, complete=True, nested=True)
+    seen = write_files(engine, folder, plan.observed(query, _OBSERVATION, measures))
+    staged = staged_files(folder, from_arrow_schema(columns))
+    if not seen.keys() >= measures.keys():  # the cluster has found nothing to read, or its observer came too late
+        seen |= engine.collect(plan.aggregated(staged, measures)).to_pylist()[0]
+    return staged, {name: int(count) for name, count in seen.items()}
 
 
 def staged_files(folder: str, columns: StructType) -> Relation:
