@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from lakelet.engine.paths import literal_path
 from lakelet.errors import QueryError, SourceError, StorageError
 from lakelet.execution.checkpoint import FORMAT, Checkpoint, read_derived, read_json, write_json
 from lakelet.execution.sink_formats import check_columns, has_rows, spark_options, write_rows
@@ -221,7 +222,7 @@ def _count(context: UpdateContext, source: str, aside: Path, options: Any) -> in
     read.format = "text" if source == "json" else source
     if source != "parquet":
         read.schema = "value STRING"
-    read.paths.append(str(aside))
+    read.paths.append(literal_path(str(aside)))
     for key, value in options.items():
         read.options[key] = value
     read.options["multiLine"] = "true"

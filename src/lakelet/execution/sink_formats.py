@@ -171,8 +171,8 @@ def _json_of(kind: pa.DataType) -> _Text:
     if pa.types.is_struct(kind):
         return _json_object(kind)
     if pa.types.is_map(kind):
-        value = _json_of(kind.item_type)
-        return _or_null(lambda pairs: "{" + ",".join(f"{_text(str(k))}:{value(v)}" for k, v in pairs) + "}")
+        key, value = _json_of(kind.key_type), _json_of(kind.item_type)
+        return _or_null(lambda pairs: "{" + ",".join(f"{_as_key(key(k))}:{value(v)}" for k, v in pairs) + "}")
     if pa.types.is_list(kind):
         item = _json_of(kind.value_type)
         return _or_null(lambda items: "[" + ",".join(map(item, items)) + "]")
@@ -196,6 +196,10 @@ def _json_object(kind: pa.DataType) -> _Text:
         return "{" + ",".join(key + value(row[name]) for name, key, value in fields if row[name] is not None) + "}"
 
     return _or_null(text)
+
+
+def _as_key(text: str) -> str:
+    return text if text.startswith('"') else _text(text)
 
 
 def _or_null(text: _Text) -> _Text:
