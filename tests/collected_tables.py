@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ class PlayedCluster:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    def observed(self, command: proto.Command, *, settings: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Write bare files; of every second query what it observes gets lost, as in a cluster whose listener is slow."""
+        found, seen = _run(self._engine, command.write_operation.input)
+        folder = Path(command.write_operation.path)
+        folder.mkdir(parents=True)
+        pq.write_table(found, folder / "part-0.parquet")
+        return seen if next(_queries) % 2 else {}
 
 
 class CollectedTable(DeltaSparkTable):
@@ -100,13 +108,6 @@ class CollectedStore(DeltaSparkStore):
 
     def _table(self, delta: DeltaTable, location: str) -> CollectedTable:
         return CollectedTable(delta, location, self._engine)
-
-    def written(self, engine: Engine, folder: str, query: Relation) -> dict[str, Any]:
-        """Write the rows here; of every second query what it observes gets lost, as in a cluster whose listener is slow."""
-        found, seen = _run(engine, query)
-        Path(folder).mkdir(parents=True)
-        pq.write_table(found, f"{folder}/part-0.parquet")
-        return seen if next(_queries) % 2 else {}
 
 
 _queries = itertools.count()

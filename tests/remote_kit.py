@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import resource
 import selectors
 import socket
 import subprocess
@@ -53,14 +52,16 @@ class SailServer:
         return f"sc://127.0.0.1:{self.port}"
 
     def start(self) -> None:
+        # A shell sets the limit: `preexec_fn` makes a fork of this process, and gRPC's handlers for forks abort it now and
+        # then (SIGABRT) while other threads use gRPC, before there is a server.
+        limited = f'ulimit -v {SERVER_BYTES // 1024}; exec "$0" "$@"'
+        sail = str(Path(sys.executable).with_name("sail"))
         self._process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("sail")), "spark", "server", "--port", str(self.port)],
-            env=self._environment,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (SERVER_BYTES, SERVER_BYTES)),
+            ["sh", "-c", limited, sail, "spark", "server", "--port", str(self.port)], env=self._environment
         )
         waiting = threading.Event()
         while True:
-            assert self._process.poll() is None, "the server ended at once"
+            assert self._process.poll() is None, f"the server ended at once, with {self._process.returncode}"
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return
             waiting.wait(0.05)

@@ -28,6 +28,9 @@ FILE_POINTS = ("files.discovered", "files.planned")
 SINK_POINTS = ("sink.rows_written",)
 """Points of flows into sinks."""
 
+SINK_FILE_POINTS = ("sink.files_written", "sink.files_noted", "sink.file_moved")
+"""Points of flows into sinks of files, before that of all sinks."""
+
 STATE_POINTS = ("state.committed", "state.compacted")
 """The points that only flows with state pass: the first between their intent and their rows, the second after their note."""
 
@@ -50,6 +53,9 @@ MEANINGS: Mapping[str, str] = {
     "cdc.auxiliary_committed": "AUTO CDC: the events of the batch are stored, the target is as before",
     "cdc.target_committed": "AUTO CDC: the target is written",
     "cdc.settled": "AUTO CDC: events that came last are put in the order of their keys, the old files are still there",
+    "sink.files_written": "sink of files: the rows of the batch are in files that nobody reads, nothing says that they are whole",
+    "sink.files_noted": "sink of files: such files are noted, none of them is where files are read",
+    "sink.file_moved": "sink of files: one of them is, others may not be",
     "sink.rows_written": "sink: the rows of the batch are written",
     "flow.rows_committed": "micro-batch: rows and receipt are in the table, nothing says so yet",
     "flow.batch_published": "micro-batch: its counts are in the event log, the checkpoint does not know that it is done",

@@ -22,7 +22,7 @@ from lakelet.plan import relation as plan
 from lakelet.storage.base import Receipt, TableDefinition
 from lakelet.storage.delta_rs import DeltaRsStore
 from lakelet.storage.delta_rs_table import DeltaRsTable
-from lakelet.storage.delta_spark import DeltaSparkStore
+from lakelet.storage.delta_spark import DeltaSparkStore, stage
 
 pytestmark = pytest.mark.feature("AUTO CDC in the cluster")
 
@@ -139,7 +139,7 @@ def test_fields_of_a_struct_are_staged_by_their_names(engine: ConnectEngine, tmp
     incoming = pa.schema([("ID", pa.int64()), ("at", pa.struct([("Y", pa.list_(pa.int32())), ("X", pa.int32())]))])
     folder = str(tmp_path / "st{a,b}ged [1]*")  # no pattern
     measures = {"n": plan.expression("count(*)"), "named": plan.expression("count_if(at.x = 1)")}
-    staged, counts = DeltaSparkStore(engine).stage(engine, folder, rows, incoming, wide, measures)
+    staged, counts = stage(engine, folder, rows, incoming, wide, measures)
     assert counts == {"n": 1, "named": 1}
     assert engine.collect(staged).to_pylist() == [{"id": 1, "at": {"x": 1, "y": [2, 3]}}]
 

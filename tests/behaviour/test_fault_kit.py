@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -182,6 +183,7 @@ def test_every_point_of_the_source_is_public() -> None:
         *faults.POINTS,
         *faults.FILE_POINTS,
         *faults.SINK_POINTS,
+        *faults.SINK_FILE_POINTS,
         *faults.STATE_POINTS,
         *faults.TABLE_POINTS,
         *faults.TIDYING_POINTS,
@@ -237,6 +239,12 @@ EVERYTHING = """
     @dp.append_flow(target="copies")
     def to_copies():
         return spark.readStream.table("lines")
+
+    dp.create_sink("files", "json", {"path": "/Volumes/main/raw/files"})
+
+    @dp.append_flow(target="files")
+    def to_files():
+        return spark.readStream.table("lines")
 """
 
 
@@ -288,8 +296,11 @@ def check_everything(project: Any, landed: list[tuple[int, int]]) -> None:
     assert sorted(project.rows("firsts", "id")) == sorted({key for key, _ in landed})
     assert project.rows("total", "n") == [len(landed)]
     assert sorted(project.rows("latest", "id", "v")) == sorted(dict(sorted(landed)).items())
-    sink = pa_rows(project.root / "data" / "Volumes" / "main" / "raw" / "copies")
-    assert sorted(zip(sink["id"].to_pylist(), sink["v"].to_pylist(), strict=True)) == sorted(landed)
+    sinks = project.root / "data" / "Volumes" / "main" / "raw"
+    copies = pa_rows(sinks / "copies")
+    assert sorted(zip(copies["id"].to_pylist(), copies["v"].to_pylist(), strict=True)) == sorted(landed)
+    lines = [json.loads(line) for file in (sinks / "files").glob("*.json") for line in file.read_text().splitlines()]
+    assert sorted((line["id"], line["v"]) for line in lines) == sorted(landed)
 
 
 @pytest.mark.feature("Recovery: a death at every point")

@@ -179,6 +179,7 @@ def test_columns_that_the_table_of_a_sink_does_not_have(project: Any) -> None:
         (pipeline("dp.create_sink('out', 'kafka', {'topic': 'x'})"), "UNSUPPORTED_FEATURE", "kafka"),
         (pipeline("dp.create_sink('out', 'delta', {})"), "INVALID_OPTION", "`path` or `tableName`"),
         (pipeline("dp.create_sink('out', 'delta', {'pth': 'x'})"), "UNKNOWN_OPTION", "pth"),
+        (pipeline("dp.create_sink('out', 'csv', {'path': 'x', 'sep': '||'})"), "INVALID_OPTION", "`sep`"),
         (pipeline("dp.create_sink('out', 'delta', {'tableName': 'orders'})"), "SINK_TARGET_IS_DATASET", "orders"),
         (
             pipeline("dp.create_sink('out', 'json', {'path': 'x'})", FLOW.replace("readStream", "read")),

@@ -56,7 +56,7 @@ from lakelet.plan import relation as plan
 from lakelet.plan.arrow_functions import mapped
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
-from lakelet.storage.delta_spark import DeltaSparkStore, DeltaSparkTable
+from lakelet.storage.delta_spark import DeltaSparkTable, stage, staging
 from lakelet.storage.schema import nullable
 
 SETTLED_PROPERTY = "lakelet.cdc.settled_rows"
@@ -89,7 +89,7 @@ class InCluster:
         tables = self._tables
         events = tables.events(changes, tables.definition.schema.names)
         schema = self._columns(events)
-        with self._store.staging(self._tables.staging) as folder:
+        with staging(self._tables.store, self._tables.staging) as folder:
             staged = self._staged_events(folder, events, schema, receipt)
             truncate = self._truncates(staged.rows, schema)
             columns = self._rows_schema(schema, target, restart=restart)
@@ -123,7 +123,7 @@ class InCluster:
         is_behind = target is None
         target = tables.open_target(auxiliary, target)
         schema = auxiliary.schema
-        with self._store.staging(self._tables.staging) as folder:
+        with staging(self._tables.store, self._tables.staging) as folder:
             staged = self._staged_events(folder, events, schema, receipt)
             before = self._truncates(_version(auxiliary), schema)
             truncate = later_truncate(before, self._truncates(staged.rows, schema))
@@ -177,7 +177,7 @@ class InCluster:
             everything=is_anew or is_behind or bool(added.num_rows),
             truncate=self._truncates(events, schema),
         )
-        with self._store.staging(self._tables.staging) as folder:
+        with staging(self._tables.store, self._tables.staging) as folder:
             decided, ties = self._decided(folder, given, forgets=False)
             counted = self._engine.collect(plan.aggregated(new, {"n": plan.expression("count(*)")}))
             return self._committed_rows(
@@ -199,16 +199,12 @@ class InCluster:
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    @property
-    def _store(self) -> DeltaSparkStore:
-        return cast("DeltaSparkStore", self._tables.store)
-
     def _stage(
         self, location: str, rows: Relation, columns: pa.Schema, measures: dict[str, proto.Expression]
     ) -> _Staged:
         """Write the rows of a query, once, and count some of them on the way."""
         incoming = to_arrow_schema(self._engine.schema(rows), timezone="UTC")
-        written, counts = self._store.stage(self._engine, location, rows, incoming, columns, measures)
+        written, counts = stage(self._engine, location, rows, incoming, columns, measures)
         return _Staged(rows=written, counts=counts)
 
     def _columns(self, events: Relation) -> pa.Schema:

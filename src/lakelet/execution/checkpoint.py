@@ -12,6 +12,8 @@
     <dataset>/<flow>/<g>/state/<name>  the rows that it remembers, Delta tables
     <dataset>/<flow>/<g>/staged        where a cluster computes: the rows that the operator reads in the batch under way
     <dataset>/<flow>/<g>/staged.json   of which batch and query these rows are
+    <dataset>/<flow>/<g>/sink.json     of a flow into a sink: what it is called there
+    <dataset>/<flow>/<g>/sink_batch.json   of a flow into files: those of the last batch, and where they were written aside
     <dataset>/<flow>/<g>/sources/<s>   of a stream of files: which it has found
     <dataset>/view.json                of a materialized view: what its rows were computed from
     <dataset>/view_intent.json         of a materialized view: what the refresh under way, or the last one, reads

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 import pyarrow as pa
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -32,7 +31,7 @@ from lakelet.plan import relation as plan
 from lakelet.plan.arrow_functions import mapped
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import TableStore
-from lakelet.storage.delta_spark import DeltaSparkStore
+from lakelet.storage.delta_spark import stage
 
 TASK_BYTES = 4 * 2**20
 """Files of a task, on disk; a larger one is a task of its own. A worker parses five megabytes of JSON in a second."""
@@ -74,7 +73,7 @@ class FileCluster:
         read = replace(parser.read, options={**parser.read.options, "ignoremissingfiles": "false"})
         worker = FileWorker(read=read, columns=parser.columns, metadata=parser.metadata)
         columns = parser.schema.append(pa.field(NOTE, pa.string()))
-        staged, counts = cast("DeltaSparkStore", self.store).stage(
+        staged, counts = stage(
             self.engine,
             str(folder / uuid.uuid4().hex),
             mapped(_spread(tasks(files)), [TASK], worker, from_arrow_schema(columns)),

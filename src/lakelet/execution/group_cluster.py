@@ -30,7 +30,7 @@ from lakelet.plan.normalize import runnable
 from lakelet.plan.partial_aggregates import LOST
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
-from lakelet.storage.delta_spark import OPERATION, DeltaSparkStore, DeltaSparkTable, fitted
+from lakelet.storage.delta_spark import OPERATION, DeltaSparkTable, fitted, stage
 from lakelet.storage.schema import nullable
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ class GroupsInCluster(ViewGroups):
         super().__init__(context, dataset, query, state, columns)
         self._folder = folder
         self._engine = context.engine
-        self._store = cast("DeltaSparkStore", context.store)
 
     def follow(self, terms: Sequence[Relation], leaves: Leaves) -> bool:
         values = self._values(terms, leaves, known=self._stored("<>"))
@@ -106,7 +105,7 @@ class GroupsInCluster(ViewGroups):
         whole = kept.whole_sums(self._now, self._columns)
         rows = runnable(self.groups.finished(whole), self._engine.capabilities)
         pending = ClusterRows(self._engine, rows, self.dataset, self.context.display(self.dataset.name), quality)
-        self._rows, self._num_rows = pending.stage(self._store, f"{self._folder}/rows")
+        self._rows, self._num_rows = pending.stage(f"{self._folder}/rows")
         self.schema = nullable(pending.schema)
 
     def remember(self, version: int, receipt: Receipt) -> None:
@@ -185,7 +184,7 @@ class GroupsInCluster(ViewGroups):
         query, incoming = self._runnable(rows)
         count = {"num_rows": plan.expression("count(*)")}
         folder = f"{self._folder}/{name}"
-        staged, counts = self._store.stage(self._engine, folder, query, incoming, nullable(incoming), count)
+        staged, counts = stage(self._engine, folder, query, incoming, nullable(incoming), count)
         return staged, counts["num_rows"]
 
     def _runnable(self, rows: Relation) -> tuple[Relation, pa.Schema]:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
@@ -41,9 +40,7 @@ from lakelet.plan.incremental import Role, with_role
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
 from lakelet.storage.delta_log import row_changes
-
-if TYPE_CHECKING:
-    from lakelet.storage.delta_spark import DeltaSparkStore
+from lakelet.storage.delta_spark import staging
 
 
 def refresh_view(context: UpdateContext, flow: ResolvedFlow, dataset: Dataset) -> bool:
@@ -303,6 +300,5 @@ class _Refresh:
         if not context.engine.capabilities.cluster_writes:
             yield GroupsInProcess(context, self._dataset, query, state, columns)
             return
-        store = cast("DeltaSparkStore", context.store)
-        with store.staging(self._records.staging) as folder:
+        with staging(context.store, self._records.staging) as folder:
             yield GroupsInCluster(context, self._dataset, query, state, columns, folder=folder)

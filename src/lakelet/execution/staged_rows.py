@@ -32,13 +32,13 @@ from lakelet.names import quote
 from lakelet.places import Place, remove_folder
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
-from lakelet.storage.delta_spark import fitted, staged_files, write_files
+from lakelet.storage.delta_spark import stage, staged_files, write_files
 from lakelet.storage.schema import nullable
 
 PLACE = "__lakelet_place"
 """Column of staged rows: their order. The upper bits number the pieces that a cluster wrote, the lower ones the rows of each."""
 _PIECE_BITS = 33
-_OBSERVATION = "lakelet"
+_LATE = "lakelet_late"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +160,11 @@ class Staging:
 
     def write(self, name: str, rows: Relation) -> tuple[str, dict[str, Any]]:
         """Write rows to files of this attempt; returns their folder, and what the query observes."""
-        folder = _folder(self.checkpoint) / self.attempt / name
-        return str(folder), write_files(self.engine, str(folder), rows)
+        path = str(self._path(name))
+        return path, write_files(self.engine, path, rows)
+
+    def _path(self, name: str) -> Place:
+        return _folder(self.checkpoint) / self.attempt / name
 
     def _staged(self, name: str, query: Input) -> StagedRows:
         rows, columns, timing = query.rows, query.columns, query.timing
@@ -172,33 +175,26 @@ class Staging:
                 late = f"coalesce({at} <= {self.thresholds.late}L, false)"
             if timing.ends_after_ms is not None:
                 ends = f"timestamp_micros({at} + {timing.ends_after_ms * 1000}L)"
-        is_open = f"NOT {late}"
-        if self.thresholds.now is not None:
-            is_open += f" AND NOT coalesce(unix_micros({ends}) <= {self.thresholds.now}L, false)"
-        measures = {
-            "num_input": plan.expression("count(*)"),
-            "num_late": plan.expression(f"count_if({late})"),
-            "num_open": plan.expression(f"count_if({is_open})"),
-        }
-        kept = plan.filtered(plan.observed(rows, _OBSERVATION, measures), plan.expression(f"NOT {late}"))
+        passed = {"num_late": plan.expression(f"count_if({late})")}
+        kept = plan.filtered(plan.observed(rows, _LATE, passed), plan.expression(f"NOT {late}"))
         marks = {ENDS_AT: plan.expression(ends), PLACE: plan.expression("monotonically_increasing_id()")}
         incoming, marked = to_arrow_schema(with_marks(columns), timezone="UTC"), plan.with_columns(kept, marks)
-        path, seen = self.write(name, fitted(marked, incoming, nullable(incoming), complete=True, nested=True))
-        if seen.keys() < measures.keys():  # the cluster has found nothing to read, or its observer came too late
-            seen = self._counted(path, _storable(columns), rows, late)
-        counts = {measure: int(seen[measure]) for measure in measures}
-        return StagedRows(path=path, columns=_storable(columns), **counts)
-
-    def _counted(self, path: str, columns: StructType, rows: Relation, late: str) -> dict[str, Any]:
-        """Return the counts of an input from its files; only rows that are not in them are counted in the query."""
         is_open = "true"
         if self.thresholds.now is not None:
             is_open = f"NOT coalesce(unix_micros({ENDS_AT}) <= {self.thresholds.now}L, false)"
-        kept = {"num_rows": plan.expression("count(*)"), "num_open": plan.expression(f"count_if({is_open})")}
-        (found,) = self.engine.collect(plan.aggregated(staged_files(path, with_marks(columns)), kept)).to_pylist()
-        without = {"num_late": plan.expression(f"count_if({late})")}
-        (gone,) = self.engine.collect(plan.aggregated(rows, without)).to_pylist()
-        return {"num_input": found["num_rows"] + gone["num_late"], **gone, "num_open": found["num_open"]}
+        measures = {"num_rows": plan.expression("count(*)"), "num_open": plan.expression(f"count_if({is_open})")}
+        path = str(self._path(name))
+        _, counts = stage(self.engine, path, marked, incoming, nullable(incoming), measures)
+        if "num_late" not in counts:  # such rows are in no file
+            counts |= self.engine.collect(plan.aggregated(rows, passed)).to_pylist()[0]
+        num_late, num_rows = counts["num_late"], counts["num_rows"]
+        return StagedRows(
+            path=path,
+            columns=_storable(columns),
+            num_input=num_rows + num_late,
+            num_late=num_late,
+            num_open=counts["num_open"],
+        )
 
 
 def forget_staged(checkpoint: Checkpoint) -> None:

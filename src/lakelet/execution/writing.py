@@ -19,11 +19,11 @@ from lakelet.graph.elements import Action, Dataset
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import Receipt, Table
-from lakelet.storage.delta_spark import fitted, staged_files
+from lakelet.storage.delta_spark import fitted, staged_files, write_files
 from lakelet.storage.schema import conform, nullable
 
 if TYPE_CHECKING:
-    from lakelet.storage.delta_spark import DeltaSparkStore, DeltaSparkTable
+    from lakelet.storage.delta_spark import DeltaSparkTable
 
 OBSERVATION = "lakelet"
 VIOLATED = "LAKELET_RULE_VIOLATED"
@@ -126,7 +126,7 @@ class ClusterRows:
             )
         )
 
-    def stage(self, store: DeltaSparkStore, folder: str) -> tuple[Relation, int]:
+    def stage(self, folder: str) -> tuple[Relation, int]:
         """Write the rows that the rules let through, once, into a folder of bare files; returns them and how many they are.
 
         Raises:
@@ -135,7 +135,7 @@ class ClusterRows:
         columns = nullable(self.schema)
 
         def write(rows: Relation) -> dict[str, Any]:
-            return store.written(self._engine, folder, fitted(rows, self.schema, columns, complete=True, nested=True))
+            return write_files(self._engine, folder, fitted(rows, self.schema, columns, complete=True, nested=True))
 
         count = self._committed(write)
         return staged_files(folder, from_arrow_schema(columns)), count

@@ -58,6 +58,10 @@ def create_sink(name: str, format: str, options: Mapping[str, str] | None = None
         raise DefinitionError(
             "INVALID_OPTION", f"the sink `{name}` needs the option {wanted}", hint='add `options={"path": "…"}`'
         )
+    if len(settings.get("sep", ",").replace("\\t", "\t")) != 1:
+        raise DefinitionError(
+            "INVALID_OPTION", f"`sep` of the sink `{name}` is `{settings['sep']}`", hint="give one character"
+        )
     registry.add_dataset(
         Dataset(
             name=registry.names.resolve(name, origin=origin),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
     from lakelet.engine.base import Engine
+    from lakelet.storage.base import TableStore
 
 TXN_APP_ID = "spark.databricks.delta.write.txnAppId"
 TXN_VERSION = "spark.databricks.delta.write.txnVersion"
@@ -80,12 +81,8 @@ class DeltaSparkTable(DeltaRsTable):
         for left in table.glob(f"{_ATTEMPT}*"):  # of an attempt that was cut off; a vacuum does not look there
             remove_folder(left)
         folder = table / f"{_ATTEMPT}{uuid.uuid4().hex}"
-        query = fitted(rows, incoming, self.schema, complete=True, nested=True)
         count = {"num_rows": plan.expression("count(*)")}
-        seen = write_files(engine, str(folder), plan.observed(query, _OBSERVATION, count))
-        if not seen:
-            staged = staged_files(str(folder), from_arrow_schema(self.schema))
-            (seen,) = engine.collect(plan.aggregated(staged, count)).to_pylist()
+        _, seen = stage(engine, str(folder), rows, incoming, self.schema, count)
         with storage_errors(self.location):
             written = {file: pq.read_metadata(file).num_rows for file in sorted(folder.glob("part-*.parquet"))}
         if sum(written.values()) != seen["num_rows"]:
@@ -194,12 +191,10 @@ class DeltaSparkTable(DeltaRsTable):
         options: Mapping[str, str],
         partition_cols: tuple[str, ...],
     ) -> dict[str, Any]:
-        command = _write("delta", self.location, rows)
+        command = _write("delta", self.location, rows, options)
         operation = command.write_operation
         operation.mode = mode
         operation.partitioning_columns.extend(partition_cols)
-        for key, value in options.items():
-            operation.options[key] = value
         if receipt is not None:
             operation.options["txnAppId"], operation.options["txnVersion"] = receipt.app_id, str(receipt.batch_id)
         seen = engine.observed(command)
@@ -233,41 +228,40 @@ class DeltaSparkStore(DeltaRsStore):
     def _known(self, location: str) -> None:
         """Return nothing: the engine commits as well, and a table that is opened costs little beside its query."""
 
-    def stage(
-        self,
-        engine: Engine,
-        folder: str,
-        rows: Relation,
-        incoming: pa.Schema,
-        columns: pa.Schema,
-        measures: Mapping[str, proto.Expression],
-    ) -> tuple[Relation, dict[str, int]]:
-        """Write the rows of a query, once, into a folder of bare files; returns them, and the measures over them.
 
-        Args:
-            engine: runs the query: that of the update, or with the clock of a batch.
-            folder: one that is not there.
-            incoming: columns of the query.
-            columns: those that the files have.
-        """
-        query = fitted(rows, incoming, columns, complete=True, nested=True)
-        seen = self.written(engine, folder, plan.observed(query, _OBSERVATION, measures))
-        staged = staged_files(folder, from_arrow_schema(columns))
-        if seen.keys() < measures.keys():  # the cluster has found nothing to read, or its observer came too late
-            (seen,) = engine.collect(plan.aggregated(staged, measures)).to_pylist()
-        return staged, {name: int(seen[name]) for name in measures}
+@contextlib.contextmanager
+def staging(store: TableStore, folder: str) -> Iterator[str]:
+    """Lend a folder inside of one that is there for nothing else; what was left in it is gone, too."""
+    store.drop(folder)
+    yield f"{folder}/{uuid.uuid4().hex}"
+    with contextlib.suppress(StorageError):  # the work is done; the next one tries again, and says so if it cannot
+        store.drop(folder)
 
-    def written(self, engine: Engine, folder: str, query: Relation) -> dict[str, Any]:
-        """Write the rows of a query, once, into a folder that is not there; returns what it observes."""
-        return write_files(engine, folder, query)
 
-    @contextlib.contextmanager
-    def staging(self, folder: str) -> Iterator[str]:
-        """Lend a folder inside of one that is there for nothing else; what was left in it is gone, too."""
-        self.drop(folder)
-        yield f"{folder}/{uuid.uuid4().hex}"
-        with contextlib.suppress(StorageError):  # the work is done; the next one tries again, and says so if it cannot
-            self.drop(folder)
+def stage(
+    engine: Engine,
+    folder: str,
+    rows: Relation,
+    incoming: pa.Schema,
+    columns: pa.Schema,
+    measures: Mapping[str, proto.Expression],
+) -> tuple[Relation, dict[str, int]]:
+    """Write the rows of a query, once, into a folder of bare Parquet files; returns them, and the measures over them.
+
+    Beside the measures there is what the query itself counts with `observe`, if the engine has told of it.
+
+    Args:
+        engine: runs the query: that of the update, or with the clock of a batch.
+        folder: one that is not there.
+        incoming: columns of the query.
+        columns: those that the files have.
+    """
+    query = fitted(rows, incoming, columns, complete=True, nested=True)
+    seen = write_files(engine, folder, plan.observed(query, _OBSERVATION, measures))
+    staged = staged_files(folder, from_arrow_schema(columns))
+    if not seen.keys() >= measures.keys():  # the cluster has found nothing to read, or its observer came too late
+        seen |= engine.collect(plan.aggregated(staged, measures)).to_pylist()[0]
+    return staged, {name: int(count) for name, count in seen.items()}
 
 
 def staged_files(folder: str, columns: StructType) -> Relation:
@@ -280,17 +274,26 @@ def staged_files(folder: str, columns: StructType) -> Relation:
     return found
 
 
-def write_files(engine: Engine, folder: str, rows: Relation) -> dict[str, Any]:
-    """Write the rows of a query, once, as Parquet files into a folder that is not there; returns what it observes."""
-    return engine.observed(_write("parquet", folder, rows))
+def write_files(
+    engine: Engine, folder: str, rows: Relation, *, source: str = "parquet", options: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Write the rows of a query, once, as bare files into a folder that is not there; returns what it observes.
+
+    Args:
+        source: format of the files.
+        options: of Spark's writer of that format.
+    """
+    return engine.observed(_write(source, folder, rows, options or {}))
 
 
-def _write(source: str, path: str, rows: Relation) -> proto.Command:
+def _write(source: str, path: str, rows: Relation, options: Mapping[str, str]) -> proto.Command:
     command = proto.Command()
     operation = command.write_operation
     operation.input.CopyFrom(rows)
     operation.source, operation.path = source, path
     operation.mode = proto.WriteOperation.SAVE_MODE_ERROR_IF_EXISTS
+    for key, value in options.items():
+        operation.options[key] = value
     return command
 
 

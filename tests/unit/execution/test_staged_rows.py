@@ -18,7 +18,7 @@ from lakelet.execution.watermark import Thresholds
 from lakelet.plan import relation as plan
 
 COLUMNS = StructType([StructField("id", LongType()), StructField("nothing", NullType())])
-COUNTS = {"num_input": 5, "num_late": 2, "num_open": 1}
+COUNTS = {"num_rows": 3, "num_late": 2, "num_open": 1}
 
 
 @dataclass
