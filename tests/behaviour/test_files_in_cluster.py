@@ -343,6 +343,38 @@ def test_many_files_are_one_task_and_a_large_one_is_one_alone() -> None:
     assert counts == [10, 1, 64, 36]
 
 
+@pytest.mark.parametrize("format", ["json", "parquet", "text"])
+def test_a_file_that_may_not_be_read_is_not_corrupt(tmp_path: Path, engine: Engine, format: str) -> None:
+    """Neither here nor in a worker; a link to itself stands for a file that the system refuses."""
+    content = {"json": '{"id": 1}', "parquet": parquet(id=[1]), "text": "one"}[format]
+    case = Case(files={f"a.{format}": content, f"b.{format}": content}, options={"ignoreCorruptFiles": "true"})
+    found = given(case, tmp_path, engine)
+    refused = tmp_path / "landing" / f"b.{format}"
+    refused.unlink()
+    refused.symlink_to(refused)
+    with pytest.raises(SourceError, match="cannot be read") as here:
+        list(found.parser().tables(found.files[1]))
+    parser = found.parser()
+    worker = FileWorker(read=found.read, columns=parser.columns, metadata=True)
+    task = pa.record_batch({"task": [task_text(0, found.files)]})
+    *rows, last = worker(iter([task]))
+    assert sum(batch.num_rows for batch in rows) == 1
+    assert last.column(file_worker.NOTE)[0].as_py() is not None
+    failed = file_worker.Note.of(last.column(file_worker.NOTE)[0].as_py()).failed
+    assert failed is not None
+    assert (failed[0], failed[1]["message"], failed[1]["retryable"]) == (1, here.value.message, True)
+
+
+def test_workers_give_batches_of_bounded_size(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_worker, "BATCH_BYTES", 10_000)
+    lines = "\n".join('{"id": "%s"}' % ("x" * 1_000) for _ in range(100))
+    found = given(Case(files={"a.json": lines}), tmp_path, engine, metadata=False)
+    worker = FileWorker(read=found.read, columns=found.parser().columns, metadata=False)
+    batches = list(worker(iter([pa.record_batch({"task": [task_text(0, found.files)]})])))
+    assert sum(batch.num_rows for batch in batches) == 100
+    assert max(batch.num_rows for batch in batches) < 20
+
+
 # -- what workers lack --------------------------------------------------------------------------------------------
 
 

@@ -107,7 +107,7 @@ def _check(files: Sequence[FoundFile], read: FileRead, notes: Sequence[Note]) ->
             raise _out_of_reach(hidden, read)
         gone = [] if read.flag("ignoremissingfiles") else note.missing
         if note.failed is not None and (not gone or note.failed[0] < gone[0]):
-            raise SourceError(**note.failed[1])  # type: ignore[arg-type]
+            raise SourceError(**note.failed[1])
         if gone:
             raise missing_file(files[gone[0]])
 

@@ -285,6 +285,8 @@ def file_errors(file: FoundFile, read: FileRead) -> Iterator[None]:
         if not read.flag("ignoremissingfiles"):
             raise missing_file(file) from error
     except _TORN as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's own: the file may be whole
+            raise _unreadable(file, error) from error
         if not read.flag("ignorecorruptfiles"):
             raise _torn(file, read, error) from error
 
@@ -337,6 +339,16 @@ def missing_file(file: FoundFile) -> SourceError:
         f"the file `{file.path}` is gone",
         cause="it was found, and deleted or moved before this flow had read it",
         hint='put it back, or read with `.option("ignoreMissingFiles", "true")` to do without such files',
+    )
+
+
+def _unreadable(file: FoundFile, error: OSError) -> SourceError:
+    return SourceError(
+        "FAILED_READ_FILE.NO_HINT",
+        f"`{file.path}` cannot be read",
+        cause=f"{type(error).__name__}: {error}",
+        hint="check the permissions of the file and the disk that it is on; a cluster reads it as the user of its workers",
+        retryable=True,
     )
 
 

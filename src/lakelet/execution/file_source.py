@@ -27,9 +27,12 @@ from lakelet.execution.file_schema import FileSchemas
 from lakelet.execution.slices import INLINE_BYTES
 from lakelet.execution.sources import Backlog, Offset, Slice
 from lakelet.faults import reach
+from lakelet.places import remove_folder
 from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 
+MOST_FILES = 100_000
+"""Of a micro-batch, unless the stream says otherwise: a cluster gets their names in the plan."""
 MOST_WEIGHED = 10_000
 """Of a longer backlog only the number of files is told."""
 
@@ -121,11 +124,11 @@ class FileSource:
         return Backlog(num_files=waiting, num_bytes=size if is_little else None)
 
     def _within_limits(self, files: Sequence[FoundFile]) -> list[FoundFile]:
-        max_bytes, max_files = self.read.max_bytes(self.max_bytes), self.read.max_files
+        max_bytes, max_files = self.read.max_bytes(self.max_bytes), self.read.max_files or MOST_FILES
         taken: list[FoundFile] = []
         size = 0
         for file in files:
-            if taken and (size + file.size_bytes > max_bytes or (max_files is not None and len(taken) >= max_files)):
+            if taken and (size + file.size_bytes > max_bytes or len(taken) >= max_files):
                 break
             taken.append(file)
             size += file.size_bytes
@@ -177,7 +180,8 @@ def rows_here(files: Sequence[FoundFile], parser: FileParser, folder: Path) -> R
             break
     else:
         return plan.local(pa.concat_tables(pieces) if pieces else schema.empty_table())
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        remove_folder(folder)
     folder.mkdir(parents=True)
     with pq.ParquetWriter(folder / "rows.parquet", schema, compression="lz4") as writer:
         while pieces:

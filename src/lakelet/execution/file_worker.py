@@ -29,6 +29,10 @@ NOTE = "__lakelet_note"
 """The column after those of the files: NULL for their rows. Any other row is a note of a task, as `Note` writes it."""
 
 
+BATCH_BYTES = 64 * 2**20
+"""Of the batches that a worker gives; Spark takes none of 2 GB."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Note:
     """What is to be known of the files of one task, beside their rows.
@@ -44,7 +48,7 @@ class Note:
     first: int
     missing: list[int] = field(default_factory=list)
     lacking: str | None = None
-    failed: tuple[int, dict[str, str | None]] | None = None
+    failed: tuple[int, dict[str, Any]] | None = None
     unknown: dict[str, Any] | None = None
 
     def text(self) -> str:
@@ -97,7 +101,10 @@ class FileWorker:
         for number, (path, size_bytes, modified_at_ms) in enumerate(files, first):
             try:
                 for table in parser.tables(FoundFile(path=path, size_bytes=size_bytes, modified_at_ms=modified_at_ms)):
-                    yield from table.append_column(NOTE, pa.nulls(table.num_rows, pa.string())).to_batches()
+                    rows = table.append_column(NOTE, pa.nulls(table.num_rows, pa.string()))
+                    yield from rows.to_batches(
+                        max_chunksize=max(1, table.num_rows * BATCH_BYTES // max(1, table.nbytes))
+                    )
             except SourceError as error:
                 if isinstance(error.__cause__, FileNotFoundError):
                     note.missing.append(number)
@@ -107,6 +114,7 @@ class FileWorker:
                     "message": error.message,
                     "cause": error.cause,
                     "hint": error.hint,
+                    "retryable": error.retryable,
                 }
                 note.failed = (number, facts)
                 break
