@@ -201,7 +201,7 @@ class Reads:
         Raises:
             SourceError: as `rows_of_files`, where the engine would read other values than the files have.
         """
-        # A cluster plans with the log itself: files of other machines' tables, by the thousand, whose footers are not for this one.
+        # Not where a cluster reads: its tables may have files by the thousand, and the footer of each would be looked at here.
         if not self.engine.capabilities.exact_bounds and leads_astray(self.store, location, version):
             return self.rows_of_files(location, version)
         if not self._tells_columns:

@@ -1,6 +1,6 @@
-"""Which versions of tables have bounds that lead Sail astray, remembered: a table without wide decimals costs one look at its log.
+"""Which versions of tables have bounds that lead Sail astray, remembered: few tables have decimals that long.
 
-A version is looked at once, and the next ones only as far as their commits tell: one without metadata has the same columns.
+A version is looked at once, and those near it only as far as their commits tell: one without metadata has the same columns.
 """
 
 from __future__ import annotations
@@ -77,9 +77,10 @@ def _look(
 
 
 def _keeps_columns(location: str, before: _Seen, version: int) -> bool:
-    """Return whether the log says that a later version has the columns of an earlier one."""
-    if before.commit is None or not 0 < version - before.version <= FOLLOWED_COMMITS:
+    """Return whether the log says that two versions have the same columns."""
+    first, last = sorted((before.version, version))
+    if before.commit is None or not 0 < last - first <= FOLLOWED_COMMITS:
         return False
     if commit_file(location, before.version) != before.commit:
         return False
-    return not any(sets_metadata(location, number) for number in range(before.version + 1, version + 1))
+    return not any(sets_metadata(location, number) for number in range(first + 1, last + 1))

@@ -70,7 +70,7 @@ def writer_properties(
 
 def may_be_rounded(value: Decimal, scale: int) -> bool:
     """Return whether a bound may be what delta-rs has made of another value; or what Sail makes of it, with decimal places."""
-    sign, digits, exponent = value.as_tuple()
+    _sign, digits, exponent = value.as_tuple()
     assert isinstance(exponent, int)
     if not any(digits) or len(digits) + exponent + scale <= EXACT_DIGITS:
         return False

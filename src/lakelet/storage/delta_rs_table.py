@@ -148,7 +148,8 @@ class DeltaRsTable:
         with storage_errors(self.location):
             actions = pa.table(self._table.get_add_actions(flatten=False))
             features = set(self._table.protocol().reader_features or ())
-        # Such tables are not delta-rs's, and their files cannot be read bare; of them only those are given up that Sail gets wrong.
+        # delta-rs writes neither, so nothing is rounded there. Their files cannot be read bare: a read that Sail would get wrong
+        # is refused where the files are asked for, and any other one stays with the engine, which knows both.
         is_mapped = self.properties.get("delta.columnMapping.mode", "none") != "none"
         check = misread if is_mapped or "deletionVectors" in features else doubtful
         bounds = [actions.column(name) for name in ("min", "max") if name in actions.column_names]
