@@ -9,11 +9,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 from tests.engines import CHOSEN
 
 from lakelet.engine import probes
@@ -345,6 +347,15 @@ def test_capabilities_say_whose_days_the_engine_takes(engine: Engine, tmp_path: 
     untold, told = (found.column("day").to_pylist() for found in days)
     assert told == [date(2024, 5, 2)]
     assert (untold == told) is engine.capabilities.instants_in_session_zone
+
+
+def test_bounds_of_decimals_are_what_the_log_says_where_the_engine_says_so(engine: Engine, tmp_path: Path) -> None:
+    value = Decimal("1234567890123456.78")
+    write_deltalake(str(tmp_path), pa.table({"p": pa.array([value], pa.decimal128(18, 2))}))
+    log = tmp_path / "_delta_log" / f"{0:020d}.json"
+    log.write_text(log.read_text().replace("1234567890123456.8", str(value)))  # as Delta Lake's own writer has it
+    found = engine.collect(plan.delta(str(tmp_path), 0)).column("p").to_pylist()
+    assert (found == [value]) is engine.capabilities.exact_bounds
 
 
 def test_an_endpoint_tells_what_the_engine_behind_it_can_do(engine: Engine) -> None:

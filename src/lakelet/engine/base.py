@@ -34,6 +34,8 @@ class EngineCapabilities:
     """`xxhash64` gives the values that Spark gives, but of DECIMAL with more than 18 digits."""
     instants_in_session_zone: bool
     """Timestamps that files say are in UTC have days and hours of the session's zone; without it, only where columns are told."""
+    exact_bounds: bool
+    """Bounds of DECIMAL columns in the log of a Delta table are what its writer wrote; without it what a double makes of them."""
     batch_watermark: bool
     """`withWatermark` on a batch relation is accepted (and does nothing)."""
     overflow_is_an_error: bool

@@ -17,6 +17,7 @@ SPARK_WITH_DELTA = EngineCapabilities(
     hashes_constants=True,
     spark_hashes=True,
     instants_in_session_zone=True,
+    exact_bounds=True,
     batch_watermark=True,
     overflow_is_an_error=True,
     scoped_sources=False,

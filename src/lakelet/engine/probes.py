@@ -32,6 +32,7 @@ def detect(engine: ConnectEngine) -> EngineCapabilities:
         hashes_constants=observes,
         spark_hashes=hashes_as_spark(engine),
         instants_in_session_zone=observes,
+        exact_bounds=observes,
         batch_watermark=_runs(engine, watermarked()),
         scoped_sources=False,  # two queries at one instant cannot be tried, and names of their own never hurt
         arrow_functions=_runs(engine, mapped_by_function()),

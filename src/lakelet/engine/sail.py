@@ -39,6 +39,7 @@ CAPABILITIES = EngineCapabilities(
     group_by_all=False,
     hashes_constants=False,
     instants_in_session_zone=False,
+    exact_bounds=False,
     batch_watermark=False,
     overflow_is_an_error=False,
     scoped_sources=True,

@@ -11,7 +11,6 @@ from lakelet.execution.delta_options import DeltaOptions
 from lakelet.execution.delta_source import version_as_of
 from lakelet.execution.reads import Source, named_leaf
 from lakelet.execution.resolution import Resolver
-from lakelet.execution.slices import file_rows
 from lakelet.execution.stateful_part import placed_operators
 from lakelet.graph.elements import Action, Dataset, DatasetKind, Expectation
 from lakelet.plan import relation as plan
@@ -21,7 +20,7 @@ from lakelet.plan.normalize import runnable
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, is_streaming, leaf_of, leaves
 from lakelet.plan.stateful import Operator, inputs_of, operator_of, redirected, stand_in
-from lakelet.storage.delta_log import checkpointed_version, refuse_column_mapping, snapshot_files
+from lakelet.storage.delta_log import checkpointed_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,11 +311,7 @@ class Binder:
         version = version_as_of(location, leaf.shown, leaf.options, newest=versions[location])
         # Sail 0.7 cannot read most versions from before the last checkpoint of the log.
         if metadata or version < checkpointed_version(location):
-            table = store.open(location, version=version)
-            assert table is not None
-            refuse_column_mapping(location, table.properties)
-            files = snapshot_files(location, version)
-            return file_rows(files, table.schema, partition_cols=table.partition_cols, metadata=metadata, inline=inline)
+            return self._resolver.rows_of_files(location, version, metadata=metadata)
         return self._resolver.delta_rows(location, version)
 
     def _view(self, view: Dataset, batch: _Batch) -> Relation:

@@ -18,6 +18,7 @@ from lakelet.execution.file_discovery import roots
 from lakelet.execution.file_options import FileRead
 from lakelet.execution.file_options import file_read as checked_read
 from lakelet.execution.file_schema import FileSchemas
+from lakelet.execution.slices import file_rows
 from lakelet.graph.elements import Dataset, DatasetKind
 from lakelet.names import NameContext, split_name
 from lakelet.places import is_remote
@@ -25,7 +26,9 @@ from lakelet.plan import relation as plan
 from lakelet.plan.relation import Relation
 from lakelet.plan.sources import Leaf, LeafKind, leaf_of
 from lakelet.storage.base import TableStore
+from lakelet.storage.believed_bounds import leads_astray
 from lakelet.storage.catalog import Catalog
+from lakelet.storage.delta_log import refuse_column_mapping, snapshot_files
 
 Key = tuple[str, str, str]
 FILE_FORMATS = {"json", "csv", "parquet", "text", "binaryfile", "avro", "orc"}
@@ -193,13 +196,37 @@ class Reads:
         return self.time_zone != "UTC" and not self.engine.capabilities.instants_in_session_zone
 
     def delta_rows(self, location: str, version: int) -> Relation:
-        """Return the rows of a version of a Delta table."""
+        """Return the rows of a version of a Delta table.
+
+        Raises:
+            SourceError: as `rows_of_files`, where the engine would read other values than the files have.
+        """
+        # Not where a cluster reads: its tables may have files by the thousand, and the footer of each would be looked at here.
+        if not self.engine.capabilities.exact_bounds and leads_astray(self.store, location, version):
+            return self.rows_of_files(location, version)
         if not self._tells_columns:
             return plan.delta(location, version)
         table = self.store.open(location)  # the newest one is known, most often
         if table is None or table.version != version:
             table = self.store.open(location, version=version)
         return plan.delta(location, version, None if table is None else from_arrow_schema(table.schema))
+
+    def rows_of_files(self, location: str, version: int, *, metadata: bool = False) -> Relation:
+        """Return the rows of a version of a Delta table, read from its data files without its log.
+
+        Raises:
+            SourceError: `DELETION_VECTORS_UNSUPPORTED`, `COLUMN_MAPPING_UNSUPPORTED`: the files alone have other rows or names.
+        """
+        table = self.store.open(location, version=version)
+        assert table is not None
+        refuse_column_mapping(location, table.properties)
+        return file_rows(
+            snapshot_files(location, version),
+            table.schema,
+            partition_cols=table.partition_cols,
+            metadata=metadata,
+            inline=not self.engine.capabilities.cluster_writes,
+        )
 
     def _reads_itself(self, leaf: Leaf, place: Origin) -> bool:
         """Return whether the runtime reads these files, and not the engine."""

@@ -212,6 +212,10 @@ class Table(Protocol):
         """Return the data files of this version, oldest first."""
         ...
 
+    def bounds_lead_astray(self) -> bool:
+        """Return whether a file has a bound of a DECIMAL column that need not be what the file has."""
+        ...
+
     def compact(self, *, file_size_bytes: int | None = None) -> None:
         """Put small files together, in one commit that changes no row; nothing to gain, no commit.
 

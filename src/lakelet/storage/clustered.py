@@ -36,6 +36,7 @@ from lakelet.storage.file_index import (
     bounded_columns,
     enclosing,
     floors,
+    index_column,
     index_schema,
     matching,
     overlapping,
@@ -139,10 +140,9 @@ class Files:
         actions = pa.table(delta.get_add_actions(flatten=True))
         columns = {}
         for field in index_schema(schema):
-            known = field.name in actions.column_names and not pa.types.is_null(actions.schema.field(field.name).type)
-            columns[field.name] = (
-                actions.column(field.name).cast(field.type) if known else pa.nulls(actions.num_rows, field.type)
-            )
+            known = field.name in actions.column_names
+            bounds = actions.column(field.name) if known else pa.nulls(actions.num_rows)
+            columns[field.name] = index_column(bounds, field.type)
         self.index = pa.table(columns, schema=index_schema(schema))
 
     def changed(self, index: pa.Table) -> Files:
@@ -213,6 +213,11 @@ class Files:
 
     def _path(self, position: int) -> str:
         return str(self._location / unquote(self.index.column("path")[position].as_py()))
+
+    def removed(self) -> list[RemovedFile]:
+        """Return what takes all files out of the table."""
+        files = self.index.select(["path", "size_bytes"]).to_pylist()
+        return [RemovedFile(path=file["path"], size_bytes=file["size_bytes"]) for file in files]
 
     @property
     def recent(self) -> list[int]:
@@ -352,8 +357,7 @@ def leaf_sized(rows: pa.RecordBatchReader) -> tuple[pa.RecordBatchReader, int]:
     delta-rs looks at the size every 1,024 rows and gives batches to several writers by turns, so a file must end with its
     batch: one that takes rows of the next one as well would enclose the keys of other files.
     """
-    table = (pa.Table.from_batches([batch]) for batch in rows)
-    batches = (piece.combine_chunks().to_batches()[0] for piece in _leaves(table) if piece.num_rows)
+    batches = (leaf.to_batches()[0] for leaf in leaves(rows))
     first = next(batches, None)
     if first is None:
         return rows.schema.empty_table().to_reader(), LEAF_ROWS
@@ -363,16 +367,17 @@ def leaf_sized(rows: pa.RecordBatchReader) -> tuple[pa.RecordBatchReader, int]:
     return pa.RecordBatchReader.from_batches(rows.schema, itertools.chain([first], batches)), max(1, int(size * 0.8))
 
 
-def _leaves(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Yield the rows of all tables, `LEAF_ROWS` at a time but for the last."""
+def leaves(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield all rows, `LEAF_ROWS` at a time but for the last, each in one piece of memory."""
     rest: pa.Table | None = None
-    for table in tables:
+    for batch in rows:
+        table = pa.Table.from_batches([batch])
         rest = table if rest is None else pa.concat_tables([rest, table])
         full = rest.num_rows // LEAF_ROWS * LEAF_ROWS
-        yield from (rest.slice(start, LEAF_ROWS) for start in range(0, full, LEAF_ROWS))
+        yield from (rest.slice(start, LEAF_ROWS).combine_chunks() for start in range(0, full, LEAF_ROWS))
         rest = rest.slice(full)
-    if rest is not None:
-        yield rest
+    if rest is not None and rest.num_rows:
+        yield rest.combine_chunks()
 
 
 def _in_parallel(function: Callable[[int], Any], items: Iterable[int]) -> list[Any]:

@@ -163,6 +163,15 @@ def read_commit(location: str, version: int) -> Commit | None:
     )
 
 
+def sets_metadata(location: str, version: int) -> bool:
+    """Return whether a commit may set the table's columns; one that the log no longer has may. Costs one read of its file."""
+    try:
+        data = (log_folder(location) / f"{version:020d}.json").read_bytes()
+    except FileNotFoundError:
+        return True
+    return b'"metaData"' in data
+
+
 def commit_timestamp_ms(location: str, version: int) -> int:
     """Return when a version was committed."""
     commit = read_commit(location, version)

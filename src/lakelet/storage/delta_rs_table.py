@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from lakelet.faults import reach
@@ -21,6 +21,7 @@ from lakelet.storage import clustered, file_index, known_tables
 from lakelet.storage.base import Receipt, TableChange, TableSize
 from lakelet.storage.counted_rows import CountedRows, begun
 from lakelet.storage.data_files import DataFile, data_files
+from lakelet.storage.decimal_bounds import doubtful, has_wide, misread, writer_properties
 from lakelet.storage.delta_log import commit_file
 from lakelet.storage.failures import storage_errors
 from lakelet.storage.known_tables import KnownTable
@@ -136,9 +137,23 @@ class DeltaRsTable:
     def compact(self, *, file_size_bytes: int | None = None) -> None:
         with storage_errors(self.location):
             before = self.version
-            self._table.optimize.compact(target_size=file_size_bytes)
+            properties = writer_properties(self.schema, compacts=True)
+            self._table.optimize.compact(target_size=file_size_bytes, writer_properties=properties)
             if self.version > before:
                 self._table.create_checkpoint()
+
+    def bounds_lead_astray(self) -> bool:
+        if not has_wide(self.schema):
+            return False
+        with storage_errors(self.location):
+            actions = pa.table(self._table.get_add_actions(flatten=False))
+            features = set(self._table.protocol().reader_features or ())
+        # delta-rs writes neither, so nothing is rounded there. Their files cannot be read bare: a read that Sail would get wrong
+        # is refused where the files are asked for, and any other one stays with the engine, which knows both.
+        is_mapped = self.properties.get("delta.columnMapping.mode", "none") != "none"
+        check = misread if is_mapped or "deletionVectors" in features else doubtful
+        bounds = [actions.column(name) for name in ("min", "max") if name in actions.column_names]
+        return any(check(column).any() for table in bounds for column in table.flatten())
 
     def size(self) -> TableSize:
         with storage_errors(self.location):
@@ -354,6 +369,7 @@ class DeltaRsTable:
                     predicate=f"s.__op = 'D' AND {predicate}",
                     source_alias="s",
                     target_alias="t",
+                    writer_properties=writer_properties(self.schema),
                     commit_properties=_properties(receipt),
                 )
                 .when_matched_delete()
@@ -372,6 +388,7 @@ class DeltaRsTable:
                     predicate=predicate,
                     source_alias="s",
                     target_alias="t",
+                    writer_properties=writer_properties(self.schema),
                     commit_properties=_properties(receipt),
                 )
                 .when_matched_delete(predicate="s.__op = 'D'")
@@ -379,6 +396,15 @@ class DeltaRsTable:
                 .when_not_matched_insert(assignments, predicate="s.__op = 'U'")
                 .execute()
             )
+
+    def _write_leaves(self, rows: CountedRows, *, replaces: bool, receipt: Receipt | None) -> int:
+        """Write small files in one commit without delta-rs: it would leave out the bounds by which a key is looked for."""
+        with storage_errors(self.location, rows):
+            removed = self.leaf_files.removed() if replaces else []
+            added = [clustered.write_file(place(self.location), leaf)[0] for leaf in clustered.leaves(rows.reader())]
+            write_commit(self.location, self.version + 1, added=added, removed=removed, receipt=receipt)
+        self.changed(None, receipt)
+        return rows.rows
 
     def _write(
         self,
@@ -393,18 +419,17 @@ class DeltaRsTable:
         where: str | None = None,
         row_group_rows: int | None = None,
     ) -> int:
-        counted = CountedRows(rows, schema or nullable(rows.schema))
+        schema = schema or nullable(rows.schema)
+        counted = CountedRows(rows, schema)
+        if small_files and has_wide(schema) and schema.equals(self.schema) and self._is_plain:
+            return self._write_leaves(counted, replaces=mode == "overwrite", receipt=receipt)
         options: dict[str, Any] = {}
         if small_files:
             reader, options["target_file_size"] = clustered.leaf_sized(counted.reader())
             row_group_rows = clustered.LEAF_ROWS
         else:
             reader = counted.reader()
-        if row_group_rows is not None:
-            options["writer_properties"] = WriterProperties(
-                max_row_group_size=row_group_rows,
-                default_column_properties=ColumnProperties(dictionary_enabled=False, statistics_enabled="CHUNK"),
-            )
+        options["writer_properties"] = writer_properties(schema, row_group_rows=row_group_rows)
         with storage_errors(self.location, counted):
             write_deltalake(
                 self._table,

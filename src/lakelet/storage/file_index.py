@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lakelet.storage.decimal_bounds import doubtful, may_be_rounded
+
 LOOKED_AT = 4_000_000
 """Pairs of a key and a file that are compared one by one; more than that are not worth it."""
 RECENT = "recent-"
@@ -177,6 +179,15 @@ def index_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields)
 
 
+def index_column(bounds: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Return bounds of the log, or a count, as a column of the index; NULL in place of those that may be rounded."""
+    if pa.types.is_null(bounds.type):
+        return pa.chunked_array([pa.nulls(len(bounds), kind)])
+    values = bounds.cast(kind)
+    unsure = doubtful(values)
+    return pc.if_else(pa.array(unsure), pa.scalar(None, kind), values) if unsure.any() else values
+
+
 def bounded_columns(rows: pa.Table) -> list[str]:
     """Return the columns that get bounds, those without NaN: it is greater than any number, and no bound says so."""
     return [
@@ -221,12 +232,13 @@ def statistics_json(found: dict[str, tuple[Any, Any, int]], rows: int) -> dict[s
 
 
 def _json_value(value: Any) -> Any:
-    """Return a bound as the log has it; None for infinity, and for a decimal that no JSON number is exactly."""
+    """Return a bound as the log has it; None for infinity, and for a decimal that a reader may take for a rounded one."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Decimal):
-        number = int(value) if value == value.to_integral_value() else float(value)
-        return number if Decimal(str(number)) == value else None
+        if may_be_rounded(value, -int(value.as_tuple().exponent)):
+            return None
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, datetime.datetime):
         return value.replace(tzinfo=None).isoformat(timespec="microseconds") + ("Z" if value.tzinfo else "")
     return value.isoformat() if isinstance(value, datetime.date) else value

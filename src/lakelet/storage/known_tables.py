@@ -77,6 +77,17 @@ def newest(location: str) -> KnownTable | None:
     return None
 
 
+def schema_of(location: str, version: int, commit: tuple[int, int] | None) -> pa.Schema | None:
+    """Return the columns of a version of a table if this process knows them; costs nothing.
+
+    Args:
+        commit: what identifies the file of the version's commit.
+    """
+    with _lock:
+        found = _known.get(location)
+    return found.schema if found is not None and (found.version, found.commit) == (version, commit) else None
+
+
 def forget() -> None:
     """Know nothing, as a new process does."""
     with _lock:
