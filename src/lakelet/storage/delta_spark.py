@@ -313,7 +313,7 @@ def write_files(
         raise out_of_reach(folder, "the folder is not there")
     files = sorted(Path(folder).glob(f"part-*.{source}"))
     if tasks is None:
-        count = plan.aggregated(rows, {"n": plan.expression("count(*)")})
+        count = plan.aggregated(plan.unobserved(rows), {"n": plan.expression("count(*)")})
         expected = int(engine.collect(count).to_pylist()[0]["n"])
         found_rows = (num_rows or _rows_of_footers)(files)
         if found_rows != expected:
