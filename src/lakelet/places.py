@@ -9,10 +9,12 @@ delta-rs and the embedded engine know, too: `AWS_*`, `AZURE_*`, `GOOGLE_*`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import functools
 import hashlib
 import io
+import os
 import re
 import shutil
 import uuid
@@ -274,6 +276,18 @@ def remove_folder(folder: Place) -> None:
         folder.rename(folder.with_name(f".{folder.name}.removed-{uuid.uuid4().hex}"))
     for left in folder.parent.glob(f".{folder.name}.removed-*"):
         shutil.rmtree(left)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has what a file holds, or which names a folder has; where folders can be waited for."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(file)
 
 
 def _removal_order(key: ObjectPath) -> tuple[int, tuple[int, ...]]:

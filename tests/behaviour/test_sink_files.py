@@ -33,7 +33,7 @@ READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of a sink's folder, by id."""
-    found = [row for path in sorted(folder.iterdir()) for row in READERS[path.suffix[1:]](path)]
+    found = [row for path in sorted(folder.glob("part-*")) for row in READERS[path.suffix[1:]](path)]
     return sorted(found, key=lambda row: int(row["id"]))
 
 
@@ -119,7 +119,7 @@ def test_csv_has_the_same_values_on_every_engine(project: Any, separator: str, z
     project.write(sink("csv", *PLAIN, sep=separator))
     project.land("orders", orders(1, 2))
     project.ok(configuration={"spark.sql.session.timeZone": zone})
-    texts = [path.read_text().splitlines() for path in (project.root / "outside").iterdir()]
+    texts = [path.read_text().splitlines() for path in (project.root / "outside").glob("part-*")]
     delimiter = separator.replace("\\t", "\t")
     first, second = sorted(
         (row for lines in texts for row in csv.DictReader(lines, delimiter=delimiter)), key=lambda row: str(row["id"])
@@ -155,7 +155,7 @@ def to_out():
     project.write(pipeline("dp.create_sink('out', 'csv', {'path': 'outside'})", query))
     project.land("orders", orders(1, 2, 3, 4))
     project.ok()
-    found = [line for path in (project.root / "outside").iterdir() for line in path.read_text().splitlines()]
+    found = [line for path in (project.root / "outside").glob("part-*") for line in path.read_text().splitlines()]
     assert sorted(found) == ['""', "-Infinity", "Infinity", "NaN"]
 
 
@@ -319,3 +319,12 @@ def test_a_full_disk_of_the_cluster_is_told_and_loses_nothing(project: Any) -> N
         assert list((project.root / "outside").glob("part-*")) == []
     project.ok()
     assert len(rows(project.root / "outside")) == 100
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_task_may_write_many_files(project: Any) -> None:
+    project.write(sink("json"))
+    project.land("orders", orders(1, 2, 3, 4))
+    project.ok(configuration={"spark.sql.files.maxRecordsPerFile": "1"})
+    assert [row["id"] for row in rows(project.root / "outside")] == [1, 2, 3, 4]
+    assert len(list((project.root / "outside").glob("part-*"))) == 4

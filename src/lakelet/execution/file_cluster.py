@@ -31,7 +31,7 @@ from lakelet.plan import relation as plan
 from lakelet.plan.arrow_functions import mapped
 from lakelet.plan.relation import Relation
 from lakelet.storage.base import TableStore
-from lakelet.storage.delta_spark import stage
+from lakelet.storage.delta_spark import out_of_reach, stage
 
 TASK_BYTES = 4 * 2**20
 """Files of a task, on disk; a larger one is a task of its own. A worker parses five megabytes of JSON in a second."""
@@ -64,6 +64,7 @@ class FileCluster:
 
         Raises:
             SourceError: what the parser raises here, of the first file that has something; `FILES_OUT_OF_REACH`.
+            StorageError: `STORAGE_OUT_OF_REACH`.
         """
         if not self.is_there or parser.read.format in self.lacking:
             return None
@@ -82,6 +83,8 @@ class FileCluster:
             {"num_notes": plan.expression(f"count({NOTE})")},
         )
         notes = self._notes(staged) if counts["num_notes"] else []
+        if len(notes) != counts["num_notes"]:
+            raise out_of_reach(str(folder), f"{len(notes)} of {counts['num_notes']} notes of its workers are there")
         lacking = next((note.lacking for note in notes if note.lacking), None)
         if lacking is not None:
             self.lacking[parser.read.format] = lacking

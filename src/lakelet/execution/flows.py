@@ -39,7 +39,7 @@ from lakelet.execution.context import UpdateContext
 from lakelet.execution.expectations import Quality, check_view
 from lakelet.execution.foreign import check_commits, note_versions
 from lakelet.execution.reads import plan_leaf
-from lakelet.execution.sinks import write_sink
+from lakelet.execution.sinks import tidy_sink, write_sink
 from lakelet.execution.stateful import StatefulBatch
 from lakelet.execution.watermark import shown
 from lakelet.execution.writing import pending_rows
@@ -173,6 +173,8 @@ def publish_and_note(
     versions = {} if dataset.kind is DatasetKind.SINK else note_versions(context, dataset, checkpoint)
     checkpoint.write_commit(batch, versions | (step.note() if step else {}), durable=dataset.kind is DatasetKind.SINK)
     reach("flow.commit_noted")
+    if dataset.kind is DatasetKind.SINK:
+        tidy_sink(context, dataset, checkpoint)
     if step is not None:
         step.tidy()
 

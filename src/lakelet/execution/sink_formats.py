@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from lakelet.graph.elements import Dataset
 
 _Text = Callable[[Any], str]
+_FLOAT = struct.Struct("f")
 _QUOTED_UNLESS = frozenset(" :-+.")
 """Characters of numbers and instants: with such a separator they are quoted, as texts always are."""
 
@@ -87,6 +89,7 @@ def write_rows(path: Path, reader: pa.RecordBatchReader, sink: Dataset) -> int:
 
     Raises:
         OSError: the file cannot be written.
+        StorageError: `UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE`, of a date or timestamp that Python does not have.
     """
     columns = nullable(reader.schema)
     rows = (pa.Table.from_batches([batch]).cast(columns) for batch in reader)
@@ -101,7 +104,7 @@ def write_rows(path: Path, reader: pa.RecordBatchReader, sink: Dataset) -> int:
             text = _json_of(pa.struct(list(columns)))
             with path.open("w", encoding="utf-8", newline="") as file:
                 for table in rows:
-                    file.writelines(text(row) + "\n" for row in table.to_pylist())
+                    file.writelines(text(row) + "\n" for row in _values(table, sink))
                     count += table.num_rows
         case _:
             separator = _separator(sink)
@@ -163,6 +166,20 @@ def _separator(sink: Dataset) -> str:
     return sink.sink_options.get("sep", ",").replace("\\t", "\t")
 
 
+def _values(table: pa.Table, sink: Dataset) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (OverflowError, ValueError) as error:  # Python has no such dates
+        raise StorageError(
+            "UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE",
+            "a date or timestamp cannot be written as JSON",
+            origin=sink.origin,
+            cause=f"its year is not between 1 and 9999 ({error})",
+            hint="cast it to a string in the query, or use a sink of another format",
+        ) from error
+    return rows
+
+
 # -- JSON ---------------------------------------------------------------------------------------------------------
 
 
@@ -177,7 +194,8 @@ def _json_of(kind: pa.DataType) -> _Text:
         item = _json_of(kind.value_type)
         return _or_null(lambda items: "[" + ",".join(map(item, items)) + "]")
     if pa.types.is_floating(kind):
-        return _or_null(lambda number: _json_float(number, kind))
+        digits = _shortest if pa.types.is_float32(kind) else repr
+        return _or_null(lambda number: digits(number) if math.isfinite(number) else _json_no_number(number))
     if pa.types.is_boolean(kind):
         return _or_null(lambda flag: "true" if flag else "false")
     if pa.types.is_integer(kind) or pa.types.is_decimal(kind):
@@ -206,12 +224,17 @@ def _or_null(text: _Text) -> _Text:
     return lambda value: "null" if value is None else text(value)
 
 
-def _json_float(number: float, kind: pa.DataType) -> str:
-    if not math.isfinite(number):
-        return '"NaN"' if math.isnan(number) else '"Infinity"' if number > 0 else '"-Infinity"'
-    if pa.types.is_float32(kind):  # the digits that tell it from other FLOATs, not all that it has as a DOUBLE
-        return str(pa.scalar(number, kind).cast(pa.string()))
-    return repr(number)
+def _json_no_number(number: float) -> str:
+    return '"NaN"' if math.isnan(number) else '"Infinity"' if number > 0 else '"-Infinity"'
+
+
+def _shortest(number: float) -> str:
+    """Return the digits that tell a FLOAT from others, not all that it has as a DOUBLE."""
+    for digits in range(6, 9):
+        short = float(f"{number:.{digits}g}")
+        if _FLOAT.unpack(_FLOAT.pack(short))[0] == number:
+            return repr(short)
+    return repr(float(f"{number:.9g}"))  # enough for all of them
 
 
 def _text(value: str) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from lakelet.errors import FlowError, StorageError
 from lakelet.execution.checkpoint import FORMAT, Batch, Checkpoint, read_json, write_json
 from lakelet.execution.expectations import Quality
-from lakelet.execution.sink_files import write_sink_files
+from lakelet.execution.sink_files import tidy_sink_files, write_sink_files
 from lakelet.execution.writing import pending_rows
 from lakelet.faults import reach
 from lakelet.plan import relation as plan
@@ -47,6 +47,12 @@ def write_sink(context: UpdateContext, sink: Dataset, checkpoint: Checkpoint, ba
         written = write_sink_files(context, sink, checkpoint, batch.id, writer, rows)
     reach("sink.rows_written")
     return written
+
+
+def tidy_sink(context: UpdateContext, sink: Dataset, checkpoint: Checkpoint) -> None:
+    """Remove what a batch needed until its commit, which is noted."""
+    if sink.sink_function is None and sink.sink_format != "delta":
+        tidy_sink_files(context, sink, checkpoint)
 
 
 def sink_id(checkpoint: Checkpoint) -> str:

@@ -284,6 +284,13 @@ def observed(source: Relation, name: str, measures: Mapping[str, proto.Expressio
     return relation
 
 
+def unobserved(source: Relation) -> Relation:
+    """Return a query that gives the same rows, and observes nothing."""
+    return substitute(
+        source, lambda node: unobserved(node.collect_metrics.input) if node.HasField("collect_metrics") else None
+    )
+
+
 def union(sources: list[Relation], *, by_name: bool = False) -> Relation:
     """Return all rows of `sources`, which have the same columns in the same order.
 

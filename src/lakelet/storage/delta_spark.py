@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from lakelet.storage.log_writer import AddedFile, checkpoint, write_commit
 from lakelet.storage.schema import nullable, sql_type, stored_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pyspark.sql.types import StructType
 
@@ -44,6 +45,8 @@ TXN_VERSION = "spark.databricks.delta.write.txnVersion"
 OPERATION = "__op"
 _ATTEMPT = "_files-"
 _OBSERVATION = "lakelet"
+_WRITTEN, _TASK, _TASKS = "lakelet_written", "__lakelet_task", "__lakelet_tasks"
+_NUMBER = re.compile(r"part-(\d+)")
 _OPTIMIZE = "spark.databricks.delta.optimize"
 
 
@@ -74,8 +77,11 @@ class DeltaSparkTable(DeltaRsTable):
     def append_files(self, engine: Engine, rows: Relation, incoming: pa.Schema, *, receipt: Receipt) -> None:
         """Commit the rows of a query and the receipt as one version: the engine writes files, the log is written here.
 
-        In less than half the time of `append_query`, for plain tables whose columns the query has. The files are
+        In less than half the time of `append_query`, for plain tables whose columns the query has. The rows are
         counted here as well as there. A job that goes on after its client died has written files that no commit names.
+
+        Raises:
+            StorageError: `STORAGE_OUT_OF_REACH`; nothing is committed.
         """
         table = Path(self.location)
         for left in table.glob(f"{_ATTEMPT}*"):  # of an attempt that was cut off; a vacuum does not look there
@@ -86,12 +92,7 @@ class DeltaSparkTable(DeltaRsTable):
         with storage_errors(self.location):
             written = {file: pq.read_metadata(file).num_rows for file in sorted(folder.glob("part-*.parquet"))}
         if sum(written.values()) != seen["num_rows"]:
-            raise StorageError(
-                "RECEIPT_NOT_WRITTEN",
-                f"the engine has written {seen['num_rows']} rows to `{folder}`, and {sum(written.values())} are there",
-                cause="it writes into another file system than this process reads",
-                hint="mount the storage folder at the same path on all machines of the cluster",
-            )
+            raise out_of_reach(str(folder), f"{sum(written.values())} of {seen['num_rows']} rows are there")
         with storage_errors(self.location):
             added = [_moved(file, table, num_rows) for file, num_rows in written.items() if num_rows]
             remove_folder(folder)
@@ -255,6 +256,9 @@ def stage(
         folder: one that is not there.
         incoming: columns of the query.
         columns: those that the files have.
+
+    Raises:
+        StorageError: `STORAGE_OUT_OF_REACH`.
     """
     query = fitted(rows, incoming, columns, complete=True, nested=True)
     seen = write_files(engine, folder, plan.observed(query, _OBSERVATION, measures))
@@ -275,15 +279,67 @@ def staged_files(folder: str, columns: StructType) -> Relation:
 
 
 def write_files(
-    engine: Engine, folder: str, rows: Relation, *, source: str = "parquet", options: Mapping[str, str] | None = None
+    engine: Engine,
+    folder: str,
+    rows: Relation,
+    *,
+    source: str = "parquet",
+    options: Mapping[str, str] | None = None,
+    num_rows: Callable[[Sequence[Path]], int] | None = None,
 ) -> dict[str, Any]:
     """Write the rows of a query, once, as bare files into a folder that is not there; returns what it observes.
+
+    A machine of the cluster on which the folder is not mounted writes to its own disk, and Spark tells of a success. So each
+    task that has rows is observed, and its file must be in the folder as this process sees it: its number is in the name, and
+    no file is opened. Where the observation did not come, the query is counted once more, and so are the rows in the files.
+    Into an object store all machines write through the same library as Spark's list of it, and nothing is looked for.
 
     Args:
         source: format of the files.
         options: of Spark's writer of that format.
+        num_rows: counts the rows in files of that format; for Parquet their footers do.
+
+    Raises:
+        StorageError: `STORAGE_OUT_OF_REACH`, retryable: a file on a network file system may be seen late.
     """
-    return engine.observed(_write(source, folder, rows, options or {}))
+    numbered = plan.with_columns(rows, {_TASK: plan.expression("spark_partition_id()")})
+    measure = {_TASKS: plan.expression(f"concat_ws(',', collect_set(CAST({_TASK} AS STRING)))")}
+    query = plan.dropped(plan.observed(numbered, _WRITTEN, measure), [_TASK])
+    seen = engine.observed(_write(source, folder, query, options or {}))
+    tasks = seen.pop(_TASKS, None)
+    if is_remote(folder):
+        return seen
+    if not Path(folder).is_dir():
+        raise out_of_reach(folder, "the folder is not there")
+    files = sorted(Path(folder).glob(f"part-*.{source}"))
+    if tasks is None:
+        count = plan.aggregated(plan.unobserved(rows), {"n": plan.expression("count(*)")})
+        expected = int(engine.collect(count).to_pylist()[0]["n"])
+        found_rows = (num_rows or _rows_of_footers)(files)
+        if found_rows != expected:
+            raise out_of_reach(folder, f"{found_rows} of {expected} rows are there")
+        return seen
+    numbers = {int(found[1]) for file in files if (found := _NUMBER.match(file.name))}
+    lost = {int(task) for task in tasks.split(",") if task} - numbers
+    if lost:
+        raise out_of_reach(folder, f"the files of {len(lost)} of its tasks that have rows are not there")
+    return seen
+
+
+def _rows_of_footers(files: Sequence[Path]) -> int:
+    with storage_errors(str(files[0].parent) if files else ""):
+        return sum(int(pq.read_metadata(file).num_rows) for file in files)
+
+
+def out_of_reach(folder: str, what: str) -> StorageError:
+    """Return the error for files of the cluster that this process does not see."""
+    return StorageError(
+        "STORAGE_OUT_OF_REACH",
+        f"the cluster has written to `{folder}`, and not all of it is there",
+        cause=f"{what}: the cluster, or one of its machines, writes into another file system than this process reads",
+        hint="mount the storage folder at the same path on all machines of the cluster",
+        retryable=True,
+    )
 
 
 def _write(source: str, path: str, rows: Relation, options: Mapping[str, str]) -> proto.Command:

@@ -135,3 +135,10 @@ def test_aggregated_has_one_measure_a_name(count: int) -> None:
     measures = {f"m{n}": plan.expression("count(*)") for n in range(count)}
     tree = plan.aggregated(read("a"), measures)
     assert [list(e.alias.name) for e in tree.aggregate.aggregate_expressions] == [[name] for name in measures]
+
+
+def test_a_query_that_observes_nothing_is_the_one_below() -> None:
+    measures = {"n": plan.expression("count(*)")}
+    inner = plan.sql("SELECT 1 AS id")
+    outer = plan.filtered(plan.observed(plan.observed(inner, "a", measures), "b", measures), plan.expression("id > 0"))
+    assert plan.unobserved(outer).filter.input == inner
