@@ -46,6 +46,11 @@ class PlayedCluster:
         pq.write_table(found, folder / "part-0.parquet")
         return seen if next(_queries) % 2 else {}
 
+    def collect(self, relation: Relation) -> pa.Table:
+        """Return the rows of a query; functions are unpickled where `_unpickled` keeps the classes of this process apart."""
+        has_function = any(node.HasField("map_partitions") for node in plan.relations(relation))
+        return _run(self._engine, relation)[0] if has_function else self._engine.collect(relation)
+
 
 class CollectedTable(DeltaSparkTable):
     """A table whose queries are collected and written here; what has a receipt that is there is left out, as Delta does."""

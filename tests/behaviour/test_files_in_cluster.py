@@ -467,6 +467,19 @@ def test_a_folder_that_workers_do_not_see_is_told_from_files_that_are_gone(
     assert project.rows("files", "id") == ["1"]
 
 
+def test_notes_that_are_counted_and_not_there_are_missed(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    played(project, monkeypatch)
+    project.write(auto_loader())
+    put(project, "a.json", [{"id": 1}])
+    project.ok()
+    put(project, "b.json", [{"id": 2, "new": 3}])
+    with monkeypatch.context() as patched:
+        patched.setattr(FileCluster, "_notes", lambda self, staged: [])
+        error = failure(project)
+    assert (error.condition, error.retryable) == ("STORAGE_OUT_OF_REACH", True)
+    assert project.rows("files", "id") == ["1"]
+
+
 # -- whole updates ------------------------------------------------------------------------------------------------
 
 ROWS = 20_000

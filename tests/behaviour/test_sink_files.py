@@ -322,9 +322,11 @@ def test_a_full_disk_of_the_cluster_is_told_and_loses_nothing(project: Any) -> N
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_task_may_write_many_files(project: Any) -> None:
+def test_a_task_may_write_many_files(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = sink_files.spark_options
+    monkeypatch.setattr(sink_files, "spark_options", lambda *of: {**options(*of), "maxRecordsPerFile": "1"})
     project.write(sink("json"))
     project.land("orders", orders(1, 2, 3, 4))
-    project.ok(configuration={"spark.sql.files.maxRecordsPerFile": "1"})
+    project.ok()
     assert [row["id"] for row in rows(project.root / "outside")] == [1, 2, 3, 4]
     assert len(list((project.root / "outside").glob("part-*"))) == 4
