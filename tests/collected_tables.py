@@ -47,9 +47,9 @@ class PlayedCluster:
         return seen if next(_queries) % 2 else {}
 
     def collect(self, relation: Relation) -> pa.Table:
-        """Return the rows of a query; functions are unpickled where `_unpickled` keeps the classes of this process apart."""
-        has_function = any(node.HasField("map_partitions") for node in plan.relations(relation))
-        return _run(self._engine, relation)[0] if has_function else self._engine.collect(relation)
+        """Return the rows of a query: functions and unions are run as in what is written."""
+        is_played = any(node.HasField("map_partitions") or node.HasField("set_op") for node in plan.relations(relation))
+        return _run(self._engine, relation)[0] if is_played else self._engine.collect(relation)
 
 
 class CollectedTable(DeltaSparkTable):
