@@ -47,8 +47,9 @@ class PlayedCluster:
         return seen if next(_queries) % 2 else {}
 
     def collect(self, relation: Relation) -> pa.Table:
-        """Return the rows of a query: functions and unions are run as in what is written."""
-        is_played = any(node.HasField("map_partitions") or node.HasField("set_op") for node in plan.relations(relation))
+        """Return the rows of a query: functions, and unions of unions, are run as in what is written."""
+        kinds = [node.WhichOneof("rel_type") for node in plan.relations(relation)]
+        is_played = "map_partitions" in kinds or kinds.count("set_op") > 1
         return _run(self._engine, relation)[0] if is_played else self._engine.collect(relation)
 
 
