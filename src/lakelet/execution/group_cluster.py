@@ -23,7 +23,7 @@ from lakelet.execution.view_state import TIER, ViewState
 from lakelet.execution.writing import ClusterRows
 from lakelet.faults import reach
 from lakelet.names import quote
-from lakelet.plan import group_merge as kept
+from lakelet.plan import group_merge
 from lakelet.plan import relation as plan
 from lakelet.plan.group_query import GROUPS, KIND, SLOT, UNIT, VERSION
 from lakelet.plan.normalize import runnable
@@ -70,39 +70,36 @@ class GroupsInCluster(ViewGroups):
     def follow(self, terms: Sequence[Relation], leaves: Leaves) -> bool:
         values = self._values(terms, leaves, known=self._stored("<>"))
         partial, columns = self._partial(terms, leaves)
-        rows = kept.counted(partial, columns, self.groups, values)
+        rows = group_merge.counted(partial, columns, self.groups, values)
         added, num_groups = self._staged("slice", rows)
         # All jobs read the state at this version, also one that comes again after it was appended.
-        shares_units = added if self.groups.unit else None  # without a unit the groups are all
-        before = kept.newest(self._stored("="), self._columns.names, like=shares_units)
-        now = kept.merged(before, added, self._columns, self.groups.measures)
-        changed = plan.filtered(now, plan.attribute(kept.CHANGED))
-        self._now = plan.dropped(now, [kept.CHANGED])
-        self._entries = _entries(plan.dropped(changed, [kept.CHANGED]), values)
+        before = self._newest(like=added)
+        now = group_merge.merged(before, added, self._columns, self.groups.measures)
+        changed = plan.filtered(now, plan.attribute(group_merge.CHANGED))
+        self._now = plan.dropped(now, [group_merge.CHANGED])
+        self._entries = _entries(plan.dropped(changed, [group_merge.CHANGED]), values)
         return num_groups > 0
 
     def recall(self, version: int) -> None:
-        stored = self._stored("=")
         marks = (TIER, KIND, VERSION)
         columns = from_arrow_schema(self._state_table.schema)
         self._columns = StructType([column for column in columns.fields if column.name not in marks])
-        written = plan.filtered(stored, plan.expression(f"{VERSION} >= {version}"))
-        self._now = kept.newest(stored, self._columns.names, like=written if self.groups.unit else None)
+        self._now = self._newest(like=plan.filtered(self._stored("="), plan.expression(f"{VERSION} >= {version}")))
 
     def take_up(self, everything: Relation, leaves: Leaves, *, num_rows: int, version: int, receipt: Receipt) -> None:
         values = self._values([everything], leaves, known=None)
         partial, columns = self._partial([everything], leaves)
-        entries = _entries(kept.counted(partial, columns, self.groups, values), values)
+        entries = _entries(group_merge.counted(partial, columns, self.groups, values), values)
         rows, incoming = self._runnable(_stamped(entries, version=version, tier=2))
         schema = nullable(incoming)
         self.state.create(schema)
         self._state_table.replace_query(
             self._engine, rows, incoming, schema, receipt=receipt, partition_cols=(TIER, KIND)
         )
-        self._now = kept.only(self._stored("="), self._columns.names)
+        self._now = group_merge.only(self._stored("="), self._columns.names)
 
     def finish(self, quality: Quality) -> None:
-        whole = kept.whole_sums(self._now, self._columns)
+        whole = group_merge.whole_sums(self._now, self._columns)
         rows = runnable(self.groups.finished(whole), self._engine.capabilities)
         pending = ClusterRows(self._engine, rows, self.dataset, self.context.display(self.dataset.name), quality)
         self._rows, self._num_rows = pending.stage(f"{self._folder}/rows")
@@ -141,7 +138,7 @@ class GroupsInCluster(ViewGroups):
         lower = f"{TIER} <= {tier}"
         names = [*self._columns.names, VERSION, KIND]
         groups, values = (plan.filtered(self._stored(sign), plan.expression(lower)) for sign in ("=", "<>"))
-        merged = plan.union([kept.newest(groups, names), values], by_name=True)
+        merged = plan.union([group_merge.newest(groups, names), values], by_name=True)
         rows, incoming = self._runnable(_sorted(plan.with_columns(merged, {TIER: plan.expression(str(tier))})))
         self._state_table.replace_where_query(self._engine, rows, incoming, where=lower, receipt=receipt)
         reach("view.tidied")
@@ -158,22 +155,29 @@ class GroupsInCluster(ViewGroups):
         table = self._state_table
         return plan.filtered(plan.delta(table.location, table.version), plan.expression(f"{KIND} {sign} '{GROUPS}'"))
 
+    def _newest(self, *, like: Relation) -> Relation:
+        """Return the groups of the state that share a unit with some; without a unit, all."""
+        like_them = like if self.groups.unit else None
+        return group_merge.newest(self._stored("="), self._columns.names, like=like_them)
+
     def _values(self, terms: Sequence[Relation], leaves: Leaves, *, known: Relation | None) -> Relation | None:
         """Return the distinct values of some rows that are not known, staged; None if the query counts none."""
         if not self.groups.distinct:
             return None
-        found = kept.distinct_values(self.groups, bound(self.context, self.query, self.groups.digests(*terms), leaves))
+        found = group_merge.distinct_values(
+            self.groups, bound(self.context, self.query, self.groups.digests(*terms), leaves)
+        )
         if known is None:
             return self._staged("values", found)[0]
         seen = self._staged("seen", found)[0]
-        return self._staged("values", kept.unknown_values(seen, known))[0]
+        return self._staged("values", group_merge.unknown_values(seen, known))[0]
 
     def _partial(self, terms: Sequence[Relation], leaves: Leaves) -> tuple[Relation, StructType]:
         """Return the partial values of the groups in some rows, and their columns; notes those that are kept."""
         partial = bound(self.context, self.query, self.groups.partial(*terms, with_distinct=False), leaves)
         columns = self._engine.schema(partial)
         self._columns = StructType(list(columns.fields))
-        for name in kept.sums_of_doubles(columns, self.groups.measures):
+        for name in group_merge.sums_of_doubles(columns, self.groups.measures):
             self._columns.add(name + LOST, DoubleType())
         for name in self.groups.distinct:
             self._columns.add(name, LongType())
@@ -196,7 +200,7 @@ class GroupsInCluster(ViewGroups):
 def _entries(groups: Relation, values: Relation | None) -> Relation:
     """Return what the state has of groups and of distinct values."""
     entries = plan.with_columns(groups, {KIND: plan.expression(f"'{GROUPS}'")})
-    return entries if values is None else plan.union([entries, plan.dropped(values, kept.OWNER)], by_name=True)
+    return entries if values is None else plan.union([entries, plan.dropped(values, group_merge.OWNER)], by_name=True)
 
 
 def _stamped(entries: Relation, *, version: int, tier: int) -> Relation:

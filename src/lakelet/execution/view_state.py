@@ -2,8 +2,8 @@
 
 A row is an entry of a kind: the partial values of a group, or a value that a `count(DISTINCT …)` has seen. An entry that changes
 is appended again with a newer version; the newest counts. Values do not change. Rows of a file are sorted by slot and lie in
-small row groups, so a reader of few slots reads few of them. Files come in three tiers, which are merged upwards, as in a
-log-structured merge tree: every file of an append, their merger, and the whole.
+small row groups where this process writes them, so a reader of few slots reads few of them. Files come in three tiers, which are
+merged upwards, as in a log-structured merge tree: every file of an append, their merger, and the whole.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ CHANGED = "__lakelet_changed"
 OWNER = ("__lakelet_owner1", "__lakelet_owner2")
 """Columns of distinct values: the `ID` of their group."""
 OVERFLOW = "a sum is too large for its type"
-_OLD, _NEW = "__old", "__new"
+_OLD, _NEW, _SIDES = "__old", "__new", "__sides"
 
 
 def merged(before: Relation, added: Relation, columns: StructType, measures: Sequence[Measure]) -> Relation:
@@ -58,9 +58,9 @@ def _merge(measure: Measure, columns: StructType, inner: dict[str, str], outer: 
                 if name + LOST in columns.names:
                     _add_doubles(name, inner, outer)
                 else:
-                    inner[name], inner[name + _NEW] = f"sum({name})", f"count({name})"
+                    inner[name], inner[name + _SIDES] = f"sum({name})", f"count({name})"
                     kind = columns[name].dataType.simpleString()
-                    is_too_large = f"{name} IS NULL AND {name}{_NEW} > 0"  # without ANSI a sum becomes NULL
+                    is_too_large = f"{name} IS NULL AND {name}{_SIDES} > 0"  # without ANSI a sum becomes NULL
                     error = f"CAST(raise_error('{OVERFLOW}') AS {kind})"
                     outer[name] = f"CASE WHEN {is_too_large} THEN {error} ELSE CAST({name} AS {kind}) END"
         case Merge.MIN | Merge.MAX:
@@ -154,12 +154,12 @@ def unknown_values(values: Relation, known: Relation) -> Relation:
         known: has `KIND`, `SLOT` and `ID[1]`.
     """
     names = (KIND, SLOT, ID[1])
-    same = " AND ".join(f"found.{name} = like_found.{name}" for name in names)
+    same = " AND ".join(f"found.{name} = nearby.{name}" for name in names)
     # What is known is most: it is read once and sent nowhere.
     query = f"""
         SELECT found.* FROM found LEFT ANTI JOIN (
             SELECT {", ".join(names)} FROM known WHERE {SLOT} IN (SELECT {SLOT} FROM found)
-        ) AS like_found ON {same}
+        ) AS nearby ON {same}
     """
     return plan.sql(query, {"found": values, "known": known})
 
