@@ -401,9 +401,10 @@ def test_a_process_that_died_is_replaced(doors: Doors, spark: SparkSession) -> N
     assert idle and spark.range(2).count() == 2
 
 
-def test_only_so_many_queries_run_at_once(guarded: Doors) -> None:
+def test_only_so_many_queries_run_at_once(guarded: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     processes = guarded.tables.processes
     with processes.lease({}) as lease:
+        monkeypatch.setattr(processes, "_timeout", 0.2)  # else the second waits until the first is ended for its time
         with pytest.raises(LakeletError, match="SQL_BUSY"), processes.lease({}):
             pass
         assert lease.reason is None or lease.reason.condition == "SQL_TIMEOUT"
