@@ -25,7 +25,7 @@ import pyarrow as pa
 from lakelet.engine.base import EngineCapabilities
 from lakelet.engine.failures import query_error, session_lost, unavailable
 from lakelet.engine.probes import detect
-from lakelet.engine.releases import is_releasing, use_release_queue
+from lakelet.engine.releases import is_releasing, use_release_queues
 from lakelet.engine.scopes import scoped
 from lakelet.errors import QueryError
 
@@ -339,7 +339,7 @@ def connect(url: str, session_id: str, *, retries: int = RETRIES) -> SparkConnec
     from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
     from pyspark.sql.connect.client.retries import DefaultPolicy
 
-    use_release_queue()
+    use_release_queues()
     # What they say becomes an error of ours.
     warnings.filterwarnings("ignore", message=r"\[RETRIES_EXCEEDED\]")
     for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
