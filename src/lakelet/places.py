@@ -48,12 +48,15 @@ class ObjectStatus:
 
     Attributes:
         st_ino: tells one content of the key from another.
+        e_tag: by which S3 and Azure write on a condition.
+        version: by which Google does; a listing does not have it.
     """
 
     st_size: int
     st_mtime_ns: int
     st_ino: int
     e_tag: str | None
+    version: str | None
 
     @property
     def st_mtime(self) -> float:
@@ -193,7 +196,7 @@ class ObjectPath:
 
     def write_over(self, data: bytes, known: ObjectStatus) -> ObjectStatus:
         """Write the key if it still is what `known` says; FileExistsError if somebody has written it since."""
-        self._put(data, {"e_tag": known.e_tag})
+        self._put(data, {"e_tag": known.e_tag, "version": known.version})
         return self.stat()
 
     def _put(self, data: bytes, mode: Any) -> None:
@@ -214,7 +217,8 @@ class ObjectPath:
 
         if not missing_ok and not self.is_file():
             raise FileNotFoundError(str(self))
-        with _os_errors(self):
+        # Google says of a key that it is not there; S3 does not.
+        with contextlib.suppress(FileNotFoundError) if missing_ok else contextlib.nullcontext(), _os_errors(self):
             obstore.delete(_store(self.root), self._name)
 
     def open(self, mode: str = "rb") -> IO[bytes]:
@@ -309,6 +313,7 @@ def _status(found: Any) -> ObjectStatus:
         st_mtime_ns=int(found["last_modified"].timestamp() * 1e9),
         st_ino=int(digest[:12], 16),
         e_tag=found["e_tag"],
+        version=found["version"],
     )
 
 

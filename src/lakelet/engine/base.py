@@ -101,6 +101,10 @@ class Engine(Protocol):
         """
         ...
 
+    def configure(self, key: str, value: str) -> None:
+        """Set a session setting for whatever runs from now on."""
+        ...
+
     def client(self) -> AbstractContextManager[SparkConnectClient]:
         """Return another client of the session, for user code that runs queries by itself; closed at the end of the block."""
         ...

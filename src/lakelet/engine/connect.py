@@ -168,6 +168,11 @@ class ConnectEngine:
         with _translated(self.url):
             set_config(self._client, key, value)
 
+    def configure(self, key: str, value: str) -> None:
+        if self._settings.get(key) != value:
+            self._settings = {**self._settings, key: value}
+            self._set(key, value)
+
     def setting(self, key: str) -> str | None:
         """Return a setting of the session, None if it is not set."""
         with self._session() as client:

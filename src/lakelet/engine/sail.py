@@ -130,6 +130,11 @@ class SailEngine:
             self._current.engine.command(command)
             self._commands[command.SerializeToString(deterministic=True)] = command
 
+    def configure(self, key: str, value: str) -> None:
+        with self._lock:
+            self._configuration = {**self._configuration, key: value}
+            self._current.engine.configure(key, value)
+
     def observed(self, command: proto.Command, *, settings: Mapping[str, str] | None = None) -> dict[str, Any]:
         with self._call() as engine:
             return engine.observed(command, settings=settings)

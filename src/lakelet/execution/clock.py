@@ -64,6 +64,9 @@ class ClockedEngine:
             command = clocked
         return self.engine.observed(command, settings=settings)
 
+    def configure(self, key: str, value: str) -> None:
+        self.engine.configure(key, value)
+
     def client(self) -> AbstractContextManager[SparkConnectClient]:
         return self.engine.client()
 

@@ -29,6 +29,7 @@ from lakelet.storage.base import TableStore
 from lakelet.storage.believed_bounds import leads_astray
 from lakelet.storage.catalog import Catalog
 from lakelet.storage.delta_log import refuse_column_mapping, snapshot_files
+from lakelet.storage.delta_spark import STATS_SKIPPING
 
 Key = tuple[str, str, str]
 FILE_FORMATS = {"json", "csv", "parquet", "text", "binaryfile", "avro", "orc"}
@@ -201,9 +202,12 @@ class Reads:
         Raises:
             SourceError: as `rows_of_files`, where the engine would read other values than the files have.
         """
-        # Not where a cluster reads: its tables may have files by the thousand, and the footer of each would be looked at here.
-        if not self.engine.capabilities.exact_bounds and leads_astray(self.store, location, version):
-            return self.rows_of_files(location, version)
+        exact = self.engine.capabilities.exact_bounds
+        if leads_astray(self.store, location, version, read_exactly=exact):
+            if not exact:
+                return self.rows_of_files(location, version)
+            # Its table may have files by the thousand, whose footers would be looked at here.
+            self.engine.configure(STATS_SKIPPING, "false")
         if not self._tells_columns:
             return plan.delta(location, version)
         table = self.store.open(location)  # the newest one is known, most often

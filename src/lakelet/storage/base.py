@@ -212,8 +212,12 @@ class Table(Protocol):
         """Return the data files of this version, oldest first."""
         ...
 
-    def bounds_lead_astray(self) -> bool:
-        """Return whether a file has a bound of a DECIMAL column that need not be what the file has."""
+    def bounds_lead_astray(self, *, read_exactly: bool = False) -> bool:
+        """Return whether a file has a bound of a DECIMAL column that need not be what the file has.
+
+        Args:
+            read_exactly: by an engine with the capability `exact_bounds`, which only a writer that rounds can deceive.
+        """
         ...
 
     def compact(self, *, file_size_bytes: int | None = None) -> None:

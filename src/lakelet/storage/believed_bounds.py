@@ -1,4 +1,4 @@
-"""Which versions of tables have bounds that lead Sail astray, remembered: few tables have decimals that long.
+"""Which versions of tables have bounds that lead an engine astray, remembered: few tables have decimals that long.
 
 A version is looked at once, and those near it only as far as their commits tell: one without metadata has the same columns.
 """
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lakelet.storage import known_tables
 from lakelet.storage.base import TableStore
-from lakelet.storage.decimal_bounds import has_wide
+from lakelet.storage.decimal_bounds import may_be_unsure
 from lakelet.storage.delta_log import commit_file, sets_metadata
 
 REMEMBERED = 256
@@ -35,23 +35,26 @@ class _Seen:
     leads_astray: bool = False
 
 
-_seen: OrderedDict[tuple[str, int], _Seen] = OrderedDict()
+_seen: OrderedDict[tuple[str, int, bool], _Seen] = OrderedDict()
 _newest: dict[str, _Seen] = {}
 _lock = threading.Lock()
 
 
-def leads_astray(store: TableStore, location: str, version: int) -> bool:
+def leads_astray(store: TableStore, location: str, version: int, *, read_exactly: bool) -> bool:
     """Return whether a file of this version has a bound of a DECIMAL that need not be what the file has.
+
+    Args:
+        read_exactly: by an engine with the capability `exact_bounds`.
 
     Costs one call of the file system for a version that was looked at, and one more for each commit since.
     """
     commit = commit_file(location, version)
     with _lock:
-        seen, before = _seen.get((location, version)), _newest.get(location)
+        seen, before = _seen.get((location, version, read_exactly)), _newest.get(location)
     if seen is None or seen.commit != commit:
-        seen = _look(store, location, version, commit, before)
+        seen = _look(store, location, version, commit, before, read_exactly=read_exactly)
         with _lock:
-            _seen[location, version] = seen
+            _seen[location, version, read_exactly] = seen
             while len(_seen) > REMEMBERED:
                 _newest.pop(_seen.popitem(last=False)[0][0], None)
             if before is None or before.version <= version or before.commit != commit_file(location, before.version):
@@ -60,19 +63,25 @@ def leads_astray(store: TableStore, location: str, version: int) -> bool:
 
 
 def _look(
-    store: TableStore, location: str, version: int, commit: tuple[int, int] | None, before: _Seen | None
+    store: TableStore,
+    location: str,
+    version: int,
+    commit: tuple[int, int] | None,
+    before: _Seen | None,
+    *,
+    read_exactly: bool,
 ) -> _Seen:
     schema = known_tables.schema_of(location, version, commit)
     if schema is None and before is not None and not before.is_wide and _keeps_columns(location, before, version):
         return _Seen(version=version, commit=commit, is_wide=False)
-    if schema is not None and not has_wide(schema):
+    if schema is not None and not may_be_unsure(schema):
         return _Seen(version=version, commit=commit, is_wide=False)
     table = store.open(location)  # the newest one is open, most often
     if table is None or table.version != version:
         table = store.open(location, version=version)
     schema = pa.schema([]) if table is None else table.schema
-    wide = has_wide(schema)
-    found = wide and table is not None and table.bounds_lead_astray()
+    wide = may_be_unsure(schema)
+    found = wide and table is not None and table.bounds_lead_astray(read_exactly=read_exactly)
     return _Seen(version=version, commit=commit, is_wide=wide, leads_astray=found)
 
 

@@ -8,6 +8,7 @@ other tables those are not believed that a double can be. All functions are pure
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +19,8 @@ from deltalake import ColumnProperties, WriterProperties
 
 EXACT_DIGITS = 15
 """So many digits every double keeps."""
+DOUBLE_DIGITS = 17
+"""So many digits the text of a double has at most."""
 _GREATEST_LONG = Decimal(2**63 - 1)
 """What delta-rs writes for anything greater, with a scale of 0; for anything smaller, a number that a double can be."""
 _UNBOUNDED = ColumnProperties(statistics_enabled="NONE")
@@ -35,6 +38,11 @@ def has_wide(schema: pa.Schema) -> bool:
 def holds_wide(kind: pa.DataType) -> bool:
     """Return whether a type is such a decimal, or a struct that has one; elements of lists and maps have no bounds."""
     return is_wide(kind) or (pa.types.is_struct(kind) and any(holds_wide(field.type) for field in kind))
+
+
+def may_be_unsure(schema: pa.Schema) -> bool:
+    """Return whether a table of these columns may have bounds that are not exact."""
+    return any(holds_wide(kind) for kind in schema.types)
 
 
 def writer_properties(
@@ -88,6 +96,15 @@ def doubtful(bounds: pa.ChunkedArray) -> np.ndarray:
     return found
 
 
+def rounded(bounds: pa.ChunkedArray) -> np.ndarray:
+    """Return which bounds of a column a writer may have rounded, for a reader that takes each as it is written."""
+    found = doubtful(bounds)
+    for at in np.flatnonzero(found) if is_wide(bounds.type) and bounds.type.scale else ():
+        digits = "".join(map(str, bounds[int(at)].as_py().as_tuple().digits)).strip("0")
+        found[at] = len(digits) <= DOUBLE_DIGITS
+    return found
+
+
 def misread(bounds: pa.ChunkedArray) -> np.ndarray:
     """Return which bounds of a column Sail reads as others, provided that their writer did not round."""
     kind = bounds.type
@@ -96,6 +113,15 @@ def misread(bounds: pa.ChunkedArray) -> np.ndarray:
         value = bounds[int(at)].as_py()
         found[at] = Decimal(repr(float(value))) != value
     return found
+
+
+def leaves(bounds: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
+    """Yield the columns of a struct, and of those in it."""
+    for column in bounds.flatten():
+        if pa.types.is_struct(column.type):
+            yield from leaves(column)
+        else:
+            yield column
 
 
 def _large(bounds: pa.ChunkedArray) -> np.ndarray:

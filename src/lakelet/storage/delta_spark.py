@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 TXN_APP_ID = "spark.databricks.delta.write.txnAppId"
 TXN_VERSION = "spark.databricks.delta.write.txnVersion"
+STATS_SKIPPING = "spark.databricks.delta.stats.skipping"
 OPERATION = "__op"
 _ATTEMPT = "_files-"
 _OBSERVATION = "lakelet"

@@ -17,6 +17,7 @@ from lakelet.storage.decimal_bounds import (
     is_wide,
     may_be_rounded,
     misread,
+    rounded,
     writer_properties,
 )
 
@@ -54,6 +55,21 @@ def test_bounds_of_more_than_15_digits_are_believed_where_no_double_is_the_same(
 def test_whatever_delta_rs_makes_of_another_whole_number_is_doubted(number: int) -> None:
     written = max(-(2**63), min(2**63 - 1, int(float(number))))
     assert written == number or may_be_rounded(Decimal(written), 0)
+
+
+@given(st.integers(-(10**18) + 1, 10**18 - 1), st.sampled_from((1, 2, 9, 18)))
+def test_whatever_delta_rs_makes_of_another_decimal_is_doubted_by_an_exact_reader(units: int, scale: int) -> None:
+    unit = Decimal(1).scaleb(-scale)
+    written = Decimal(repr(float(units) / 10.0**scale)).quantize(unit)
+    bounds = pa.chunked_array([pa.array([written], pa.decimal128(38, scale))])
+    assert written == units * unit or rounded(bounds).tolist() == [True]
+
+
+def test_an_exact_reader_believes_what_no_double_has_as_its_text() -> None:
+    values = [Decimal("1234567890123456.78"), Decimal("1234567890123456.80"), Decimal("1.25"), None]
+    assert rounded(pa.chunked_array([pa.array(values, WIDE)])).tolist() == [False, True, False, False]
+    codes = [Decimal(2**60), Decimal(2**60 + 1)]
+    assert rounded(pa.chunked_array([pa.array(codes, pa.decimal128(20, 0))])).tolist() == [True, False]
 
 
 def test_bounds_that_sail_reads_as_others() -> None:
