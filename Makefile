@@ -8,7 +8,7 @@ FEATURES = LAKELET_ENGINE_RESULTS=1 $(BIN)/python -m pytest -m feature tests/con
 ON_SPARK = tests/e2e/test_apparel_on_spark.py tests/e2e/test_spark_dies_while_writing.py tests/e2e/test_local_spark.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-spark test-sail test-spark-compare test-browser check format docs screenshots bench soak compare-spark-cdc lock clean
+.PHONY: help setup demo test test-spark test-object-stores test-sail test-spark-compare test-browser check format docs screenshots bench soak compare-spark-cdc lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -21,7 +21,7 @@ demo: setup  ## generate an apparel retailer's data and watch it flow from landi
 
 test: setup  ## run the test suite: no root, no browser, no Java
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
-	@echo "left out of this run: benchmarks (make bench), servers elsewhere (make test-sail, make test-spark), Apache Spark's rows (make test-spark-compare), the browser suite (make test-browser), the long soak (make soak)"
+	@echo "left out of this run: benchmarks (make bench), servers elsewhere (make test-sail, make test-spark), Azure's and Google's storage (make test-object-stores), Apache Spark's rows (make test-spark-compare), the browser suite (make test-browser), the long soak (make soak)"
 
 test-spark-compare: setup  ## run the same files and streams through Apache Spark; needs Java 17
 	@test -n "$(SPARK_PYTHON)" || $(PYTHON) scripts/setup_spark.py $(SPARK_VENV)
@@ -43,6 +43,9 @@ test-sail: setup  ## run the tests of every feature embedded, on a Sail server, 
 test-spark: setup  ## run them, and the flagship, on Apache Spark with Delta Lake (30 minutes): needs Java 17, downloads 560 MB once
 	@$(BIN)/lakelet spark up --port 15002 --object-store s3
 	@LAKELET_TEST_ENGINE=sc://127.0.0.1:15002 $(FEATURES) $(ON_SPARK) --timeout 600 ; code=$$? ; $(BIN)/lakelet spark down ; exit $$code
+
+test-object-stores: setup  ## run the tests of object stores on Azure's and Google's, on Spark too: needs npm, Go, openssl and Java 17
+	@$(BIN)/python -m tests.object_stores
 
 check: setup  ## lint, format, types, layers
 	@$(BIN)/ruff check .

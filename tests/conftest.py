@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.engines import Results, address
-from tests.object_store import new_bucket, s3_server
+from tests.object_stores import CHOSEN_STORE, TITLES, ObjectStore
+from tests.object_stores.azure import Azure
+from tests.object_stores.gcs import Gcs
+from tests.object_stores.s3 import S3, s3_server
 from tests.remote_kit import sail_server
 
 from lakelet.engine import connect
@@ -28,16 +32,29 @@ def engine() -> Iterator[ConnectEngine]:
 
 
 @pytest.fixture(scope="session")
-def s3_address() -> Iterator[str]:
-    """An S3 server for the whole session; the environment says where it is."""
-    with s3_server() as address:
-        yield address
+def object_store() -> Iterator[ObjectStore]:
+    """The object store of this run; the environment says where it is."""
+    if CHOSEN_STORE != "s3":
+        yield {"azure": Azure, "gcs": Gcs}[CHOSEN_STORE]()
+        return
+    with s3_server() as store:
+        yield store
 
 
 @pytest.fixture
-def bucket(s3_address: str) -> str:
+def s3(object_store: ObjectStore) -> S3:
+    """S3, for what is about no other store."""
+    if not isinstance(object_store, S3):
+        pytest.skip("about S3")
+    return object_store
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore) -> str:
     """The address of an empty bucket."""
-    return new_bucket(s3_address)
+    name = f"lake-{uuid.uuid4().hex[:12]}"
+    object_store.make(name)
+    return object_store.address(name)
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +75,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connect, "CHANNEL_OPTIONS", list(options.items()))
 
 
+def of_store(feature: str) -> str:
+    """Return the name of a feature in a run for another object store than S3."""
+    return f"{feature}: {TITLES[CHOSEN_STORE]}" if CHOSEN_STORE in TITLES else feature
+
+
 _results = Results()
 
 
@@ -67,7 +89,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     report = yield
     mark = item.get_closest_marker("feature")
     if mark is not None and (report.when == "call" or (report.when == "setup" and report.outcome != "passed")):
-        _results.note(mark.args[0], report.outcome)
+        _results.note(of_store(mark.args[0]), report.outcome)
     return report
 
 

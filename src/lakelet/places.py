@@ -196,7 +196,8 @@ class ObjectPath:
 
     def write_over(self, data: bytes, known: ObjectStatus) -> ObjectStatus:
         """Write the key if it still is what `known` says; FileExistsError if somebody has written it since."""
-        self._put(data, {"e_tag": known.e_tag, "version": known.version})
+        told = {"e_tag": known.e_tag, "version": known.version}
+        self._put(data, {key: value for key, value in told.items() if value is not None})
         return self.stat()
 
     def _put(self, data: bytes, mode: Any) -> None:
@@ -332,6 +333,6 @@ def _os_errors(path: ObjectPath) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:  # of a key, or of the bucket
-        raise FileNotFoundError(str(error).strip().partition("\n")[0]) from error
+        raise FileNotFoundError(f"`{path}`: {str(error).strip().partition(chr(10))[0]}") from error
     except BaseError as error:
         raise OSError(f"`{path}`: {str(error).strip().partition(chr(10))[0]}") from error

@@ -1,14 +1,15 @@
 """A storage in an object store with an engine elsewhere: the tables of the embedded engine in a folder, exactly once.
 
-A Sail server finds the store by the environment that it was started with. Spark is told in the session where it is, since the
-store of a test listens on another port than the last one; that needs a server of `lakelet spark up --object-store s3`.
+A Sail server finds the store by the environment that it was started with, and so does Spark where `make test-object-stores` has
+started it. For S3 it is told in the session, since the store of a test listens on another port than the last one; that needs
+a server of `lakelet spark up --object-store s3`.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import urllib.request
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from tests.conftest import ADDRESS
 from tests.engines import CHOSEN
-from tests.object_store import new_bucket, s3_server
+from tests.object_stores import ObjectStore
+from tests.object_stores.s3 import S3, s3_server
 from tests.remote_kit import sail_server
 
 from lakelet.engine.connect import ConnectEngine
@@ -161,14 +163,17 @@ class Elsewhere:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(s3_address: str, engine: ConnectEngine) -> Iterator[Elsewhere]:
+def elsewhere(object_store: ObjectStore, engine: ConnectEngine) -> Iterator[Elsewhere]:
     if CHOSEN.startswith("sail"):
         with sail_server("local-cluster" if CHOSEN == "sail-cluster" else "local") as server:
             yield Elsewhere(url=server.url, configuration={"lakelet.engine": server.url})
         return
+    if not isinstance(object_store, S3):  # the server of this run was started for this store
+        yield Elsewhere(url=ADDRESS, configuration={"lakelet.engine": ADDRESS})
+        return
     if not engine.setting("spark.hadoop.fs.s3.impl"):
         pytest.skip("only a server of `lakelet spark up --object-store s3` has what reads S3")
-    yield Elsewhere(url=ADDRESS, configuration={"lakelet.engine": ADDRESS, **hadoop(s3_address)})
+    yield Elsewhere(url=ADDRESS, configuration={"lakelet.engine": ADDRESS, **hadoop(object_store.url)})
 
 
 def hadoop(address: str) -> dict[str, str]:
@@ -275,6 +280,7 @@ def test_a_replayed_batch_writes_nothing(spark: ConnectEngine, bucket: str) -> N
 
 def test_an_address_of_hadoop_is_one_of_ours_too(
     tmp_path: Path,
+    s3: S3,
     bucket: str,
     spark: ConnectEngine,
     elsewhere: Elsewhere,
@@ -302,24 +308,23 @@ def refused(root: Path, elsewhere: Elsewhere, **settings: str) -> LakeletError:
 
 
 def test_a_cluster_that_sees_another_store_at_the_address_is_found_out_before_anything_is_written(
-    places: tuple[Path, str, str], spark: ConnectEngine, elsewhere: Elsewhere
+    s3: S3, places: tuple[Path, str, str], spark: ConnectEngine, elsewhere: Elsewhere
 ) -> None:
     root, storage, changes = places
     land(storage, changes, 0)
-    here = os.environ["AWS_ENDPOINT_URL"]
+    name = f"lake-{uuid.uuid4().hex[:12]}"  # of its own: the cluster keeps a connection for each bucket
+    bucket = s3.address(name)
     with s3_server() as other:
-        bucket = new_bucket(other)  # under a name of its own: the cluster keeps a connection for each bucket
-        os.environ["AWS_ENDPOINT_URL"] = here
-        project_there = project(root.parent / "there", bucket, changes)
-        bucket_here = bucket.removeprefix("s3://")
-        urllib.request.urlopen(urllib.request.Request(f"{here}/{bucket_here}", method="PUT")).close()
-        error = refused(project_there, elsewhere, s3a_endpoint=other)
+        other.make(name)
+        os.environ["AWS_ENDPOINT_URL"] = s3.url
+        s3.make(name)
+        error = refused(project(root.parent / "there", bucket, changes), elsewhere, s3a_endpoint=other.url)
     assert "sees another store" in str(error.hint)
     assert not DeltaTable.is_deltatable(f"{bucket}/tables/spark_catalog/default/sales")
 
 
 def test_a_cluster_that_does_not_know_the_scheme_is_told_how_to(
-    places: tuple[Path, str, str], spark: ConnectEngine, elsewhere: Elsewhere
+    s3: S3, places: tuple[Path, str, str], spark: ConnectEngine, elsewhere: Elsewhere
 ) -> None:
     root, storage, changes = places
     land(storage, changes, 0)
@@ -328,7 +333,7 @@ def test_a_cluster_that_does_not_know_the_scheme_is_told_how_to(
 
 
 def test_a_cluster_without_credentials_is_told_by_name(
-    places: tuple[Path, str, str], spark: ConnectEngine, elsewhere: Elsewhere
+    s3: S3, places: tuple[Path, str, str], spark: ConnectEngine, elsewhere: Elsewhere
 ) -> None:
     root, storage, changes = places
     land(storage, changes, 0)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.object_stores import ObjectStore
 
 from lakelet.places import ObjectPath, Place, open_file, place, remove_folder
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "object store"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return tmp_path if request.param == "folder" else ObjectPath.of(f"{request.getfixturevalue('bucket')}/a b/~c")
 
@@ -98,8 +99,8 @@ def test_a_key_is_written_on_a_condition(bucket: str) -> None:
     assert path.stat().e_tag == over.e_tag
 
 
-def test_a_bucket_that_is_not_there(s3_address: str) -> None:
-    path = ObjectPath.of("s3://there-is-no-such-bucket/x")
+def test_a_bucket_that_is_not_there(object_store: ObjectStore) -> None:
+    path = ObjectPath.of(f"{object_store.address('there-is-no-such-bucket')}/x")
     with pytest.raises(OSError, match="there-is-no-such-bucket"):
         path.write_bytes(b"x")
     with pytest.raises(OSError, match="there-is-no-such-bucket"):

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from tests.object_stores import ObjectStore
 
 from apparel.demo import PIPELINE as APPAREL
 from apparel.generator.landing import DeltaLanding
@@ -234,8 +235,8 @@ def test_a_stream_of_files_is_refused_while_the_storage_is_in_an_object_store(tm
     assert "Delta table" in (refused.value.hint or "")
 
 
-def test_a_storage_that_cannot_be_written_is_said_in_a_line(tmp_path: Path, s3_address: str) -> None:
-    root = project(tmp_path / "missing", "s3://there-is-no-such-bucket/x", changes="/nowhere")
+def test_a_storage_that_cannot_be_written_is_said_in_a_line(tmp_path: Path, object_store: ObjectStore) -> None:
+    root = project(tmp_path / "missing", f"{object_store.address('there-is-no-such-bucket')}/x", changes="/nowhere")
     with Pipeline(root) as pipeline, pytest.raises(LakeletError) as refused:
         pipeline.run()
     assert refused.value.condition == "STORAGE_NOT_WRITABLE"
@@ -243,11 +244,12 @@ def test_a_storage_that_cannot_be_written_is_said_in_a_line(tmp_path: Path, s3_a
     assert "credentials" in (refused.value.hint or "")
 
 
-def test_a_source_in_a_bucket_that_is_not_there(tmp_path: Path, s3_address: str) -> None:
-    root = project(tmp_path / "missing", "data", changes="s3://there-is-no-such-bucket/x")
+def test_a_source_in_a_bucket_that_is_not_there(tmp_path: Path, object_store: ObjectStore) -> None:
+    missing = f"{object_store.address('there-is-no-such-bucket')}/x"
+    root = project(tmp_path / "missing", "data", changes=missing)
     with Pipeline(root) as pipeline, pytest.raises(LakeletError) as refused:
         pipeline.graph()
     told = refused.value.render()
-    assert "s3://there-is-no-such-bucket/x" in told
+    assert missing in told
     assert "NoSuchBucket" in told or "404 Not Found" in told
     assert "credentials" in told

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lakelet.engine.spark_object_stores import OBJECT_STORES
 from lakelet.errors import LakeletError, SpecError
 
 SPARK_VERSION = "4.2.0"
@@ -35,17 +36,7 @@ _WORKER_PACKAGES = (
     "cramjam",
 )
 """What Python functions of a query need on the server."""
-_HADOOP_VERSION = "3.5.0"
-"""That of the jars in `pyspark`."""
-_AWS_VERSION = "2.35.4"
-"""That which this Hadoop is built with."""
 _DELTA = f"io.delta:delta-spark_2.13:{DELTA_VERSION}"
-_S3 = (
-    f"org.apache.hadoop:hadoop-aws:{_HADOOP_VERSION}",
-    *(f"software.amazon.awssdk:{name}:{_AWS_VERSION}" for name in ("s3", "s3-transfer-manager", "sts")),
-)
-_S3_WITHOUT = "software.amazon.awssdk:bundle"
-"""All of Amazon's services in one file of 690 MB; the three that are used are 20."""
 
 Say = Callable[[str], None]
 
@@ -163,9 +154,9 @@ def packages(folder: Path, object_store: str | None) -> list[str]:
     jars = sorted((folder / "jars").glob("*.jar"))
     if jars:
         return ["--jars", ",".join(map(str, jars))]
-    more = _S3 if object_store == "s3" else ()
-    without = ["--exclude-packages", _S3_WITHOUT] if more else []
-    return ["--packages", ",".join((_DELTA, *more)), *without]
+    store = OBJECT_STORES[object_store] if object_store else None
+    without = ["--exclude-packages", ",".join(store.without)] if store and store.without else []
+    return ["--packages", ",".join((_DELTA, *(store.packages if store else ()))), *without]
 
 
 # -- Java ---------------------------------------------------------------------------------------------------------

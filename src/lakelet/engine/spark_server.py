@@ -31,6 +31,7 @@ from lakelet.engine.spark_install import (
     opened_cache_folder,
     packages,
 )
+from lakelet.engine.spark_object_stores import OBJECT_STORES, endpoint_of, settings_of
 from lakelet.errors import LakeletError, SpecError
 from lakelet.processes import identity, is_alive
 
@@ -57,8 +58,8 @@ class RunningServer:
 
     Attributes:
         identity: tells its process from another one that has got its number since.
-        object_store: `s3` if it reads and writes there.
-        endpoint: of the object store, empty for Amazon's own.
+        object_store: where it reads and writes too, a key of `OBJECT_STORES`.
+        endpoint: of the object store, empty for its provider's own.
     """
 
     pid: int
@@ -82,7 +83,8 @@ def up(
     Args:
         port: 15002 if a server does not run yet on another one.
         memory: of the server, as Java writes it.
-        object_store: `s3` to read and write there too, with the credentials and at the endpoint that the environment names.
+        object_store: a key of `OBJECT_STORES`, to read and write there too, with the credentials and at the endpoint that the
+            environment names.
 
     Raises:
         SpecError: `SPARK_SERVER_NEEDS_JAVA`, `SPARK_SERVER_MEMORY`, `SPARK_SERVER_PORT_TAKEN`, `SPARK_SERVER_RUNS_OTHERWISE`,
@@ -91,7 +93,7 @@ def up(
     """
     _check_memory(DEFAULT_MEMORY if memory is None else memory)
     folder = opened_cache_folder()
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if object_store else ""
+    endpoint = endpoint_of(object_store)
     with _alone(folder, say):
         running = status()
         if running is not None:
@@ -195,7 +197,8 @@ def _check_same(
     }
     asked = {"on port": port, "with memory": memory, "with the object store": object_store}
     if object_store and running.object_store:
-        have["with the endpoint"], asked["with the endpoint"] = running.endpoint or "of Amazon", endpoint or "of Amazon"
+        own = "of its provider"
+        have["with the endpoint"], asked["with the endpoint"] = running.endpoint or own, endpoint or own
     different = [f"{what} {have[what]}, not {value}" for what, value in asked.items() if value and value != have[what]]
     if different:
         raise SpecError(
@@ -224,8 +227,9 @@ def _alone(folder: Path, say: Say) -> Iterator[None]:
 def _starting(folder: Path, port: int, object_store: str | None) -> str:
     jars = folder / "ivy" / "jars"
     missing = [] if any(jars.glob("io.delta*")) or (folder / "jars").exists() else ["Delta Lake (90 MB)"]
-    if object_store and not (any(jars.glob("*hadoop-aws*")) or (folder / "jars").exists()):
-        missing.append("what reads S3 (20 MB)")
+    store = OBJECT_STORES[object_store] if object_store else None
+    if store and not (any(jars.glob(f"*{store.jar}*")) or (folder / "jars").exists()):
+        missing.append(f"what reads {store.title} ({store.megabytes} MB)")
     fetched = f"; it downloads {' and '.join(missing)}, once" if missing else ""
     return (
         f"starting Apache Spark {SPARK_VERSION} with Delta Lake {DELTA_VERSION} on port {port}{fetched}; "
@@ -275,7 +279,7 @@ def _command(server: RunningServer, spark: Installation) -> list[str]:
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
         "spark.ui.enabled": "false",
-        **_object_store_settings(server),
+        **settings_of(server.object_store, server.endpoint),
     }
     options = [part for key, value in settings.items() for part in ("--conf", f"{key}={value}")]
     return [
@@ -284,25 +288,6 @@ def _command(server: RunningServer, spark: Installation) -> list[str]:
         *("--master", "local[*]", "--driver-memory", server.memory, *packages(folder, server.object_store), *options),
         "spark-internal",
     ]
-
-
-def _object_store_settings(server: RunningServer) -> dict[str, str]:
-    """Return where the object store is; credentials stay in the environment, where the list of processes does not show them."""
-    if server.object_store is None:
-        return {}
-    found = {
-        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
-        # Where nothing listens at the endpoint, Hadoop's defaults try for seven minutes.
-        "spark.hadoop.fs.s3a.attempts.maximum": "3",
-        "spark.hadoop.fs.s3a.retry.limit": "3",
-    }
-    if server.endpoint:
-        found["spark.hadoop.fs.s3a.endpoint"] = server.endpoint
-        found["spark.hadoop.fs.s3a.path.style.access"] = "true"
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region:
-        found["spark.hadoop.fs.s3a.endpoint.region"] = region
-    return found
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], server: RunningServer, folder: Path) -> None:

@@ -6,6 +6,7 @@ which this process has just written there, shows it before anything of an update
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lakelet.engine.paths import literal_path
@@ -16,20 +17,58 @@ from lakelet.plan import relation as plan
 if TYPE_CHECKING:
     from lakelet.engine.base import Engine
 
-_OWN = "endpoint and credentials of the cluster are its own: for S3 its settings `spark.hadoop.fs.s3a.*`"
-_HINTS = (
-    (
-        "No FileSystem for scheme",
-        "let the cluster read it through Hadoop's S3A: put `spark.hadoop.fs.s3.impl: "
-        "org.apache.hadoop.fs.s3a.S3AFileSystem` into `configuration`, or write the storage as `s3a://…`",
-    ),
-    (
-        "ClassNotFoundException",
-        "give the cluster the library `hadoop-aws` of its Hadoop version; on this machine, `lakelet spark down` and "
-        "`lakelet spark up --object-store s3`",
-    ),
-    ("PATH_NOT_FOUND", f"it sees another store at that address than this process does; {_OWN}"),
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hadoop:
+    """How Hadoop calls what reads a store.
+
+    Attributes:
+        unknown_scheme: what helps where it does not know the scheme.
+    """
+
+    settings: str
+    library: str
+    choice: str
+    unknown_scheme: str
+
+    def hint(self, said: str) -> str:
+        """Return what helps against what a cluster has said."""
+        own = (
+            f"endpoint and credentials of the cluster are its own, in its settings `spark.hadoop.fs.{self.settings}.*`"
+        )
+        if "No FileSystem for scheme" in said:
+            return self.unknown_scheme
+        if "ClassNotFoundException" in said:
+            return (
+                f"give the cluster the library `{self.library}` of its Hadoop version; on this machine, `lakelet spark down` "
+                f"and `lakelet spark up --object-store {self.choice}`"
+            )
+        if "PATH_NOT_FOUND" in said:
+            return f"it sees another store at that address than this process does; {own}"
+        return f"check what they allow: {own}"
+
+
+_S3 = _Hadoop(
+    settings="s3a",
+    library="hadoop-aws",
+    choice="s3",
+    unknown_scheme="let the cluster read it through Hadoop's S3A: put `spark.hadoop.fs.s3.impl: "
+    "org.apache.hadoop.fs.s3a.S3AFileSystem` into `configuration`, or write the storage as `s3a://…`",
 )
+_AZURE = _Hadoop(
+    settings="azure",
+    library="hadoop-azure",
+    choice="azure",
+    unknown_scheme="write the storage as `abfss://container@account.dfs.core.windows.net/…`, which Hadoop and `lakelet` know",
+)
+_GOOGLE = _Hadoop(
+    settings="gs",
+    library="hadoop-gcp",
+    choice="gcs",
+    unknown_scheme="let the cluster read it: put `spark.hadoop.fs.gs.impl: org.apache.hadoop.fs.gs.GoogleHadoopFileSystem` "
+    "into `configuration`",
+)
+_BY_SCHEME = {"s3": _S3, "s3a": _S3, "az": _AZURE, "abfs": _AZURE, "abfss": _AZURE, "gs": _GOOGLE}
 
 
 def check_reach(engine: Engine, lock: Place) -> None:
@@ -56,6 +95,6 @@ def check_reach(engine: Engine, lock: Place) -> None:
             f"the engine at {engine.url.partition('/;')[0]} does not find what this process has written to `{lock.parent}`",
             cause=(error.cause if error.condition == "QUERY_FAILED" else None)
             or f"[{error.condition}] {error.message}",
-            hint=next((hint for sign, hint in _HINTS if sign in said), f"check what they allow: {_OWN}"),
+            hint=_BY_SCHEME[lock.root.partition("://")[0].lower()].hint(said),
             retryable=error.retryable,
         ) from error

@@ -7,6 +7,7 @@ import json
 
 import click
 
+from lakelet.engine.spark_object_stores import OBJECT_STORES
 from lakelet.engine.spark_server import DEFAULT_MEMORY, DEFAULT_PORT, RunningServer
 
 
@@ -23,8 +24,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, 
 @click.option("--memory", help=f"Memory of the server, as in `512m` or `4g`. Default: {DEFAULT_MEMORY}.")
 @click.option(
     "--object-store",
-    type=click.Choice(["s3"]),
-    help="Read and write there too, as `AWS_*` in the environment say; downloads 20 MB more.",
+    type=click.Choice(list(OBJECT_STORES)),
+    help="Read and write there too, as `AWS_*`, `AZURE_*` or `GOOGLE_*` in the environment say; downloads up to 36 MB more.",
 )
 @json_option
 def up(port: int | None, memory: str | None, object_store: str | None, as_json: bool) -> None:

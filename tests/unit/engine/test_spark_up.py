@@ -359,6 +359,37 @@ def test_a_server_with_an_object_store_knows_where_and_does_not_show_the_keys(ma
     refused(machine.up("--object-store", "s3"), "SPARK_SERVER_RUNS_OTHERWISE", ":9000, not http://127.0.0.1:9001")
 
 
+def test_a_server_for_azure_names_where_the_key_is(machine: Machine) -> None:
+    machine.environment(
+        AZURE_STORAGE_ACCOUNT_NAME="shop", AZURE_STORAGE_ACCOUNT_KEY="the-key", AZURE_STORAGE_USE_EMULATOR="true"
+    )
+    result = machine.up("--object-store", "azure")
+    assert "what reads Azure (4 MB)" in result.stderr
+    arguments = machine.started["arguments"]
+    for setting in (
+        "account.key.shop.dfs.core.windows.net=${env.AZURE_STORAGE_ACCOUNT_KEY}",
+        "abfs.endpoint=127.0.0.1:10000",
+        "always.use.https=false",
+    ):
+        assert f"spark.hadoop.fs.azure.{setting}" in arguments
+    assert "the-key" not in str(arguments)
+    assert "hadoop-azure" in arguments[arguments.index("--packages") + 1]
+    machine.environment(AZURITE_BLOB_STORAGE_URL="http://127.0.0.1:10001")
+    refused(machine.up("--object-store", "azure"), "SPARK_SERVER_RUNS_OTHERWISE", ":10000, not http://127.0.0.1:10001")
+
+
+def test_a_server_for_google_reads_the_key_where_it_lies(machine: Machine) -> None:
+    assert machine.up("--object-store", "gcs").exit_code == 0
+    arguments = machine.started["arguments"]
+    assert "spark.hadoop.fs.gs.auth.type=APPLICATION_DEFAULT" in arguments
+    assert "hadoop-gcp" in arguments[arguments.index("--packages") + 1]
+    assert machine.lakelet("down").exit_code == 0
+    machine.environment(GOOGLE_SERVICE_ACCOUNT="key.json")
+    assert machine.up("--object-store", "gcs").exit_code == 0
+    arguments = machine.started["arguments"]
+    assert f"spark.hadoop.fs.gs.auth.service.account.json.keyfile={Path('key.json').resolve()}" in arguments
+
+
 def start(machine: Machine) -> subprocess.Popen[str]:
     command = [str(Path(sys.executable).with_name("lakelet")), "spark", "up", "--port", str(machine.port)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -64,6 +64,21 @@ def test_what_the_cluster_lacks_is_told_with_what_helps(condition: str, cause: s
     assert hint in str(error.hint)
 
 
+@pytest.mark.parametrize(
+    ("address", "cause", "hint"),
+    [
+        ("az://lake/_lock", 'No FileSystem for scheme "az"', "abfss://container@account"),
+        ("abfss://lake@a.dfs.core.windows.net/_lock", "ClassNotFoundException: AzureBlob", "hadoop-azure"),
+        ("gs://lake/_lock", "ClassNotFoundException: GoogleHadoopFileSystem", "--object-store gcs"),
+        ("gs://lake/_lock", "401 Unauthorized", "spark.hadoop.fs.gs.*"),
+    ],
+)
+def test_each_store_has_its_own_remedy(address: str, cause: str, hint: str) -> None:
+    with pytest.raises(QueryError) as raised:
+        check_reach(Endpoint(QueryError("QUERY_FAILED", "it failed", cause=cause)), place(address))  # type: ignore[arg-type]
+    assert hint in str(raised.value.hint)
+
+
 def test_an_endpoint_that_does_not_answer_says_so_itself() -> None:
     away = QueryError("ENGINE_UNAVAILABLE", "it does not answer", retryable=True)
     with pytest.raises(QueryError) as raised:
