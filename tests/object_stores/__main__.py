@@ -5,6 +5,7 @@ Needs npm, Go, openssl and Java 17; the emulators are installed once, into a fol
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ AZURITE = "azurite@3.35.0"
 FAKE_GCS = "github.com/fsouza/fake-gcs-server@v1.56.1"
 SERVERS = {"azure": azure_server, "gcs": gcs_server}
 PORT = 15002
+LAKELET = str(Path(sys.executable).parent / "lakelet")
 CONTRACT = ("tests/contract/test_places.py",)
 EMBEDDED = ("tests/e2e/test_object_store.py",)
 ELSEWHERE = ("tests/behaviour/test_engines_on_object_stores.py",)
@@ -38,20 +40,26 @@ def tests(*files: str, engine: str = "sail") -> int:
 
 
 def run(store: str) -> bool:
-    lakelet = str(Path(sys.executable).parent / "lakelet")
     with SERVERS[store](PROGRAMS), environment({"LAKELET_TEST_STORE": store}):
         print(f"\n== {TITLES[store]}: embedded, and a Sail server", flush=True)
         codes = [tests(*CONTRACT, *EMBEDDED), tests(*ELSEWHERE, engine="sail-server")]
         print(f"\n== {TITLES[store]}: Apache Spark", flush=True)
-        subprocess.run([lakelet, "spark", "up", "--port", str(PORT), "--object-store", store], check=True)
+        subprocess.run([LAKELET, "spark", "up", "--port", str(PORT), "--object-store", store], check=True)
         try:
             codes.append(tests(*ELSEWHERE, engine=f"sc://127.0.0.1:{PORT}"))
         finally:
-            subprocess.run([lakelet, "spark", "down"], check=True)
+            subprocess.run([LAKELET, "spark", "down"], check=True)
     return not any(codes)
 
 
+def refuse_to_end_a_server() -> None:
+    said = subprocess.run([LAKELET, "spark", "status", "--json"], capture_output=True, text=True, check=False).stdout
+    if (json.loads(said or "{}") or {}).get("url"):
+        sys.exit("a server of `lakelet spark up` runs, which these tests would use and end: `lakelet spark down` first")
+
+
 if __name__ == "__main__":
+    refuse_to_end_a_server()
     install()
     results = [run(store) for store in sys.argv[1:] or SERVERS]
     sys.exit(0 if all(results) else 1)

@@ -169,9 +169,20 @@ class ConnectEngine:
             set_config(self._client, key, value)
 
     def configure(self, key: str, value: str) -> None:
-        if self._settings.get(key) != value:
-            self._settings = {**self._settings, key: value}
-            self._set(key, value)
+        with self._lock:  # whoever asks for the same waits until the session has it, and a renewal until it is noted
+            client = self._client
+            if self._settings.get(key) == value:
+                return
+            try:
+                with _translated(self.url):
+                    set_config(client, key, value)
+                self._settings = {**self._settings, key: value}
+                return
+            except QueryError as error:
+                failure = error
+        if failure.condition == "ENGINE_SESSION_LOST":
+            self._renew(client)
+        raise failure
 
     def setting(self, key: str) -> str | None:
         """Return a setting of the session, None if it is not set."""

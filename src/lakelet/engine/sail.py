@@ -214,6 +214,8 @@ class SailEngine:
             with self._lock:
                 for command in self._commands.values():
                     new.engine.command(command)
+                for key, value in self._configuration.items():  # what was set meanwhile
+                    new.engine.configure(key, value)
                 if self._closed.is_set():
                     new.close()
                     return

@@ -15,6 +15,8 @@ HADOOP_VERSION = "3.5.0"
 """That of the jars in `pyspark`."""
 _AWS_VERSION = "2.35.4"
 """That which this Hadoop is built with."""
+_TRUE = ("1", "true", "on", "yes", "y")
+"""As delta-rs and Sail read it."""
 _AZURITE = "http://127.0.0.1:10000"
 """Where the emulator of Azure's storage listens unless it is told otherwise."""
 
@@ -66,9 +68,22 @@ def endpoint_of(object_store: str | None) -> str:
     """Return where the environment says that the store is; empty for the provider's own place."""
     if object_store == "s3":
         return os.environ.get("AWS_ENDPOINT_URL", "")
-    if object_store == "azure" and os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in ("true", "1"):
+    if object_store == "azure" and os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in _TRUE:
         return os.environ.get("AZURITE_BLOB_STORAGE_URL") or _AZURITE
     return ""
+
+
+def account_of(object_store: str | None) -> str:
+    """Return whose credentials the environment has, as far as that is no secret; empty where it does not say."""
+    if object_store == "azure":
+        return os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
+    return _google_key() if object_store == "gcs" else ""
+
+
+def _google_key() -> str:
+    """Return the path of a service account's key; delta-rs and Sail take it under both names."""
+    key = os.environ.get("GOOGLE_SERVICE_ACCOUNT") or os.environ.get("GOOGLE_SERVICE_ACCOUNT_PATH")
+    return str(Path(key).resolve()) if key else ""
 
 
 def settings_of(object_store: str | None, endpoint: str) -> dict[str, str]:
@@ -115,10 +130,6 @@ def _azure(endpoint: str) -> dict[str, str]:
 
 def _gcs(endpoint: str) -> dict[str, str]:
     found = {"gs.impl": "org.apache.hadoop.fs.gs.GoogleHadoopFileSystem", "gs.auth.type": "APPLICATION_DEFAULT"}
-    key = os.environ.get("GOOGLE_SERVICE_ACCOUNT") or os.environ.get("GOOGLE_SERVICE_ACCOUNT_PATH")
-    if key:
-        found |= {
-            "gs.auth.type": "SERVICE_ACCOUNT_JSON_KEYFILE",
-            "gs.auth.service.account.json.keyfile": str(Path(key).resolve()),
-        }
+    if key := _google_key():
+        found |= {"gs.auth.type": "SERVICE_ACCOUNT_JSON_KEYFILE", "gs.auth.service.account.json.keyfile": key}
     return found

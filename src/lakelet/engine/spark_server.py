@@ -31,7 +31,7 @@ from lakelet.engine.spark_install import (
     opened_cache_folder,
     packages,
 )
-from lakelet.engine.spark_object_stores import OBJECT_STORES, endpoint_of, settings_of
+from lakelet.engine.spark_object_stores import OBJECT_STORES, account_of, endpoint_of, settings_of
 from lakelet.errors import LakeletError, SpecError
 from lakelet.processes import identity, is_alive
 
@@ -60,6 +60,7 @@ class RunningServer:
         identity: tells its process from another one that has got its number since.
         object_store: where it reads and writes too, a key of `OBJECT_STORES`.
         endpoint: of the object store, empty for its provider's own.
+        account: whose credentials it has there, empty where the environment did not say.
     """
 
     pid: int
@@ -69,6 +70,7 @@ class RunningServer:
     memory: str = DEFAULT_MEMORY
     object_store: str | None = None
     endpoint: str = ""
+    account: str = ""
 
     @property
     def url(self) -> str:
@@ -93,11 +95,13 @@ def up(
     """
     _check_memory(DEFAULT_MEMORY if memory is None else memory)
     folder = opened_cache_folder()
-    endpoint = endpoint_of(object_store)
+    endpoint, account = endpoint_of(object_store), account_of(object_store)
     with _alone(folder, say):
         running = status()
         if running is not None:
-            _check_same(running, port=port, memory=memory, object_store=object_store, endpoint=endpoint)
+            _check_same(
+                running, port=port, memory=memory, object_store=object_store, endpoint=endpoint, account=account
+            )
             return running
         silent = noted()
         if silent is not None:
@@ -115,6 +119,7 @@ def up(
             memory=memory or DEFAULT_MEMORY,
             object_store=object_store,
             endpoint=endpoint,
+            account=account,
         )
         return _start(server, spark, java)
 
@@ -187,7 +192,13 @@ def _check_port(port: int) -> None:
 
 
 def _check_same(
-    running: RunningServer, *, port: int | None, memory: str | None, object_store: str | None, endpoint: str
+    running: RunningServer,
+    *,
+    port: int | None,
+    memory: str | None,
+    object_store: str | None,
+    endpoint: str,
+    account: str,
 ) -> None:
     """Refuse to take a server for another one that was asked for."""
     have = {
@@ -198,7 +209,11 @@ def _check_same(
     asked = {"on port": port, "with memory": memory, "with the object store": object_store}
     if object_store and running.object_store:
         own = "of its provider"
-        have["with the endpoint"], asked["with the endpoint"] = running.endpoint or own, endpoint or own
+        have |= {
+            "with the endpoint": running.endpoint or own,
+            "with the account": running.account or "of its environment",
+        }
+        asked |= {"with the endpoint": endpoint or own, "with the account": account or "of its environment"}
     different = [f"{what} {have[what]}, not {value}" for what, value in asked.items() if value and value != have[what]]
     if different:
         raise SpecError(

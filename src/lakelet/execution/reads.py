@@ -76,6 +76,7 @@ class Reads:
     time_zone: str = "UTC"
     _files: FileSchemas | None = None
     _file_cluster: FileCluster | None = None
+    _skips_no_files: bool = False
 
     def source(self, leaf: Leaf, origin: Origin) -> Source:
         """Return what `leaf` reads.
@@ -203,11 +204,12 @@ class Reads:
             SourceError: as `rows_of_files`, where the engine would read other values than the files have.
         """
         exact = self.engine.capabilities.exact_bounds
-        if leads_astray(self.store, location, version, read_exactly=exact):
+        if not self._skips_no_files and leads_astray(self.store, location, version, read_exactly=exact):
             if not exact:
                 return self.rows_of_files(location, version)
             # Its table may have files by the thousand, whose footers would be looked at here.
             self.engine.configure(STATS_SKIPPING, "false")
+            self._skips_no_files = True
         if not self._tells_columns:
             return plan.delta(location, version)
         table = self.store.open(location)  # the newest one is known, most often

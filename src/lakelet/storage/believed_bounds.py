@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lakelet.storage import known_tables
 from lakelet.storage.base import TableStore
-from lakelet.storage.decimal_bounds import may_be_unsure
+from lakelet.storage.decimal_bounds import wide_fields
 from lakelet.storage.delta_log import commit_file, sets_metadata
 
 REMEMBERED = 256
@@ -74,13 +74,13 @@ def _look(
     schema = known_tables.schema_of(location, version, commit)
     if schema is None and before is not None and not before.is_wide and _keeps_columns(location, before, version):
         return _Seen(version=version, commit=commit, is_wide=False)
-    if schema is not None and not may_be_unsure(schema):
+    if schema is not None and not wide_fields(schema):
         return _Seen(version=version, commit=commit, is_wide=False)
     table = store.open(location)  # the newest one is open, most often
     if table is None or table.version != version:
         table = store.open(location, version=version)
     schema = pa.schema([]) if table is None else table.schema
-    wide = may_be_unsure(schema)
+    wide = bool(wide_fields(schema))
     found = wide and table is not None and table.bounds_lead_astray(read_exactly=read_exactly)
     return _Seen(version=version, commit=commit, is_wide=wide, leads_astray=found)
 

@@ -8,7 +8,7 @@ other tables those are not believed that a double can be. All functions are pure
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -40,9 +40,15 @@ def holds_wide(kind: pa.DataType) -> bool:
     return is_wide(kind) or (pa.types.is_struct(kind) and any(holds_wide(field.type) for field in kind))
 
 
-def may_be_unsure(schema: pa.Schema) -> bool:
-    """Return whether a table of these columns may have bounds that are not exact."""
-    return any(holds_wide(kind) for kind in schema.types)
+def wide_fields(fields: Iterable[pa.Field], *above: str) -> list[tuple[str, ...]]:
+    """Return the names of all such decimals, each after those of the structs that it is in."""
+    found = []
+    for field in fields:
+        if is_wide(field.type):
+            found.append((*above, field.name))
+        elif pa.types.is_struct(field.type):
+            found += wide_fields(field.type, *above, field.name)
+    return found
 
 
 def writer_properties(
@@ -99,9 +105,37 @@ def doubtful(bounds: pa.ChunkedArray) -> np.ndarray:
 def rounded(bounds: pa.ChunkedArray) -> np.ndarray:
     """Return which bounds of a column a writer may have rounded, for a reader that takes each as it is written."""
     found = doubtful(bounds)
-    for at in np.flatnonzero(found) if is_wide(bounds.type) and bounds.type.scale else ():
-        digits = "".join(map(str, bounds[int(at)].as_py().as_tuple().digits)).strip("0")
-        found[at] = len(digits) <= DOUBLE_DIGITS
+    if found.any() and bounds.type.scale:
+        text = pc.cast(bounds.filter(pa.array(found)), pa.string())
+        digits = pc.utf8_trim(pc.replace_substring_regex(text, r"E.*$|[-.]", ""), "0")
+        found[found] = pc.less_equal(pc.utf8_length(digits), DOUBLE_DIGITS).to_numpy()
+    return found
+
+
+def deceives(files: pa.Table, path: Sequence[str]) -> bool:
+    """Return whether a bound of a column need not be what its file has, for a reader that takes each as it is written.
+
+    Args:
+        files: as delta-rs lists them: `num_records`, `null_count`, `min`, `max`.
+        path: names of the column, and of the fields in it.
+    """
+    nulls = _field(files, "null_count", path)
+    if nulls is None:
+        return False
+    has_values = pc.less(nulls, files.column("num_records")).fill_null(False)
+    for side in ("min", "max"):
+        bounds = _field(files, side, path)
+        # delta-rs does not read those with an exponent, which only doubles are written with.
+        if bounds is None or pc.any(pc.and_(has_values, pc.is_null(bounds))).as_py() or rounded(bounds).any():
+            return True
+    return False
+
+
+def _field(files: pa.Table, column: str, path: Sequence[str]) -> pa.ChunkedArray | None:
+    found = files.column(column) if column in files.column_names else None
+    for name in path:
+        at = -1 if found is None else found.type.get_field_index(name)
+        found = None if at < 0 else pc.struct_field(found, at)
     return found
 
 
@@ -113,15 +147,6 @@ def misread(bounds: pa.ChunkedArray) -> np.ndarray:
         value = bounds[int(at)].as_py()
         found[at] = Decimal(repr(float(value))) != value
     return found
-
-
-def leaves(bounds: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
-    """Yield the columns of a struct, and of those in it."""
-    for column in bounds.flatten():
-        if pa.types.is_struct(column.type):
-            yield from leaves(column)
-        else:
-            yield column
 
 
 def _large(bounds: pa.ChunkedArray) -> np.ndarray:

@@ -22,12 +22,11 @@ from lakelet.storage.base import Receipt, TableChange, TableSize
 from lakelet.storage.counted_rows import CountedRows, begun
 from lakelet.storage.data_files import DataFile, data_files
 from lakelet.storage.decimal_bounds import (
+    deceives,
     doubtful,
     has_wide,
-    leaves,
-    may_be_unsure,
     misread,
-    rounded,
+    wide_fields,
     writer_properties,
 )
 from lakelet.storage.delta_log import commit_file
@@ -151,17 +150,18 @@ class DeltaRsTable:
                 self._table.create_checkpoint()
 
     def bounds_lead_astray(self, *, read_exactly: bool = False) -> bool:
-        if not may_be_unsure(self.schema):
+        wide = wide_fields(self.schema)
+        if not wide:
             return False
         with storage_errors(self.location):
             actions = pa.table(self._table.get_add_actions(flatten=False))
             features = set(self._table.protocol().reader_features or ())
+        if read_exactly:
+            return any(deceives(actions, path) for path in wide)
         bounds = [actions.column(name) for name in ("min", "max") if name in actions.column_names]
         # delta-rs writes neither, so nothing is rounded there. Their files cannot be read bare: a read that Sail would get wrong
         # is refused where the files are asked for, and any other one stays with the engine, which knows both.
         is_other = self.properties.get("delta.columnMapping.mode", "none") != "none" or "deletionVectors" in features
-        if read_exactly:
-            return not is_other and any(rounded(leaf).any() for table in bounds for leaf in leaves(table))
         check = misread if is_other else doubtful
         return any(check(column).any() for table in bounds for column in table.flatten())
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
-from lakelet.engine.connect import _configured, hadoop_settings
+import grpc
+import pytest
+
+from lakelet.engine.connect import ConnectEngine, _configured, hadoop_settings
+from lakelet.errors import QueryError
 
 
 class Client:
@@ -51,3 +56,31 @@ def test_a_copy_of_a_session_is_as_patient_as_its_origin_and_goes_with_its_comma
 def test_settings_of_hadoop_are_for_the_session_under_their_own_names() -> None:
     found = hadoop_settings({"spark.hadoop.fs.s3a.endpoint": "http://h", "spark.sql.shuffle.partitions": "4"})
     assert found == {"fs.s3a.endpoint": "http://h"}
+
+
+class Away(grpc.RpcError):
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "nobody answers"
+
+
+def test_a_setting_that_did_not_arrive_is_sent_again() -> None:
+    client: Any = Client([])
+    engine = ConnectEngine.__new__(ConnectEngine)
+    engine.url, engine._client, engine._settings, engine._lock = "sc://there", client, {}, threading.Lock()
+    arrived = client.config
+
+    def away(operation: Any) -> None:
+        raise Away
+
+    client.config = away
+    with pytest.raises(QueryError):
+        engine.configure("key", "value")
+    assert engine._settings == {}
+    client.config = arrived
+    for _ in range(2):
+        engine.configure("key", "value")
+    assert client.done == ["key=value"]
+    assert engine._settings == {"key": "value"}

@@ -48,7 +48,8 @@ class Machine:
         self.folder = folder
         self._set = monkeypatch.setenv
         self.cache = folder / "cache" / f"spark-{spark_install.SPARK_VERSION}-delta-{spark_install.DELTA_VERSION}"
-        for name in ("JAVA_HOME", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        stores = [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "AZURITE_", "GOOGLE_"))]
+        for name in ("JAVA_HOME", *stores):
             monkeypatch.delenv(name, raising=False)
         self._set("LAKELET_CACHE", str(folder / "cache"))
         self._set("PATH", f"{folder / 'jdk' / 'bin'}:/usr/bin:/bin")
@@ -388,6 +389,8 @@ def test_a_server_for_google_reads_the_key_where_it_lies(machine: Machine) -> No
     assert machine.up("--object-store", "gcs").exit_code == 0
     arguments = machine.started["arguments"]
     assert f"spark.hadoop.fs.gs.auth.service.account.json.keyfile={Path('key.json').resolve()}" in arguments
+    machine.environment(GOOGLE_SERVICE_ACCOUNT="another.json")
+    refused(machine.up("--object-store", "gcs"), "SPARK_SERVER_RUNS_OTHERWISE", "another.json")
 
 
 def start(machine: Machine) -> subprocess.Popen[str]:
