@@ -40,7 +40,7 @@ screenshots: setup  ## take the pictures of the pages anew (needs chromium)
 test-sail: setup  ## run the tests of every feature embedded, on a Sail server, and on one in cluster mode (10 minutes)
 	@for engine in sail sail-server sail-cluster; do echo $$engine; LAKELET_TEST_ENGINE=$$engine $(FEATURES) || exit 1; done
 
-test-spark: setup  ## run them, and the flagship, on Apache Spark with Delta Lake (30 minutes): needs Java 17, downloads 560 MB once
+test-spark: setup  ## run them, and the flagship, on Apache Spark with Delta Lake (an hour): needs Java 17, downloads 560 MB once
 	@$(BIN)/lakelet spark up --port 15002 --object-store s3
 	@LAKELET_TEST_ENGINE=sc://127.0.0.1:15002 $(FEATURES) $(ON_SPARK) --timeout 600 ; code=$$? ; $(BIN)/lakelet spark down ; exit $$code
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from lakelet.engine.base import EngineCapabilities
-from lakelet.engine.failures import query_error, session_lost, unavailable
+from lakelet.engine.failures import cancelled, query_error, session_lost, unavailable
 from lakelet.engine.probes import detect
 from lakelet.engine.releases import is_releasing, use_release_queues
 from lakelet.engine.scopes import scoped
@@ -55,6 +56,8 @@ SESSION_MARK = "spark.lakelet.session"
 _AWAY = frozenset({"ENGINE_UNAVAILABLE", "ENGINE_SESSION_LOST"})
 
 RETRIES = 6
+INTERRUPTED_SECONDS = 10
+"""A result that breaks off so soon after an interrupt was ended by it."""
 
 
 class ConnectEngine:
@@ -84,6 +87,7 @@ class ConnectEngine:
         self._registered: dict[tuple[str, str], proto.Command] = {}
         self._lock = threading.Lock()
         self._is_marked = False
+        self._interrupted_at = float("-inf")
         self._retries = retries
         self._shares_names = capabilities is None or not capabilities.scoped_sources
         self._client = self._opened()
@@ -91,7 +95,7 @@ class ConnectEngine:
             self._is_marked = not _names_its_sessions(self._client)
             if self._is_marked:
                 self._set(SESSION_MARK, self.session_id)
-                _refuse_to_resume(self._client, self.url)
+                self._refuse_to_resume(self._client)
         self.capabilities = capabilities or detect(self)
         if capabilities is None:
             self.version = self._version()
@@ -119,8 +123,26 @@ class ConnectEngine:
             for command in self._registered.values():
                 client.execute_command(command)
         if self._is_marked:
-            _refuse_to_resume(client, self.url)
+            self._refuse_to_resume(client)
         return client
+
+    def _refuse_to_resume(self, client: SparkConnectClient) -> None:
+        """Have a result whose connection broke end with an error instead of going on over a new one.
+
+        Spark numbers the rows of a result, and its client checks that none is missing. Sail 0.7.2 does not, and once went on
+        without 117,000 of two million rows after its network had stopped and come back. The query is run again instead,
+        unless it was cancelled: that ends a result without its end, too.
+        """
+
+        def reattach(*_: Any, **__: Any) -> Any:
+            if time.monotonic() - self._interrupted_at < INTERRUPTED_SECONDS:
+                raise cancelled("the engine was interrupted")
+            raise unavailable(
+                self.url,
+                "the connection broke while a result was on its way, and this server may go on without some rows",
+            )
+
+        client._stub.ReattachExecute = reattach
 
     @contextlib.contextmanager
     def _session(self, client: SparkConnectClient | None = None) -> Iterator[SparkConnectClient]:
@@ -272,6 +294,7 @@ class ConnectEngine:
             client.close()
 
     def interrupt(self) -> None:
+        self._interrupted_at = time.monotonic()
         with _translated(self.url):
             self._client.interrupt_all()
 
@@ -303,21 +326,6 @@ def _configured(client: SparkConnectClient, settings: Mapping[str, str]) -> Iter
         with contextlib.suppress(Exception):  # the endpoint may be gone, and the copy with it; why is told already
             copy.release_session()
         copy.close()
-
-
-def _refuse_to_resume(client: SparkConnectClient, url: str) -> None:
-    """Have a result whose connection broke end with an error instead of going on over a new one.
-
-    Spark numbers the rows of a result, and its client checks that none is missing. Sail 0.7.2 does not, and once went on without
-    117,000 of two million rows after its network had stopped and come back. The query is run again instead.
-    """
-
-    def reattach(*_: Any, **__: Any) -> Any:
-        raise unavailable(
-            url, "the connection broke while a result was on its way, and this server may go on without some rows"
-        )
-
-    client._stub.ReattachExecute = reattach
 
 
 def _names_its_sessions(client: SparkConnectClient) -> bool:

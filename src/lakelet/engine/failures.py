@@ -45,7 +45,7 @@ def query_error(error: Exception, *, url: str) -> QueryError:
     text = str(error).strip()
     condition = _spark_condition(error)
     if _CANCELLED.search(text) or condition == "OPERATION_CANCELED":
-        return QueryError("OPERATION_CANCELED", "the query was cancelled", cause=text.splitlines()[0])
+        return cancelled(text.splitlines()[0])
     if "StatusCode.UNAUTHENTICATED" in text or getattr(error, "grpc_status_code", None) == StatusCode.UNAUTHENTICATED:
         return QueryError(
             "ENGINE_UNAUTHENTICATED",
@@ -71,6 +71,10 @@ def query_error(error: Exception, *, url: str) -> QueryError:
         hint="change the part of the query that the cause names",
         retryable=bool(_TRANSIENT.search(text)),
     )
+
+
+def cancelled(cause: str) -> QueryError:
+    return QueryError("OPERATION_CANCELED", "the query was cancelled", cause=cause)
 
 
 def unavailable(url: str, cause: str) -> QueryError:
