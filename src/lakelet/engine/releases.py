@@ -46,7 +46,7 @@ class ReleaseQueue:
         _running.add(self)
         try:
             _thread.start_new_thread(self._run, ())
-        except RuntimeError:  # the interpreter ends: nothing is told any more
+        except RuntimeError:  # no thread is to be had, as at the interpreter's end: nothing is told
             _running.discard(self)
             self._is_over = True
 
